@@ -1,0 +1,71 @@
+"""Errors that a user can act on. Each carries the exit code that the command line answers with."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class JensenError(Exception):
+    """Base of all errors raised on purpose; printed as one message, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(JensenError):
+    """A model, setting or option that does not exist or does not fit. Lists every problem at once.
+
+    >>> str(ConfigError(["'latent' is not a setting", "lr: expected > 0, got -1.0"]))
+    "2 problems:\\n  - 'latent' is not a setting\\n  - lr: expected > 0, got -1.0"
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        if len(self.problems) == 1:
+            text = self.problems[0]
+        else:
+            text = f"{len(self.problems)} problems:" + "".join(f"\n  - {p}" for p in self.problems)
+        super().__init__(text)
+
+
+class DataError(JensenError):
+    """Data that cannot be read or used; names the file, column, row or value."""
+
+    exit_code = 3
+
+
+class CapabilityError(JensenError):
+    """The model cannot do this job; says why and what can."""
+
+    exit_code = 4
+
+
+class IntegrityError(JensenError):
+    """A file that is corrupt, truncated or not what its record says."""
+
+    exit_code = 5
+
+
+class ResourceError(JensenError):
+    """Memory or disk ran out; says what to try."""
+
+
+class TrainingError(JensenError):
+    """Training cannot go on (a term is not finite); names the batch, the term and the parameter."""
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """A hint `; did you mean 'x'?`, or the list of options when nothing is near.
+
+    >>> did_you_mean("latent", ["latents", "prior"])
+    "; did you mean 'latents'?"
+    >>> did_you_mean("qqq", ["prior", "latents"])
+    '; choose from latents, prior'
+    """
+    options = sorted(options)
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; choose from {', '.join(options)}" if options else ""

@@ -1,0 +1,29 @@
+"""The one place where nats become bits. Everywhere else log-densities are in nats."""
+
+from __future__ import annotations
+
+import math
+
+LN2 = math.log(2.0)
+
+
+def bits(nats: float) -> float:
+    """An amount of information in bits.
+
+    >>> bits(math.log(256))
+    8.0
+    """
+    return nats / LN2
+
+
+def bits_per_dim(log_likelihood: float, dims: int) -> float:
+    """Bits needed for one dimension of a datum whose log-likelihood, in nats, is given.
+
+    A uniform model over 0..255 spends 8 bits a dimension:
+
+    >>> bits_per_dim(-784 * math.log(256), 784)
+    8.0
+    """
+    if dims <= 0:
+        raise ValueError(f"expected dims > 0, got {dims}")
+    return -log_likelihood / (dims * LN2)
