@@ -1,0 +1,285 @@
+"""Models and their parts by name. A typed signature is the configuration.
+
+A *component* fills a role (a prior, a network, a likelihood, ...); a *model* is a builder whose keyword-only
+parameters are its settings, some of them slots for components. From the signatures come the checks, the
+command-line overrides, `jensen show`, the docs pages and the record in a run folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from jensen.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Role:
+    """Marks a setting as a slot to be filled by a component of this role."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a model or component comes from."""
+
+    text: str
+
+
+# Slots, as they stand in a builder's signature. The value inside the builder is a callable, a `Choice`.
+Network = Annotated[Any, Role("network")]
+Likelihood = Annotated[Any, Role("likelihood")]
+Prior = Annotated[Any, Role("prior")]
+Posterior = Annotated[Any, Role("posterior")]
+Objective = Annotated[Any, Role("objective")]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One keyword-only parameter of a builder or a component."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+    @property
+    def role(self) -> str | None:
+        """The role of the component that fills this setting, or None where it is a plain value."""
+        for extra in typing.get_args(self.annotation)[1:]:
+            if isinstance(extra, Role):
+                return extra.name
+        return None
+
+    def check(self, value: Any) -> Any:
+        """The value, converted to this setting's type. Raises `ValueError` with a one-line reason."""
+        from pydantic import TypeAdapter, ValidationError
+
+        if isinstance(value, bool) and bool not in _plain_types(self.annotation):
+            raise ValueError(f"expected {self.type_name()}, got {value!r}")
+        try:
+            return TypeAdapter(self.annotation).validate_python(value)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = "".join(f"[{i}]" for i in first["loc"] if isinstance(i, int))
+            raise ValueError(f"{where}{' ' if where else ''}{first['msg']}, got {value!r}") from None
+
+    def type_name(self) -> str:
+        """The type in words, with its bounds: `int, >= 1`."""
+        if self.role:
+            return self.role
+        base, *extras = typing.get_args(self.annotation) if _is_annotated(self.annotation) else (self.annotation,)
+        name = base.__name__ if isinstance(base, type) and not typing.get_args(base) else str(base)
+        if typing.get_origin(base) is typing.Literal:
+            name = " | ".join(map(str, typing.get_args(base)))
+        bounds = [b for extra in extras for b in _bounds(extra)]
+        return ", ".join([name.replace("typing.", ""), *bounds])
+
+
+@dataclass(frozen=True)
+class Component:
+    """A registered function with its role, name, settings and sources."""
+
+    role: str
+    name: str
+    function: Callable[..., Any]
+    settings: Mapping[str, Setting]
+    paper: str = ""
+    positional: tuple[str, ...] = field(default=())
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A component with its settings chosen; called with what the model supplies."""
+
+    component: Component
+    settings: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.component.name
+
+    def __call__(self, *args: Any) -> Any:
+        return self.component.function(*args, **_filled(self.component, self.settings))
+
+
+_components: dict[tuple[str, str], Component] = {}
+MODEL = "model"
+
+
+def component(role: str, name: str, *, paper: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function as a component. Keyword-only parameters are its settings and need type and default."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        hints = typing.get_type_hints(function, include_extras=True)
+        settings, positional = {}, []
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+                positional.append(parameter.name)
+                continue
+            if parameter.name not in hints or parameter.default is inspect.Parameter.empty:
+                raise TypeError(f"{role} {name!r}: setting {parameter.name!r} needs a type and a default")
+            settings[parameter.name] = Setting(parameter.name, hints[parameter.name], parameter.default)
+        _components[role, name] = Component(role, name, function, settings, paper, tuple(positional))
+        return function
+
+    return register
+
+
+def model(name: str, *, paper: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a model builder: `builder(schema, *, settings...) -> Model`."""
+    return component(MODEL, name, paper=paper)
+
+
+def names(role: str) -> list[str]:
+    """Registered names of a role, sorted."""
+    _load()
+    return sorted(n for r, n in _components if r == role)
+
+
+def find(role: str, name: str) -> Component:
+    """The component of that role and name. Raises `ConfigError` with a hint."""
+    _load()
+    if (role, name) not in _components:
+        article = "an" if role[0] in "aeiou" else "a"
+        raise ConfigError(f"{name!r} is not {article} {role}{did_you_mean(str(name), names(role))}")
+    return _components[role, name]
+
+
+def configure(component: Component, settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Check settings against a component's signature and fill in defaults.
+
+    `settings` may be nested (`{"prior": {"name": "vamp", "components": 9}}`), dotted (`{"prior": "vamp",
+    "prior.components": 9}`) or both. Returns the full nested configuration, plain values only, fit for YAML.
+    Raises `ConfigError` listing all problems at once.
+    """
+    problems: list[str] = []
+    filled = _configure(component, _nest(settings, problems), path, problems)
+    if problems:
+        raise ConfigError(problems)
+    return filled
+
+
+def build(name: str, schema: Any, settings: Mapping[str, Any] | None = None) -> Any:
+    """Build a registered model for a schema from (checked) settings."""
+    found = find(MODEL, name)
+    return found.function(schema, **_filled(found, configure(found, settings or {})))
+
+
+def _filled(component: Component, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for a component's function: its slots become callables."""
+    arguments = dict(settings)
+    for key, setting in component.settings.items():
+        if setting.role:
+            chosen = dict(arguments[key])
+            arguments[key] = Choice(find(setting.role, chosen.pop("name")), chosen)
+    return arguments
+
+
+def _configure(component: Component, given: Any, path: str, problems: list[str]) -> dict[str, Any]:
+    filled: dict[str, Any] = {}
+    for key in given:
+        if key not in component.settings:
+            hint = did_you_mean(key, component.settings)
+            problems.append(f"{path}{key}: {component.role} {component.name!r} has no such setting{hint}")
+    for key, setting in component.settings.items():
+        value = given.get(key, setting.default)
+        if setting.role:
+            filled[key] = _configure_slot(setting, value, f"{path}{key}", problems)
+            continue
+        try:
+            filled[key] = setting.check(value)
+        except ValueError as e:
+            problems.append(f"{path}{key}: {e}")
+    return filled
+
+
+def _configure_slot(setting: Setting, value: Any, path: str, problems: list[str]) -> dict[str, Any]:
+    default = setting.default if isinstance(setting.default, Mapping) else {"name": setting.default}
+    chosen = dict(value) if isinstance(value, Mapping) else {"name": value}
+    if isinstance(chosen.get("name"), Choice):
+        chosen = {"name": chosen["name"].name, **chosen["name"].settings}
+    if "name" not in chosen or chosen["name"] == default["name"]:
+        chosen = {**default, **chosen}
+    assert setting.role
+    try:
+        found = find(setting.role, chosen.pop("name"))
+    except ConfigError as e:
+        problems.extend(f"{path}: {problem}" for problem in e.problems)
+        return {}
+    return {"name": found.name, **_configure(found, chosen, path + ".", problems)}
+
+
+def _nest(settings: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """`{"a": "x", "a.b": 1}` becomes `{"a": {"name": "x", "b": 1}}`."""
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        head, _, rest = str(key).partition(".")
+        if rest or isinstance(value, Mapping):
+            there = nested.get(head, {})
+            there = there if isinstance(there, dict) else {"name": there}
+            inner = _nest({rest: value} if rest else value, problems)
+            nested[head] = _merge(there, inner)
+        elif isinstance(nested.get(head), dict):
+            nested[head]["name"] = value
+        else:
+            nested[head] = value
+    return nested
+
+
+def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    out = dict(a)
+    for key, value in b.items():
+        if isinstance(out.get(key), dict) or (isinstance(value, dict) and key in out):
+            left = out[key] if isinstance(out[key], dict) else {"name": out[key]}
+            out[key] = _merge(left, value if isinstance(value, dict) else {"name": value})
+        else:
+            out[key] = value
+    return out
+
+
+def _is_annotated(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is Annotated
+
+
+def _plain_types(annotation: Any) -> set[Any]:
+    if _is_annotated(annotation):
+        return _plain_types(typing.get_args(annotation)[0])
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return {type(a) for a in arguments}
+    return set().union(*map(_plain_types, arguments)) if arguments else {annotation}
+
+
+def _bounds(extra: Any) -> list[str]:
+    found = []
+    for part in getattr(extra, "metadata", [extra]):
+        for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
+            if getattr(part, attribute, None) is not None:
+                found.append(f"{sign} {getattr(part, attribute)}")
+    return found
+
+
+_loaded = False
+
+
+def _load() -> None:
+    """Import every module that may register something: a new model is one new file in `models/`."""
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    for package in ("nets", "conditionals", "objectives", "models"):
+        found = importlib.import_module(f"jensen.{package}")
+        for module in pkgutil.iter_modules(found.__path__):
+            importlib.import_module(f"jensen.{package}.{module.name}")
