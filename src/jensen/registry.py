@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from jensen.errors import ConfigError, did_you_mean
@@ -90,7 +90,8 @@ class Component:
     function: Callable[..., Any]
     settings: Mapping[str, Setting]
     paper: str = ""
-    positional: tuple[str, ...] = field(default=())
+    positional: tuple[str, ...] = ()
+    toy: str = ""  # for models: the kind of data on which its capabilities are computed
 
     @property
     def summary(self) -> str:
@@ -117,7 +118,9 @@ _components: dict[tuple[str, str], Component] = {}
 MODEL = "model"
 
 
-def component(role: str, name: str, *, paper: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def component(
+    role: str, name: str, *, paper: str = "", toy: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as a component. Keyword-only parameters are its settings and need type and default."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,15 +133,20 @@ def component(role: str, name: str, *, paper: str = "") -> Callable[[Callable[..
             if parameter.name not in hints or parameter.default is inspect.Parameter.empty:
                 raise TypeError(f"{role} {name!r}: setting {parameter.name!r} needs a type and a default")
             settings[parameter.name] = Setting(parameter.name, hints[parameter.name], parameter.default)
-        _components[role, name] = Component(role, name, function, settings, paper, tuple(positional))
+        _components[role, name] = Component(role, name, function, settings, paper, tuple(positional), toy)
         return function
 
     return register
 
 
-def model(name: str, *, paper: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a model builder: `builder(schema, *, settings...) -> Model`."""
-    return component(MODEL, name, paper=paper)
+def model(
+    name: str, *, paper: str = "", toy: str = "picture"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a model builder: `builder(schema, *, settings...) -> Model`.
+
+    `toy` is the kind of data, "picture" or "table", on which `jensen models` builds it to compute what it offers.
+    """
+    return component(MODEL, name, paper=paper, toy=toy)
 
 
 def names(role: str) -> list[str]:

@@ -1,1 +1,24 @@
-"""."""
+"""The idea in four files: joint, evidence (the walk), model, score."""
+
+from jensen.core.evidence import Evidence, Observed, evidence
+from jensen.core.joint import Deterministic, Factor, Joint
+from jensen.core.model import ESTIMATE, EXACT, LOWER_BOUND, Capabilities, Model
+from jensen.core.score import Difference, Score, difference, mean_and_stderr
+
+__all__ = [
+    "ESTIMATE",
+    "EXACT",
+    "LOWER_BOUND",
+    "Capabilities",
+    "Deterministic",
+    "Difference",
+    "Evidence",
+    "Factor",
+    "Joint",
+    "Model",
+    "Observed",
+    "Score",
+    "difference",
+    "evidence",
+    "mean_and_stderr",
+]

@@ -1,0 +1,84 @@
+"""Conditionals computed by a network: p(x | z) and q(z | x) as they stand in a variational autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from jensen.conditionals.heads import Head, Support
+from jensen.core import Deterministic
+
+
+class Rescale(nn.Module):
+    """Grey levels 0..levels−1 to −1..1, so that networks see numbers of order one."""
+
+    def __init__(self, levels: int):
+        super().__init__()
+        self.half = (levels - 1) / 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / self.half - 1.0
+
+
+def rescaled(network: nn.Module, support: Support) -> nn.Module:
+    """A network that takes data of that support: levels are rescaled first, all else is of order one already."""
+    return nn.Sequential(Rescale(support.levels or 256), network) if support.kind == "levels" else network
+
+
+class Amortized(nn.Module):
+    """p(value | parents): a network of the parents, then a head.
+
+    Args:
+        network: takes (N, *inputs), gives (N, *head.parameter_shape). Several parents are flattened and joined.
+        head: turns that into a distribution.
+
+    Networks may run in bfloat16 (`precision`); distributions never do.
+    """
+
+    def __init__(self, network: nn.Module, head: Head):
+        super().__init__()
+        self.network, self.head = network, head
+        self.precision: torch.dtype | None = None
+
+    def forward(self, *parents: Tensor) -> Distribution:
+        return self.head(run_network(self.network, parents, self.precision))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Set the output bias so that, untrained, this gives the marginal of the data x, (n, *event)."""
+        bias, output = self.head.initial_bias(x), getattr(self.network, "output", None)
+        if bias is None or output is None or output.bias is None:
+            return
+        output.bias.copy_(bias.reshape(output.bias.numel(), -1).mean(1))  # a convolution has one bias a channel
+
+
+class AmortizedCode(Deterministic):
+    """A deterministic z = network(x): the autoencoder's code."""
+
+    def __init__(self, network: nn.Module, noise: float = 0.0):
+        super().__init__(network)
+        self.noise, self.precision = noise, None
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        if self.noise and self.training:
+            parents = tuple(x + self.noise * x.std() * torch.randn_like(x) for x in parents)
+        return run_network(self.module, parents, self.precision)
+
+
+def run_network(network: nn.Module, parents: Sequence[Tensor], precision: torch.dtype | None) -> Tensor:
+    """A network's output on its joined parents, float32 or better."""
+    joined = parents[0] if len(parents) == 1 else torch.cat([x.flatten(1) for x in parents], 1)
+    if precision is None:
+        return network(joined)
+    with torch.autocast(joined.device.type, precision):
+        return network(joined).float()
+
+
+def set_precision(model: nn.Module, precision: torch.dtype | None) -> None:
+    """Let the networks of a model run in that precision, or in their own where None."""
+    for module in model.modules():
+        if isinstance(module, Amortized | AmortizedCode):
+            module.precision = precision

@@ -1,0 +1,304 @@
+"""The walk: infer what is hidden, then explain everything. What it leaves behind is the evidence.
+
+For observed x and hidden z, with K particles z_k ~ q(z | x),
+
+    log w_k = Σ log p(.) − Σ log q(.)
+    ELBO    = mean_k log w_k                     (Kingma and Welling 2014, arXiv:1312.6114)
+    IW_K    = logmeanexp_k log w_k               (Burda et al. 2016, arXiv:1509.00519)
+
+and E[ELBO] ≤ E[IW_K] ≤ log p(x), with equality where q is the exact posterior. With nothing hidden log w is log p(x).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from jensen.core.joint import Factor, Joint
+from jensen.distributions import kl_terms
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A value of which only a part was observed.
+
+    `mask` is True where observed: (B,) speaks of whole rows, (B, *event) of elements. Hidden rows are drawn from
+    q where q has the variable; hidden elements add nothing to the density.
+    """
+
+    value: Tensor
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mask.shape not in (self.value.shape, self.value.shape[:1]):
+            raise ValueError(
+                f"expected a mask of shape {tuple(self.value.shape)} or {tuple(self.value.shape[:1])}, "
+                f"got {tuple(self.mask.shape)}"
+            )
+
+
+class Densities(Mapping[str, Tensor]):
+    """Log-densities by variable name, in nats, (K, B); each is computed when first read."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, Callable[[], Tensor]] = {}
+        self._known: dict[str, Tensor] = {}
+
+    def later(self, name: str, compute: Callable[[], Tensor]) -> None:
+        self._pending[name] = compute
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._known:
+            self._known[name] = self._pending[name]()
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pending)
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+
+class Evidence:
+    """What a walk leaves: values, distributions and log-densities.
+
+    Attributes:
+        particles: K, the number of draws of what is hidden.
+        batch: B, the number of data.
+        values: by name, flat: (K·B, *event), particle-major; (B, *event) where the same for all particles.
+        p, q: the distributions met, by name.
+        log_p, log_q: log-densities by name, in nats, each (K, B).
+    """
+
+    def __init__(self, particles: int, batch: int):
+        self.particles, self.batch = particles, batch
+        self.values: dict[str, Tensor] = {}
+        self.p: dict[str, Distribution] = {}
+        self.q: dict[str, Distribution] = {}
+        self.log_p, self.log_q = Densities(), Densities()
+        self.masks: dict[str, Tensor] = {}
+        self.inferred: set[str] = set()  # names that q gave a value
+        self._wide: set[str] = set()  # names whose values have K·B rows while K > 1
+        self._q_wide: dict[str, bool] = {}
+        self._made: dict[tuple[int, tuple[str, ...]], Distribution | Tensor] = {}
+        self._repeated: dict[str, Tensor] = {}
+
+    # What is read from it
+
+    @property
+    def log_w(self) -> Tensor:
+        """log w = Σ log p − Σ log q, in nats, (K, B)."""
+        return _total(self.log_p, list(self.log_p)) - _total(self.log_q, list(self.log_q))
+
+    @property
+    def log_w_stopped(self) -> Tensor:
+        """log w, (K, B), with the parameters of q stopped and the draws live: what remains is the path gradient."""
+        total = _total(self.log_p, list(self.log_p))
+        for name, dist in self.q.items():
+            stopped = dist.detach()  # pyright: ignore[reportAttributeAccessIssue]
+            total = total - self._log_prob(stopped, name, self._q_wide[name], drawn=True)
+        return total
+
+    def elbo(self) -> Tensor:
+        """Evidence lower bound by the drawn particles, in nats, (B,)."""
+        return self.log_w.mean(0)
+
+    def importance_bound(self) -> Tensor:
+        """logmeanexp over the particles of log w, in nats, (B,); the ELBO when K = 1."""
+        return torch.logsumexp(self.log_w, 0) - math.log(self.particles)
+
+    def effective_sample_size(self) -> Tensor:
+        """(Σ w)² / Σ w² in 1..K, (B,)."""
+        log_w = self.log_w
+        return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0))
+
+    def explained(self) -> list[str]:
+        """Names in p that q does not infer: the data, whose log p is the reconstruction term."""
+        return [name for name in self.log_p if name not in self.inferred]
+
+    def reconstruction(self) -> Tensor:
+        """Σ log p over what was observed, given what was drawn, mean over particles, in nats, (B,)."""
+        return _total(self.log_p, self.explained()).mean(0)
+
+    def kl(self, name: str, closed: bool = True) -> Tensor:
+        """KL(q ‖ p) of one hidden variable in nats, (B,).
+
+        In closed form where it is known and wanted (an expectation over this variable), else the mean over
+        particles of log q − log p, which may be negative.
+        """
+        terms = self.kl_terms(name) if closed else None
+        if terms is not None:
+            return terms.flatten(1).sum(1)
+        return (self.log_q[name] - self.log_p[name]).mean(0)
+
+    def kl_terms(self, name: str) -> Tensor | None:
+        """KL(q ‖ p) of each element of a hidden variable, (B, *event); None where no closed form is known."""
+        if name in self.masks or name not in self.p:
+            return None
+        terms = kl_terms(self.q[name], self.p[name])
+        if terms is None:
+            return None
+        event = self.q[name].event_shape
+        terms = terms.expand(*torch.broadcast_shapes(terms.shape, (1, *event)))
+        if terms.shape[0] == self.particles * self.batch and self.particles > 1:
+            terms = terms.unflatten(0, (self.particles, self.batch)).mean(0)
+        return terms.expand(self.batch, *event)
+
+    # The steps of a walk
+
+    def observe(self, name: str, value: Tensor | Observed) -> None:
+        if isinstance(value, Observed):
+            mask = value.mask.bool()
+            full = mask.reshape(mask.shape + (1,) * (value.value.dim() - mask.dim()))
+            self.masks[name] = mask
+            value = torch.where(full, value.value, torch.zeros((), dtype=value.value.dtype))  # NaN never enters
+        self.values[name] = value
+
+    def meet(self, factor: Factor) -> Distribution | Tensor:
+        """Run a factor's module on its parents; once for the same parents."""
+        key = (id(factor.module), factor.parents)
+        if key not in self._made:
+            missing = [name for name in factor.parents if name not in self.values]
+            if missing:
+                raise ValueError(f"factor ({factor}) needs {missing[0]!r}, which is neither observed nor inferred")
+            wide = self.is_wide(factor)
+            self._made[key] = factor.module(*(self._rows(name, wide) for name in factor.parents))
+        return self._made[key]
+
+    def is_wide(self, factor: Factor) -> bool:
+        """Whether a factor's parents differ between particles."""
+        return any(name in self._wide for name in factor.parents)
+
+    def keep(self, factor: Factor, value: Tensor) -> None:
+        """Keep the value of a deterministic node."""
+        self.values[factor.name] = value
+        if self.is_wide(factor):
+            self._wide.add(factor.name)
+
+    def draw(self, factor: Factor, dist: Distribution) -> None:
+        """Draw a hidden variable from q, and keep its log-density."""
+        name, k = factor.name, self.particles
+        wide = self.is_wide(factor)
+        many = k > 1 and not wide
+        shape = torch.Size((k,)) if many else torch.Size()
+        if many and dist.batch_shape[:1] != (self.batch,):
+            shape = torch.Size((k, self.batch))
+        elif not many and not dist.batch_shape:
+            shape = torch.Size((k * self.batch,))
+        if getattr(dist, "density_comes_with_draw", False):
+            value, log_q = dist.rsample_and_log_prob(shape)  # pyright: ignore[reportAttributeAccessIssue]
+            self.log_q.later(name, lambda: log_q.reshape(k, self.batch))
+        else:
+            value = dist.rsample(shape) if dist.has_rsample else dist.sample(shape)
+        if many:
+            value = value.flatten(0, 1)
+        if name in self.masks:  # a row that was observed is not drawn, and pays nothing
+            rows = self.masks[name]
+            observed = self.values[name]
+            wanted = rows.repeat(k) if k > 1 else rows
+            value = torch.where(_like(wanted, value), observed.repeat(k, *(1,) * (observed.dim() - 1)), value)
+        self.values[name] = value
+        if k > 1:
+            self._wide.add(name)
+        self.q[name] = dist
+        self._q_wide[name] = wide
+        self.inferred.add(name)
+        if name not in self.log_q:
+            self.log_q.later(name, lambda: self._log_prob(dist, name, wide, drawn=True))
+
+    def explain(self, factor: Factor, dist: Distribution) -> None:
+        """Keep log p of a value that was observed or drawn."""
+        wide = self.is_wide(factor)
+        self.p[factor.name] = dist
+        self.log_p.later(factor.name, lambda: self._log_prob(dist, factor.name, wide))
+
+    def _rows(self, name: str, wide: bool) -> Tensor:
+        value = self.values[name]
+        if not wide or name in self._wide:
+            return value
+        if name not in self._repeated:
+            self._repeated[name] = value.repeat(self.particles, *(1,) * (value.dim() - 1))
+        return self._repeated[name]
+
+    def _log_prob(self, dist: Distribution, name: str, dist_wide: bool, drawn: bool = False) -> Tensor:
+        """log-density of a value under a distribution, (K, B), whichever of the two has K·B rows."""
+        k, b = self.particles, self.batch
+        value, value_wide = self.values[name], name in self._wide
+        mask = self.masks.get(name)
+        if k > 1 and value_wide and not dist_wide:
+            value = value.unflatten(0, (k, b))
+        elif k > 1 and dist_wide:
+            if hasattr(dist, "unflatten"):
+                dist = dist.unflatten((k, b))  # pyright: ignore[reportAttributeAccessIssue]
+                value = value.unflatten(0, (k, b)) if value_wide else value
+            elif not value_wide:
+                value = self._rows(name, True)
+        if mask is not None and mask.dim() > 1:  # elements
+            terms = dist.log_prob_terms(value)  # pyright: ignore[reportAttributeAccessIssue]
+            lead = terms.dim() - len(dist.event_shape)
+            log_prob = torch.where(mask, terms, torch.zeros((), dtype=terms.dtype)).flatten(lead).sum(-1)
+        else:
+            log_prob = dist.log_prob(value)
+        log_prob = log_prob.reshape(-1, b).expand(k, b) if log_prob.dim() else log_prob.expand(k, b)
+        if mask is not None and mask.dim() == 1:  # rows: q pays for the drawn, a leaf of p for the observed
+            paid = ~mask if drawn else (mask if name not in self.q else torch.ones_like(mask))
+            log_prob = torch.where(paid, log_prob, torch.zeros((), dtype=log_prob.dtype))
+        return log_prob
+
+
+def evidence(p: Joint, q: Joint, observed: Mapping[str, Tensor | Observed], particles: int = 1) -> Evidence:
+    """Walk through q, drawing what is hidden, then through p, explaining everything.
+
+    Args:
+        p, q: how data come about, and how what is hidden is inferred.
+        observed: by name, (B, *event).
+        particles: K ≥ 1.
+
+    Variables of p that are neither observed nor inferred are dropped when nothing depends on them.
+
+    Raises:
+        ValueError: a variable that is needed is neither observed nor inferred.
+    """
+    e = Evidence(particles, _batch_size(observed))
+    for name, value in observed.items():
+        e.observe(name, value)
+    fully = {name for name in observed if name not in e.masks or e.masks[name].dim() > 1}
+
+    for factor in q:  # infer
+        if factor.name in fully:
+            continue
+        met = e.meet(factor)
+        if isinstance(met, Tensor):
+            e.keep(factor, met)
+            e.inferred.add(factor.name)
+        else:
+            e.draw(factor, met)
+
+    for factor in p:  # explain
+        if factor.deterministic:
+            if factor.name not in e.values and all(name in e.values for name in factor.parents):
+                e.keep(factor, e.meet(factor))  # pyright: ignore[reportArgumentType]
+        elif factor.name in e.values:
+            e.explain(factor, e.meet(factor))  # pyright: ignore[reportArgumentType]
+    return e
+
+
+def _total(densities: Densities, names: list[str]) -> Tensor:
+    return reduce(torch.add, (densities[name] for name in names)) if names else torch.zeros(1, 1)
+
+
+def _batch_size(observed: Mapping[str, Tensor | Observed]) -> int:
+    sizes = {name: (v.value if isinstance(v, Observed) else v).shape[0] for name, v in observed.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"expected observed variables of one batch size, got {sizes}")
+    return next(iter(sizes.values()))
+
+
+def _like(rows: Tensor, value: Tensor) -> Tensor:
+    return rows.reshape(-1, *(1,) * (value.dim() - 1))

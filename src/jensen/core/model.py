@@ -1,0 +1,166 @@
+"""A model is a pair (p, q). What it can do is derived from the pair, never typed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jensen.core.evidence import Evidence, Observed, evidence
+from jensen.core.joint import Joint
+
+EXACT, LOWER_BOUND, ESTIMATE = "exact", "lower_bound", "estimate"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model offers, read off its (p, q).
+
+    Attributes:
+        likelihood: "exact", "lower_bound" or None.
+        no_likelihood: the reason where `likelihood` is None.
+        sample: whether p gives every variable, so that it can be walked from the top.
+        sequential_steps: how many network passes in a row one sample takes.
+        encode: whether q gives a representation.
+        lossy, lossless: "yes", "no" or "with bits-back".
+    """
+
+    likelihood: str | None
+    no_likelihood: str
+    sample: bool
+    sequential_steps: int
+    encode: bool
+    lossy: str
+    lossless: str
+
+
+class Model(nn.Module):
+    """A pair (p, q) of joints, with how it is trained.
+
+    Args:
+        p: how data come about.
+        q: how what is hidden is inferred; empty where nothing is hidden.
+        objective: the stages of training (`jensen.objectives`).
+        data: the name of the datum among p's variables.
+
+    Raises:
+        ValueError: p does not explain the datum, or needs a variable that nothing gives.
+    """
+
+    def __init__(self, p: Joint, q: Joint | None = None, objective: Any = None, data: str = "x"):
+        super().__init__()
+        self.p, self.q = p, q if q is not None else Joint()
+        self.objective, self.data = objective, data
+        if data not in p:
+            raise ValueError(f"expected p to explain {data!r}, got p = {p}")
+
+    def __str__(self) -> str:
+        return f"p = {self.p}, q = {self.q}"
+
+    def initialize(self, batch: Mapping[str, Tensor]) -> None:
+        """Let conditionals that start from data (`initialize(value)`) see the first training data."""
+        for factor in [*self.p, *self.q]:
+            start = getattr(factor.module, "initialize", None)
+            if start is not None and factor.name in batch:
+                start(batch[factor.name])
+
+    def evidence(self, observed: Mapping[str, Tensor | Observed], particles: int = 1) -> Evidence:
+        """Walk (p, q); `observed` by name, (B, *event). See `jensen.core.evidence.evidence`."""
+        wanted = set(self.p.names) | set(self.q.names) | set(self.context)
+        return evidence(self.p, self.q, {k: v for k, v in observed.items() if k in wanted}, particles)
+
+    @property
+    def hidden(self) -> list[str]:
+        """Variables of p that q draws, in q's order."""
+        return [f.name for f in self.q if not f.deterministic]
+
+    @property
+    def context(self) -> list[str]:
+        """What must be given and is never explained (a condition)."""
+        given = set(self.p.context) | set(self.q.context)
+        return sorted(given - set(self.p.names) - set(self.q.names))
+
+    def sample(self, n: int, given: Mapping[str, Tensor] | None = None, temperature: float = 1.0) -> dict[str, Tensor]:
+        """Ancestral samples: walk p from the top, (n, *event) by name.
+
+        Args:
+            n: how many.
+            given: values of some variables, (n, *event); context must be given.
+            temperature: multiplies the scale of hidden Gaussian variables; 1 samples the model itself.
+
+        Raises:
+            ValueError: p has no distribution for a variable that is needed.
+        """
+        values = dict(given or {})
+        for factor in self.p:
+            if factor.name in values:
+                continue
+            missing = [name for name in factor.parents if name not in values]
+            if missing:
+                raise ValueError(f"cannot sample ({factor}): nothing gives {missing[0]!r}")
+            met = factor.module(*(values[name] for name in factor.parents))
+            if isinstance(met, Tensor):
+                values[factor.name] = met
+                continue
+            if temperature != 1.0 and factor.name != self.data:
+                met = met.tempered(temperature)
+            shape = torch.Size() if met.batch_shape else torch.Size((n,))
+            values[factor.name] = met.sample(shape)
+        return values
+
+    # Capabilities
+
+    @property
+    def likelihood(self) -> str | None:
+        """"exact" where q draws nothing, or only from declared exact posteriors; "lower_bound"; None without one."""
+        if self._no_likelihood():
+            return None
+        drawn = [f for f in self.q if not f.deterministic]
+        codes = [f for f in self.q if f.deterministic and f.name in self.p and not self.p[f.name].deterministic]
+        exact = not codes and all(getattr(f.module, "exact_posterior", False) for f in drawn)
+        return EXACT if exact else LOWER_BOUND
+
+    def _no_likelihood(self) -> str:
+        """Why this model has no likelihood; empty where it has one."""
+        for factor in self.q:
+            if not factor.deterministic or factor.module.discrete:
+                continue
+            name = factor.name
+            if name in self.p and self.p[name].deterministic:
+                continue  # a block that p and q share
+            if name in self.p or any(name in f.parents for f in self.p):
+                return (
+                    f"{name!r} is a deterministic function of the data: q({name} | {', '.join(factor.parents)}) "
+                    f"has no density, so there is neither a likelihood nor a bound on it"
+                )
+        for factor in self.p:
+            for parent in factor.parents:
+                if parent not in self.p and parent not in self.context:
+                    return f"p has no distribution over {parent!r}"
+        return ""
+
+    def capabilities(self, measure: str) -> Capabilities:
+        """What this model offers on data of that measure ("counting", "lebesgue" or "mixed")."""
+        likelihood = self.likelihood
+        given = set(self.p.names) | set(self.context)
+        sample = all(parent in given for f in self.p for parent in f.parents)
+        hidden = [f for f in self.q if f.name in self.p or any(f.name in g.parents for g in self.p)]
+        continuous = any(not getattr(f.module, "discrete", False) for f in hidden)
+        if measure != "counting" or likelihood is None:
+            lossless = "no"
+        elif not hidden:
+            lossless = "yes"
+        else:
+            lossless = "with bits-back"
+        return Capabilities(
+            likelihood=likelihood,
+            no_likelihood=self._no_likelihood(),
+            sample=sample,
+            sequential_steps=sum(getattr(f.module, "sequential_steps", 1) for f in self.p),
+            encode=bool(hidden),
+            lossy="yes" if hidden and continuous else "no",
+            lossless=lossless,
+        )

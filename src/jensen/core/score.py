@@ -1,0 +1,116 @@
+"""A score: a log-likelihood that says what it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jensen.errors import ConfigError
+from jensen.units import bits_per_dim
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-likelihood of data under a model, in nats per datum, in the units of the user's data.
+
+    Attributes:
+        nats: mean over data, so negative for pictures; higher is better.
+        stderr: standard error of that mean over data.
+        stderr_mc: standard error of the estimator itself, for these data (0 where it is exact). It does not cover
+            bias: the logarithms of importance-weighted, prior and AIS estimates are low on average.
+        kind: "exact", "lower_bound" (in expectation below log p) or "estimate".
+        estimator: "exact", "elbo", "iw", "prior" or "ais".
+        particles: draws per datum (chains for "ais").
+        n: number of data.
+        dims: elements of a datum.
+        measure: "counting" (probabilities), "lebesgue" (densities) or "mixed".
+        data, split, split_sha256, binarization: what was scored.
+        subset: None, or what part of the split was scored.
+        log_jacobian: added to go from prepared to the user's units, in nats.
+        effective_sample_size: median over data, where the estimator weighs particles.
+        rows: nats of each datum, (n,).
+    """
+
+    nats: float
+    stderr: float
+    stderr_mc: float
+    kind: str
+    estimator: str
+    particles: int
+    n: int
+    dims: int
+    measure: str
+    data: str
+    split: str
+    split_sha256: str
+    binarization: str
+    units: str = "user"
+    subset: str | None = None
+    log_jacobian: float = 0.0
+    effective_sample_size: float | None = None
+    rows: Tensor | None = None
+
+    @property
+    def bits_per_dim(self) -> float | None:
+        """Bits per element; None for continuous data, where a density is no code length."""
+        return bits_per_dim(self.nats, self.dims) if self.measure == "counting" else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the rows, fit for JSON."""
+        out = {k: v for k, v in asdict(self).items() if k != "rows"}
+        out["bits_per_dim"] = self.bits_per_dim
+        return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in out.items()}
+
+    def __str__(self) -> str:
+        sign = {"exact": "=", "lower_bound": "≥", "estimate": "≈"}[self.kind]
+        text = f"log p(x) {sign} {self.nats:.2f} ± {self.stderr:.2f} nats"
+        if self.bits_per_dim is not None:
+            text += f" ({self.bits_per_dim:.4f} bits/dim)"
+        how = self.estimator if self.particles == 1 else f"{self.estimator}, {self.particles:,} particles"
+        return f"{text}, {self.kind.replace('_', ' ')} ({how}), {self.n:,} data of {self.data} {self.split}"
+
+
+def mean_and_stderr(rows: Tensor, weights: Tensor | None = None) -> tuple[float, float]:
+    """Mean over data and its standard error; nan for a single datum. With weights, the weighted mean."""
+    rows = rows.double()
+    w = torch.ones_like(rows) if weights is None else weights.double()
+    w = w / w.sum()
+    mean = (w * rows).sum()
+    if len(rows) < 2:
+        return float(mean), math.nan
+    variance = (w**2 * (rows - mean) ** 2).sum() * len(rows) / (len(rows) - 1)
+    return float(mean), float(variance.sqrt())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference between two scores on the same data, in nats per datum."""
+
+    nats: float
+    stderr: float
+    same_kind: bool
+
+    @property
+    def standard_errors(self) -> float:
+        return self.nats / self.stderr if self.stderr > 0 else math.copysign(math.inf, self.nats)
+
+
+def difference(a: Score, b: Score) -> Difference:
+    """a − b, paired by datum.
+
+    Raises:
+        ConfigError: the two were measured on other data, binarisation, measure or units.
+    """
+    problems = []
+    for name in ("split_sha256", "binarization", "measure", "units", "subset", "n"):
+        left, right = getattr(a, name), getattr(b, name)
+        if left != right:
+            problems.append(f"{name} differs: {left!r} and {right!r}; scores compare only on the same data")
+    if problems or a.rows is None or b.rows is None:
+        raise ConfigError(problems or "scores without rows cannot be paired")
+    nats, stderr = mean_and_stderr(a.rows - b.rows)
+    return Difference(nats, stderr, a.kind == b.kind)

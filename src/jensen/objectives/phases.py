@@ -1,0 +1,77 @@
+"""How a model is trained: stages in sequence, each made of phases that alternate.
+
+A gradient phase takes a step on a loss for every batch (or every n-th); an update phase accumulates statistics over
+a pass through the data and applies them once (EM, closed forms). One trainer runs them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from jensen.core import Model
+
+Batch = Mapping[str, Tensor]
+
+
+class Terms(NamedTuple):
+    """What a loss gives: a scalar to minimise and named scalars to log (detached, in nats, means over the batch)."""
+
+    loss: Tensor
+    logged: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class GradientPhase:
+    """Minimise `loss(model, batch, progress)`, progress in [0, 1], over some parameters, every n-th batch."""
+
+    loss: Callable[[Model, Batch, float], Terms]
+    parameters: Callable[[Model], Iterable[nn.Parameter]] = lambda model: model.parameters()
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class UpdatePhase:
+    """`state = start(model)`; `state = accumulate(model, state, batch)` over a pass; then `apply(model, state)`."""
+
+    start: Callable[[Model], Any]
+    accumulate: Callable[[Model, Any, Batch], Any]
+    apply: Callable[[Model, Any], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Phases that alternate until the stage's budget is spent.
+
+    Attributes:
+        phases: gradient phases alternate batch by batch; update phases apply once a pass.
+        passes: a fixed number of passes; None leaves the budget to the trainer.
+        monitor: what validation measures, higher is better: a name that `validate` logs.
+        warmup: the share of training, in [0, 1), during which the loss is not yet the one wanted; early stopping
+            waits for its end.
+    """
+
+    phases: tuple[GradientPhase | UpdatePhase, ...]
+    passes: int | None = None
+    monitor: str = "elbo"
+    warmup: float = 0.0
+    name: str = "train"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Stages in sequence, and what `validate(model, batch)` logs for each datum: (B,) in nats, higher is better."""
+
+    stages: tuple[Stage, ...]
+    validate: Callable[[Model, Batch], dict[str, Tensor]]
+    description: str = ""
+    helpers: nn.Module | None = field(default=None)  # critics, baselines: checkpointed, not exported
+
+
+def weighted_mean(rows: Tensor, batch: Batch) -> Tensor:
+    """Mean over the batch, (B,) → (), by the rows' weights where the data carry them."""
+    weight = batch.get("weight")
+    return rows.mean() if weight is None else (rows * weight).sum() / weight.sum()
