@@ -1,0 +1,87 @@
+"""Kullback-Leibler divergences: closed forms where they are known, Monte Carlo elsewhere."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence, register_kl
+
+from jensen.distributions.bernoulli import Bernoulli, ContinuousBernoulli
+from jensen.distributions.normal import DiagonalNormal, StandardNormal
+
+
+class Divergence(NamedTuple):
+    """KL(q‖p) and how it was found."""
+
+    value: Tensor
+    """In nats, `(*batch,)`."""
+    kind: Literal["closed form", "monte carlo"]
+    stderr: Tensor | None
+    """Standard error of a Monte Carlo value, `(*batch,)`; None for a closed form."""
+
+
+def divergence(q: Distribution, p: Distribution, samples: int | None = None) -> Divergence:
+    r"""KL(q‖p) = E_q[log q(x) − log p(x)], in nats.
+
+    Args:
+        q: the density that the expectation is over.
+        p: the other one, of the same event and broadcastable against the batch of `q`.
+        samples: draws from `q` for a Monte Carlo estimate (it may come out negative), even where a closed form is
+            known. By default the closed form, or 1000 draws where there is none.
+
+    >>> q = DiagonalNormal(torch.ones(1, 2), torch.ones(2))
+    >>> divergence(q, StandardNormal(torch.zeros(2), torch.ones(2)))
+    Divergence(value=tensor([1.]), kind='closed form', stderr=None)
+    """
+    if samples is None:
+        try:
+            return Divergence(kl_divergence(q, p), "closed form", None)
+        except NotImplementedError:
+            samples = 1000
+    if samples < 2:
+        raise ValueError(f"samples: expected at least 2, for a standard error, got {samples}")
+    terms = _log_ratio(q, p, samples)
+    return Divergence(terms.mean(0), "monte carlo", terms.std(0) / samples**0.5)
+
+
+def _log_ratio(q: Distribution, p: Distribution, samples: int) -> Tensor:
+    """log q − log p at draws from q, `(samples, *batch)`."""
+    shape = torch.Size((samples,))
+    if hasattr(q, "rsample_and_log_prob"):
+        value, log_q = q.rsample_and_log_prob(shape)  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        value = q.rsample(shape) if q.has_rsample else q.sample(shape)
+        log_q = q.log_prob(value)
+    return log_q - p.log_prob(value)
+
+
+@register_kl(DiagonalNormal, DiagonalNormal)
+def _normal_normal(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
+    """½ Σ (σ_q² + (μ_q − μ_p)²)/σ_p² − 1 − 2 log(σ_q/σ_p)."""
+    ratio = q.scale / p.scale
+    distance = (q.loc - p.loc) / p.scale
+    return 0.5 * q._sum(ratio.square() + distance.square() - 1 - 2 * ratio.log())
+
+
+@register_kl(DiagonalNormal, StandardNormal)
+def _normal_standard(q: DiagonalNormal, p: StandardNormal) -> Tensor:
+    """½ Σ σ² + μ² − 1 − 2 log σ."""
+    terms = torch.addcmul(torch.addcmul(q.scale.log().mul(-2) - 1, q.scale, q.scale), q.loc, q.loc)
+    return 0.5 * q._sum(terms)
+
+
+@register_kl(Bernoulli, Bernoulli)
+def _bernoulli_bernoulli(q: Bernoulli, p: Bernoulli) -> Tensor:
+    """Σ π (l_q − l_p) − softplus(l_q) + softplus(l_p), from log-probabilities so that equals give exactly 0."""
+    log_sigmoid = torch.nn.functional.logsigmoid
+    one = q.mean * (log_sigmoid(q.logits) - log_sigmoid(p.logits))
+    zero = (-q.logits).sigmoid() * (log_sigmoid(-q.logits) - log_sigmoid(-p.logits))
+    return q._sum(one + zero)
+
+
+@register_kl(ContinuousBernoulli, ContinuousBernoulli)
+def _continuous_continuous(q: ContinuousBernoulli, p: ContinuousBernoulli) -> Tensor:
+    """Σ A'(l_q) (l_q − l_p) − A(l_q) + A(l_p)."""
+    return q._sum(q.mean * (q.logits - p.logits) - q.log_normalizer() + p.log_normalizer())
