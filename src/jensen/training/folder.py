@@ -1,0 +1,202 @@
+"""A run folder: what was trained, on what, and where training stands. No pickles; loading runs no code.
+
+    spec.yaml            model, settings, data, seed, versions
+    schema.json          fields of a datum and their preparation
+    model.safetensors    the weights to use
+    state/               what an exact resume needs
+    metrics.jsonl        one line an epoch
+    scores.json          scores so far
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load, save
+from torch import Tensor
+
+from jensen.data.schema import Schema
+from jensen.errors import ConfigError, DataError, IntegrityError, ResourceError
+
+FORMAT = 1
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a whole file or nothing: a reader sees the old content or the new.
+
+    Raises:
+        ResourceError: the disk is full; what was there stays.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(f"disk full while writing {path}; the last complete file was kept") from None
+        if e.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM):
+            raise ConfigError(f"cannot write {path}: {e.strerror}") from None
+        raise
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any] | None = None) -> None:
+    """Write tensors and JSON metadata to one safetensors file, atomically. Shared tensors are written once each."""
+    ready = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
+    write_atomically(path, save(ready, {"json": json.dumps(metadata or {})}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file that `save_tensors` wrote.
+
+    Raises:
+        IntegrityError: the file is missing, truncated or corrupt.
+    """
+    try:
+        content = path.read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])
+        return load(content), json.loads(header.get("__metadata__", {}).get("json", "{}"))
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing") from None
+    except Exception as e:  # safetensors raises its own type for each fault
+        raise IntegrityError(f"{path} is corrupt or truncated: {str(e).splitlines()[0]}") from None
+
+
+class Folder:
+    """Paths and records of one run."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self.spec_path = self.path / "spec.yaml"
+        self.schema_path = self.path / "schema.json"
+        self.model_path = self.path / "model.safetensors"
+        self.state_path = self.path / "state" / "trainer.safetensors"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.scores_path = self.path / "scores.json"
+        self.report_path = self.path / "report.html"
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], spec: dict[str, Any], schema: Schema, overwrite: bool) -> Folder:
+        """Start a folder. Raises `ConfigError` where one stands already, unless `overwrite`."""
+        folder = cls(path)
+        if folder.path.exists() and not folder.path.is_dir():
+            raise ConfigError(f"--out: {folder.path} is a file, expected a folder")
+        if folder.path.exists() and any(folder.path.iterdir()):
+            if not overwrite:
+                raise ConfigError(f"--out: {folder.path} exists; use --resume to go on or --overwrite to replace it")
+            if not folder.spec_path.exists():
+                raise ConfigError(f"--overwrite: {folder.path} is not a run folder; not touching it")
+            folder.clear()
+        write_atomically(folder.schema_path, schema.model_dump_json(indent=1))
+        write_atomically(folder.spec_path, yaml.safe_dump({"format": FORMAT, **spec}, sort_keys=False))
+        return folder
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Folder:
+        """An existing folder. Raises `ConfigError` where there is none."""
+        folder = cls(path)
+        if not folder.path.is_dir():
+            raise ConfigError(f"no run folder at {folder.path}")
+        if not folder.spec_path.exists():
+            raise ConfigError(f"{folder.path} is not a run folder: it has no spec.yaml")
+        return folder
+
+    def clear(self) -> None:
+        """Remove what a run writes, and nothing else."""
+        known = (self.spec_path, self.schema_path, self.model_path, self.state_path, self.metrics_path,
+                 self.scores_path, self.report_path)  # fmt: skip
+        for path in known:
+            path.unlink(missing_ok=True)
+
+    def spec(self) -> dict[str, Any]:
+        """What was trained. Raises `IntegrityError` where the record is unreadable or of another format."""
+        try:
+            spec = yaml.safe_load(self.spec_path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as e:
+            raise IntegrityError(f"{self.spec_path} is corrupt: {str(e).splitlines()[0]}") from None
+        if not isinstance(spec, dict) or "model" not in spec:
+            raise IntegrityError(f"{self.spec_path} is corrupt: it names no model")
+        if spec.get("format") != FORMAT:
+            raise IntegrityError(f"{self.spec_path}: expected format {FORMAT}, got {spec.get('format')!r}")
+        return spec
+
+    def schema(self) -> Schema:
+        """The data's schema. Raises `IntegrityError` where the record is unreadable."""
+        try:
+            return Schema.model_validate_json(self.schema_path.read_text())
+        except FileNotFoundError:
+            raise IntegrityError(f"{self.schema_path} is missing") from None
+        except ValueError as e:
+            raise IntegrityError(f"{self.schema_path} is corrupt: {str(e).splitlines()[0]}") from None
+
+    def load_model(self, model: torch.nn.Module) -> dict[str, Any]:
+        """Load the kept weights into a model built from the spec; returns their record.
+
+        Raises:
+            DataError: training has not reached its first checkpoint.
+            IntegrityError: the weights are corrupt or of another model.
+        """
+        if not self.model_path.exists():
+            raise DataError(f"{self.path}: no weights yet; training stopped before its first checkpoint")
+        tensors, record = load_tensors(self.model_path)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as e:
+            raise IntegrityError(f"{self.model_path} does not fit {self.spec_path}: {str(e).splitlines()[1]}") from None
+        return record
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Lines of the log; a last line cut short by a crash is dropped."""
+        if not self.metrics_path.exists():
+            return []
+        lines = []
+        for line in self.metrics_path.read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+        return lines
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        try:
+            with self.metrics_path.open("a") as f:
+                f.write(json.dumps(line) + "\n")
+        except OSError as e:
+            if e.errno == errno.ENOSPC:
+                raise ResourceError(f"disk full while writing {self.metrics_path}") from None
+            raise
+
+    def keep_metrics(self, until_step: int) -> None:
+        """Drop lines beyond a step, before going on from there."""
+        lines = [line for line in self.metrics() if line["step"] <= until_step]
+        write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def add_score(self, score: dict[str, Any]) -> None:
+        """Add a score to those kept."""
+        scores = self.scores()
+        write_atomically(self.scores_path, json.dumps([*scores, score], indent=1))
+
+    def scores(self) -> list[dict[str, Any]]:
+        """Scores so far."""
+        try:
+            return json.loads(self.scores_path.read_text()) if self.scores_path.exists() else []
+        except json.JSONDecodeError:
+            raise IntegrityError(f"{self.scores_path} is corrupt; delete it and score again") from None

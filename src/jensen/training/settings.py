@@ -1,0 +1,96 @@
+"""Settings of training, checked like a model's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from jensen.registry import component, configure, find
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See `settings` for their meaning."""
+
+    epochs: int | None
+    minutes: float | None
+    batch_size: int
+    lr: float
+    optimizer: str
+    weight_decay: float
+    schedule: str
+    lr_warmup: float
+    clip: float
+    average: float
+    patience: int
+    max_epochs: int
+    keep: str
+    precision: str
+    device: str
+    seed: int
+    threads: int | None
+    checkpoint_seconds: float
+
+
+@component("training", "gradient")
+def settings(
+    *,
+    epochs: Annotated[int | None, Field(ge=1)] = None,
+    minutes: Annotated[float | None, Field(gt=0)] = None,
+    batch_size: Count = 128,
+    lr: Positive = 1e-3,
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam",
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0,
+    schedule: Literal["auto", "constant", "cosine", "linear"] = "auto",
+    lr_warmup: Share = 0.01,
+    clip: Annotated[float, Field(ge=0)] = 0.0,
+    average: Share = 0.999,
+    patience: Count = 15,
+    max_epochs: Count = 2000,
+    keep: Literal["best", "last"] = "best",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    device: str = "auto",
+    seed: Annotated[int, Field(ge=0)] = 0,
+    threads: Annotated[int | None, Field(ge=1)] = None,
+    checkpoint_seconds: Positive = 30.0,
+) -> Settings:
+    """How a model is trained.
+
+    Settings:
+        epochs: passes through the data; None and no `minutes`: until validation stops improving.
+        minutes: wall-clock budget; the number of steps is fixed early from the measured speed, then kept.
+        batch_size: data per step.
+        lr: learning rate at its highest.
+        optimizer: "adam" (fused), "adamw" or "sgd" (momentum 0.9).
+        weight_decay: for "adamw" and "sgd".
+        schedule: of the learning rate over progress; "auto" is cosine with a budget, else constant, and cut to
+            a tenth when validation stops improving, before it ends training.
+        lr_warmup: share of training over which the learning rate rises from 0.
+        clip: largest global gradient norm; 0 does not clip.
+        average: decay a step of the exponential moving average of weights that is validated and kept; 0 for none.
+        patience: epochs without improvement (at least 500 steps) that end training without a budget.
+        max_epochs: most epochs without a budget.
+        keep: the weights of the best validation or the last ones.
+        precision: "bf16" runs networks in bfloat16; densities never.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        seed: of initial weights, order of data and draws.
+        threads: of the CPU; None leaves them as they are.
+        checkpoint_seconds: least time between checkpoints.
+    """
+    return Settings(
+        epochs, minutes, batch_size, lr, optimizer, weight_decay, schedule, lr_warmup, clip, average, patience,
+        max_epochs, keep, precision, device, seed, threads, checkpoint_seconds,
+    )  # fmt: skip
+
+
+def training_settings(given: Mapping[str, Any]) -> Settings:
+    """Checked settings with defaults filled in. Raises `ConfigError` listing all problems."""
+    found = find("training", "gradient")
+    return found.function(**configure(found, given, path="train."))
