@@ -1,0 +1,35 @@
+"""What every test stands on: fixed seeds, one thread a worker, real data where there are some."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+# A deadline measures the machine, not the code. In CI the examples are the same in every run.
+settings.register_profile("jensen", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("jensen")
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Every test starts from the same random state, whichever ran before it."""
+    torch.manual_seed(0)
+    return 0
+
+
+@pytest.fixture(scope="session")
+def jensen_data() -> Path:
+    """The folder of real data sets that `JENSEN_DATA` names."""
+    folder = os.environ.get("JENSEN_DATA")
+    if not folder:
+        pytest.skip("needs real data: JENSEN_DATA is not set")
+    return Path(folder)
