@@ -1,1 +1,18 @@
-"""."""
+"""Data: where they come from, what they are made of, and how they are prepared for a model."""
+
+from jensen.data.catalogue import cache_folder, catalogue
+from jensen.data.dataset import Dataset, Split, TensorSplit, describe
+from jensen.data.schema import Field, Schema
+from jensen.data.sources import load_data
+
+__all__ = [
+    "Dataset",
+    "Field",
+    "Schema",
+    "Split",
+    "TensorSplit",
+    "cache_folder",
+    "catalogue",
+    "describe",
+    "load_data",
+]

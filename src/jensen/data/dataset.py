@@ -1,0 +1,176 @@
+"""Data sets in the user's units, and their splits on a device as a training loop takes them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from jensen.data.schema import Schema
+from jensen.errors import DataError, did_you_mean
+
+Index = torch.Tensor | slice
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of a data set, in the user's units.
+
+    Attributes:
+        x: uint8 pictures (N, C, H, W) or a float64 table (N, D).
+        y: labels, int64 (N,), -1 where a row has none; None where nothing has.
+        weight: non-negative row weights, float64 (N,), or None.
+        index: rows of the original data that these were, int64 (N,).
+        redraw: these are grey pictures that a model takes as 0/1, drawn afresh each time.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    index: np.ndarray = field(default_factory=lambda: np.arange(0))
+    redraw: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.index) == 0:
+            object.__setattr__(self, "index", np.arange(len(self.x)))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of shape, values and weights, whatever the machine. Labels do not enter."""
+        digest = hashlib.sha256()
+        for values in (self.x,) if self.weight is None else (self.x, self.weight):
+            kind = "u1" if values.dtype == np.uint8 else "<f8"
+            digest.update(f"{kind}{values.shape}".encode())
+            for rows in np.array_split(values, max(1, values.nbytes >> 24)):
+                # Adding zero turns -0.0, which equals 0.0, into it.
+                digest.update(np.ascontiguousarray(rows + rows.dtype.type(0), dtype=kind).tobytes())
+        return digest.hexdigest()
+
+    def to(self, schema: Schema, device: torch.device | str = "cpu") -> TensorSplit:
+        """These rows, prepared, on a device."""
+        weight = None if self.weight is None else torch.from_numpy(self.weight).float().to(device)
+        y = None if self.y is None else torch.from_numpy(self.y).to(device)
+        if not self.redraw:
+            return TensorSplit(schema.prepare(self.x).to(device), y, weight)
+        grey = torch.tensor(self.x, device=device)
+        return TensorSplit(grey, y, weight, top=(schema.fields[0].grey or 256) - 1)
+
+
+class TensorSplit:
+    """A split in memory on a device, ready to be indexed.
+
+    Attributes:
+        x: prepared values, float32 (N, *event); with dynamic binarisation grey levels, uint8.
+        top: the whitest grey, where each `take` draws pixels afresh from Bernoulli(v / top); else None.
+    """
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor | None = None,
+        weight: torch.Tensor | None = None,
+        top: int | None = None,
+    ):
+        self.x, self.y, self.weight, self.top = x, y, weight, top
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: Index) -> dict[str, torch.Tensor]:
+        """The rows of a batch: `x` (B, *event) and, where there are any, `y` (B,) and `weight` (B,)."""
+        x = self.x[index]
+        if self.top is not None:
+            x = (torch.rand(x.shape, device=x.device) < x / self.top).float()
+        batch = {"x": x}
+        if self.y is not None:
+            batch["y"] = self.y[index]
+        if self.weight is not None:
+            batch["weight"] = self.weight[index]
+        return batch
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set: its schema and its splits, of which `train`, `valid` and `test` may be absent.
+
+    Attributes:
+        description: what it is, and what was done to it on reading.
+        origin: the file, folder or package that it came from.
+    """
+
+    name: str
+    schema: Schema
+    splits: Mapping[str, Split]
+    description: str = ""
+    origin: str = ""
+
+    def split(self, name: str) -> Split:
+        """The split of that name. Raises `DataError` where there is none."""
+        if name not in self.splits:
+            raise DataError(f"{self.name}: no split {name!r}{did_you_mean(name, self.splits)}")
+        return self.splits[name]
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """Sizes, kinds, ranges and hashes of a data set, as plain values for printing or JSON.
+
+    Ranges are those of the training split, or of the first one where there is none.
+    """
+    schema = dataset.schema
+    first = dataset.splits.get("train") or next(iter(dataset.splits.values()))
+    report: dict[str, Any] = {
+        "name": dataset.name,
+        "description": dataset.description,
+        "origin": dataset.origin,
+        "kind": schema.kind,
+        "shape": list(schema.event_shape),
+        "dims": schema.dims,
+        "levels": schema.levels,
+        "measure": schema.measure,
+        "binarization": schema.binarization,
+        "classes": list(schema.classes) if schema.classes else None,
+        "splits": {
+            name: {"rows": len(split), "sha256": split.sha256, **_label_counts(split, schema)}
+            for name, split in dataset.splits.items()
+        },
+    }
+    if schema.is_image:
+        report["values"] = {
+            "min": int(first.x.min()),
+            "max": int(first.x.max()),
+            "mean": float(first.x.mean()),
+        }
+        return report
+    report["gaps"] = 0  # a table with gaps is refused when it is read
+    report["columns"] = [
+        {
+            "name": column.name,
+            "kind": column.kind,
+            "dtype": column.dtype,
+            "min": float(values.min()),
+            "max": float(values.max()),
+            "mean": float(values.mean()),
+            "constant": bool(np.ptp(values) == 0),
+        }
+        for column, values in zip(schema.fields, first.x.T, strict=True)
+    ]
+    report["constant"] = [column["name"] for column in report["columns"] if column["constant"]]
+    return report
+
+
+def _label_counts(split: Split, schema: Schema) -> dict[str, Any]:
+    if split.y is None or not schema.classes:
+        return {}
+    counts = np.bincount(split.y[split.y >= 0], minlength=len(schema.classes))
+    return {
+        "labels": dict(zip(schema.classes, counts.tolist(), strict=True)),
+        "unlabelled": int((split.y < 0).sum()),
+    }

@@ -1,0 +1,187 @@
+"""Reading files: .npz, .npy, .csv[.gz], .parquet and folders of pictures."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jensen.data import pictures, tables
+from jensen.data.raw import ALL, SPLITS, Part, Raw
+from jensen.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas
+
+_DELIMITERS = ",;\t"
+
+
+def read_path(path: Path) -> Raw:
+    """The data in a file or folder.
+
+    Raises:
+        DataError: the format is not known, or the file is corrupt or does not hold what it should.
+    """
+    if path.is_dir():
+        return pictures.read_folder(path)
+    for ending, read in READERS.items():
+        if path.name.lower().endswith(ending):
+            return read(path)
+    if path.name.lower().endswith((".txt", ".txt.gz", ".wav", ".flac")):
+        raise DataError(f"{path}: text and sound are not supported by this version")
+    raise DataError(f"{path}: expected a folder of pictures or a file ending in {', '.join(READERS)}")
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz. Raises `DataError` where it is corrupt or holds Python objects."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, KeyError) as e:
+        raise DataError(f"{path}: {_reason(e, 'an .npz archive')}") from None
+
+
+def _read_npz(path: Path) -> Raw:
+    """Arrays `train`, `valid`, `test` or `X`, also as `train_images`; labels `train_labels` or `y`, `labels`."""
+    arrays = read_arrays(path)
+    data = {name: array for name in SPLITS if (array := _first(arrays, name, f"{name}_images")) is not None}
+    labels = {name: _first(arrays, f"{name}_labels", f"{name}_y") for name in data}
+    if "train" not in data:
+        whole = _first(arrays, "X", "X_images", "images")
+        if whole is not None:
+            data, labels = {ALL: whole}, {ALL: _first(arrays, "y", "labels", "X_labels")}
+    if not data:
+        held = ", ".join(arrays) or "none"
+        raise DataError(f"{path}: expected an array named train or X (or train_images, X_images), got {held}")
+    names = arrays.get("class_names")
+    return raw_arrays(data, labels, path.name, None if names is None else tuple(map(str, names)))
+
+
+def _read_npy(path: Path) -> Raw:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise DataError(f"{path}: {_reason(e, 'an .npy file')}") from None
+    return raw_arrays({ALL: array}, {}, path.name)
+
+
+def raw_arrays(
+    data: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray | None],
+    name: str,
+    classes: tuple[str, ...] | None = None,
+) -> Raw:
+    """Arrays, one a split: pictures where they have three dimensions or more, else a table.
+
+    Labels that are real numbers, as a regression's target is, are left out.
+    """
+    notes: tuple[str, ...] = ()
+    kept = {part: y for part, y in labels.items() if y is not None and _are_classes(y)}
+    if len(kept) < sum(y is not None for y in labels.values()):
+        notes = ("y holds real numbers, not classes, and was left out",)
+    if any(array.ndim >= 3 for array in data.values()):
+        raw = pictures.pictures(data, kept)
+        return Raw(raw.parts, raw.levels, classes, notes=raw.notes + notes)
+    parts = {part: Part(tables.frame_of(array, name), kept.get(part)) for part, array in data.items()}
+    return Raw(parts, classes=classes, notes=notes)
+
+
+def read_csv(path: Path) -> Raw:
+    """A table with a header row; separated by commas, semicolons or tabs; UTF-8.
+
+    Raises:
+        DataError: empty, ragged, no UTF-8, two columns of one name, or a corrupt .gz.
+    """
+    import pandas
+
+    try:
+        with _open_text(path) as file:
+            line = file.readline()
+            if not line.strip():
+                raise DataError(f"{path}: expected a header row, got an empty first line")
+            delimiter = max(_DELIMITERS, key=line.count)
+            file.seek(0)
+            header = next(csv.reader(file, delimiter=delimiter))
+        tables.check_columns(header, str(path))
+        with warnings.catch_warnings():
+            # A row with more cells than the header would be cut with no more than this warning.
+            warnings.simplefilter("error", pandas.errors.ParserWarning)
+            frame = pandas.read_csv(
+                path,
+                sep=delimiter,
+                index_col=False,
+                float_precision="round_trip",
+                encoding="utf-8-sig",
+                low_memory=False,
+            )
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError, Warning, csv.Error) as e:
+        raise DataError(f"{path}: {_reason(e, 'a table of comma-separated values in UTF-8')}") from None
+    return Raw({ALL: Part(frame)}, named=True)
+
+
+def csv_line(path: Path) -> Callable[[int], str]:
+    """Says at which line of the file a row is; blank lines and line breaks in quotes are counted."""
+
+    def words(row: int) -> str:
+        with _open_text(path) as file:
+            delimiter = max(_DELIMITERS, key=file.readline().count)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter)
+            lines = (reader.line_num for cells in reader if cells)
+            line = next(line for position, line in enumerate(lines) if position == row + 1)
+        return f"row {row + 1} (line {line})"
+
+    return words
+
+
+def _read_parquet(path: Path) -> Raw:
+    import pandas
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            batches = [batch.to_pandas() for batch in file.iter_batches()]
+            empty = file.schema_arrow.empty_table().to_pandas()
+    except (OSError, pyarrow.ArrowException) as e:
+        raise DataError(f"{path}: {_reason(e, 'a Parquet file')}") from None
+    frame = pandas.concat(batches, ignore_index=True) if batches else empty
+    tables.check_columns(list(map(str, frame.columns)), str(path))
+    return Raw({ALL: Part(frame.set_axis(list(map(str, frame.columns)), axis=1))}, named=True)
+
+
+READERS: dict[str, Callable[[Path], Raw]] = {
+    ".npz": _read_npz,
+    ".npy": _read_npy,
+    ".csv": read_csv,
+    ".csv.gz": read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def _open_text(path: Path):
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _first(arrays: Mapping[str, np.ndarray], *names: str) -> np.ndarray | None:
+    return next((arrays[name] for name in names if name in arrays), None)
+
+
+def _are_classes(y: np.ndarray) -> bool:
+    return y.ndim == 1 and (y.dtype.kind != "f" or bool(((y == np.rint(y)) | np.isnan(y)).all()))
+
+
+def _reason(error: BaseException, expected: str) -> str:
+    """What is wrong with a file, in one line."""
+    text = str(error).strip().split("\n")[0]
+    if "allow_pickle" in text:
+        return "holds Python objects, which are not read for safety; expected arrays of numbers"
+    return f"corrupt or not {expected} ({type(error).__name__}: {text})"

@@ -1,0 +1,147 @@
+"""Pictures: from arrays and folders to uint8 (N, C, H, W), and from grey to 0/1."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from jensen.data.raw import ALL, SPLITS, Part, Raw
+from jensen.errors import DataError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm"}
+_ROWS_AT_ONCE = 1024
+
+
+def pictures(arrays: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray | None] | None = None) -> Raw:
+    """Arrays (N, H, W), (N, H, W, C) or (N, C, H, W), one a split, as pictures with 2 or 256 levels.
+
+    Raises:
+        DataError: shapes differ or are not those of pictures; values are not 0..255.
+    """
+    labels = labels or {}
+    parts, notes, first = {}, [], None
+    for name, array in arrays.items():
+        x, note = _levels(_channels_first(array, name), name)
+        first = x if first is None else first
+        if x.shape[1:] != first.shape[1:]:
+            raise DataError(f"{name}: expected pictures of shape {first.shape[1:]}, got {x.shape[1:]}")
+        notes += [note] if note and note not in notes else []
+        parts[name] = Part(x, labels.get(name))
+    whitest = max((int(part.x.max(initial=0)) for part in parts.values()), default=0)
+    return Raw(parts, levels=2 if whitest <= 1 else 256, notes=tuple(notes))
+
+
+def _channels_first(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[3] in (1, 3):
+        array = np.moveaxis(array, 3, 1)
+    elif array.ndim != 4 or array.shape[1] not in (1, 3):
+        expected = "pictures (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3"
+        raise DataError(f"{name}: expected {expected}, got shape {array.shape}")
+    if array.size == 0:
+        raise DataError(f"{name}: expected at least one picture, got shape {array.shape}")
+    return array
+
+
+def _levels(array: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+    """Values as uint8, and a note on what was done to them."""
+    if array.dtype == np.uint8:
+        return array, ""
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name}: expected numbers, got dtype {array.dtype}")
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise DataError(f"{name}: expected values 0..255, got {array[where]} in picture {where[0] + 1}")
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 255:
+        raise DataError(f"{name}: expected values 0..255, got {low:g}..{high:g}")
+    whole = np.rint(array)
+    if (whole == array).all():
+        return whole.astype(np.uint8), ""
+    whole = np.rint(array * array.dtype.type(255))
+    if high <= 1 and (whole / array.dtype.type(255) == array).all():
+        return whole.astype(np.uint8), "values k/255 were read as the grey levels k"
+    raise DataError(
+        f"{name}: expected grey levels 0..255 or exactly k/255, got real values in {low:g}..{high:g}; "
+        "convert with (x * 255).round().astype('uint8'), or flatten to a table (N, D) for real-valued data"
+    )
+
+
+def binarize(grey: np.ndarray, top: int, seed: int, split: str) -> np.ndarray:
+    """One fixed draw of 0/1 pictures from Bernoulli(v / top), uint8; the same for ever for a seed and a split."""
+    rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(split.encode())]))
+    out = np.empty(grey.shape, np.uint8)
+    for start in range(0, len(grey), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        out[rows] = rng.random(grey[rows].shape) * top < grey[rows]
+    return out
+
+
+def read_folder(folder: Path) -> Raw:
+    """A folder of pictures of one size. Subfolders are classes; `train`, `valid` and `test` are splits.
+
+    Grey where all are grey, else RGB; transparency is dropped. Files are taken in the order of their names.
+
+    Raises:
+        DataError: no pictures, one that cannot be read, or sizes that differ.
+    """
+    own = [name for name in SPLITS if (folder / name).is_dir()]
+    roots = {name: folder / name for name in own} if "train" in own else {ALL: folder}
+    files = {name: _picture_files(root) for name, root in roots.items()}
+    modes, size, first = set(), None, None
+    for path in (path for paths in files.values() for path in paths):
+        mode, this = _header(path)
+        size, first = size or this, first or path
+        if this != size:
+            raise DataError(
+                f"{path}: expected {size[0]}x{size[1]} pixels as in {first.name}, got {this[0]}x{this[1]}"
+            )
+        modes.add(mode)
+    if size is None:
+        raise DataError(f"{folder}: no pictures; expected files ending in {', '.join(sorted(SUFFIXES))}")
+    mode = "RGB" if modes - {"1", "L", "LA"} else "1" if modes == {"1"} else "L"
+    arrays = {
+        name: np.stack([_pixels(path, mode) for path in paths]) for name, paths in files.items() if paths
+    }
+    return pictures(arrays, {name: _folder_labels(roots[name], files[name]) for name in arrays})
+
+
+def _picture_files(root: Path) -> list[Path]:
+    paths = [*root.glob("*"), *root.glob("*/*")]
+    hidden = (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in hidden if not path.name.startswith("."))
+
+
+def _folder_labels(root: Path, paths: list[Path]) -> np.ndarray | None:
+    """Names of the subfolders; None in place of a name for pictures beside them."""
+    labels = [None if path.parent == root else path.parent.name for path in paths]
+    return np.array(labels, dtype=object) if any(labels) else None
+
+
+def _header(path: Path) -> tuple[str, tuple[int, int]]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            mode, size = picture.mode, picture.size
+    except Exception as e:
+        raise DataError(f"{path}: not a readable picture ({e})") from None
+    if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
+        raise DataError(f"{path}: expected 8 bits a channel, got pixels of mode {mode}")
+    return mode, size
+
+
+def _pixels(path: Path, mode: str) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            # A palette may hold transparency, which only RGBA can carry on its way to RGB.
+            whole = picture.convert("RGBA") if picture.mode in ("P", "PA") else picture
+            return np.asarray(whole.convert(mode))
+    except Exception as e:
+        raise DataError(f"{path}: not a readable picture ({e})") from None

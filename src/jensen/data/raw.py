@@ -1,0 +1,58 @@
+"""Data as they were read, before they are split and given a schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jensen.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas
+
+SPLITS = ("train", "valid", "test")
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that belong together: pictures uint8 (N, C, H, W) or a table, and labels of any dtype (N,)."""
+
+    x: np.ndarray | pandas.DataFrame
+    y: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a file or a package holds: its own splits, or one part named `all`.
+
+    Attributes:
+        levels: pictures have values 0..levels-1; None for a table.
+        classes: names of whole-number labels 0, 1, ..., where known.
+        named: the columns have names of their own, so that they can be matched by name.
+        published: 0/1 pictures whose binarisation is part of the data set, from grey ones.
+        notes: what was done on reading, for the description.
+    """
+
+    parts: Mapping[str, Part]
+    levels: int | None = None
+    classes: tuple[str, ...] | None = None
+    named: bool = False
+    published: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for name, part in self.parts.items():
+            if part.y is not None and len(part.y) != len(part.x):
+                raise DataError(f"{name}: expected {len(part.x)} labels, one for each row, got {len(part.y)}")
+
+    @property
+    def is_image(self) -> bool:
+        return self.levels is not None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return next(iter(self.parts.values())).x.shape[1:]

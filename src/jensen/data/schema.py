@@ -1,0 +1,263 @@
+"""What a datum is made of: typed fields, and a reversible preparation with a known log-Jacobian."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from jensen.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas
+
+FieldKind = Literal["image", "real", "binary", "count", "category", "ordinal", "text", "audio"]
+Binarization = Literal["none", "static", "dynamic", "given"]
+Measure = Literal["counting", "lebesgue", "mixed"]
+Kind = Literal["binary", "levels", "count", "real"]
+
+
+class Field(BaseModel):
+    """One picture or one column of a datum.
+
+    A real column reaches the model as `(x - center) / scale`; every other kind as it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: FieldKind
+    shape: tuple[int, ...] = ()
+    """(C, H, W) of a picture; () of a column."""
+    levels: int | None = None
+    """A picture's values are 0..levels-1 as the model sees them: 256, or 2 where it is binary."""
+    grey: int | None = None
+    """Levels of the pictures before they were binarised, where that is known."""
+    dtype: str = "float64"
+    """The user's dtype, for giving back."""
+    center: float = 0.0
+    scale: float = 1.0
+
+
+class Schema(BaseModel):
+    """The fields of a datum and how they are prepared for a model; stored beside every trained model.
+
+    >>> schema = Schema.of_table(np.array([[1.0], [3.0]]), ["height"])
+    >>> schema.prepare(np.array([[5.0]]))
+    tensor([[3.]])
+    >>> Schema.model_validate_json(schema.model_dump_json()) == schema
+    True
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fields: tuple[Field, ...]
+    classes: tuple[str, ...] | None = None
+    """Names of the labels `y = 0, 1, ...`; None where there are no labels."""
+    label: str | None = None
+    """The column that the labels came from."""
+    binarization: Binarization = "none"
+    binarization_seed: int = 0
+    container: Literal["array", "pandas"] = "array"
+    """What `restore` gives a table back as."""
+
+    @classmethod
+    def of_pictures(cls, shape: Sequence[int], levels: int = 256, **extra: Any) -> Schema:
+        """Schema of pictures (C, H, W) with values 0..levels-1.
+
+        Args:
+            extra: further attributes of the schema (`classes`, `binarization`, ...) and `grey`.
+        """
+        grey = extra.pop("grey", None)
+        extra.setdefault("binarization", "given" if levels == 2 else "none")
+        field = Field(name="x", kind="image", shape=tuple(shape), levels=levels, grey=grey, dtype="uint8")
+        return cls(fields=(field,), **extra)
+
+    @classmethod
+    def of_table(
+        cls,
+        train: np.ndarray,
+        names: Sequence[str],
+        kinds: Sequence[Literal["real", "binary", "count"]] | None = None,
+        dtypes: Sequence[str] | None = None,
+        **extra: Any,
+    ) -> Schema:
+        """Schema of a table, real columns standardised by the mean and deviation of the training rows.
+
+        A table is binary or of counts only if all its columns are; else every column is real.
+
+        Args:
+            train: training rows, float, (N, D).
+            kinds: kind of each column; default all real.
+            dtypes: dtype of each column in the user's table; default float64.
+            extra: further attributes of the schema (`classes`, `label`, `container`).
+        """
+        kinds = list(kinds or ["real"] * len(names))
+        dtypes = list(dtypes or ["float64"] * len(names))
+        common = kinds[0] if kinds and len(set(kinds)) == 1 else "real"
+        fields = []
+        for j, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
+            center, scale = _moments(train[:, j]) if common == "real" else (0.0, 1.0)
+            fields.append(Field(name=name, kind=common, dtype=dtype, center=center, scale=scale))
+        return cls(fields=tuple(fields), **extra)
+
+    @property
+    def names(self) -> list[str]:
+        return [field.name for field in self.fields]
+
+    @property
+    def is_image(self) -> bool:
+        return len(self.fields) == 1 and self.fields[0].kind == "image"
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of pictures, (D,) of tables."""
+        return self.fields[0].shape if self.is_image else (len(self.fields),)
+
+    @property
+    def dims(self) -> int:
+        return math.prod(self.event_shape)
+
+    @property
+    def levels(self) -> int | None:
+        """Number of values of a pixel; None for tables."""
+        return self.fields[0].levels if self.is_image else None
+
+    @property
+    def kind(self) -> Kind:
+        """What the elements of x are: `binary`, `levels` (0..levels-1), `count` or `real`."""
+        if self.is_image:
+            return "binary" if self.levels == 2 else "levels"
+        kinds = {field.kind for field in self.fields}
+        if kinds == {"binary"}:
+            return "binary"
+        return "count" if kinds == {"count"} else "real"
+
+    @property
+    def measure(self) -> Measure:
+        """What densities are with respect to."""
+        continuous = {field.kind in ("real", "audio") for field in self.fields}
+        if continuous == {True, False}:
+            return "mixed"
+        return "lebesgue" if continuous == {True} else "counting"
+
+    @property
+    def log_jacobian(self) -> float:
+        """log |d prepared / d user|: added to a log-density of prepared data, in nats, to give the user's."""
+        return -math.fsum(math.log(field.scale) for field in self.fields)
+
+    def prepare(self, x: np.ndarray) -> torch.Tensor:
+        """Values in the user's units (N, *event) as the model sees them, float32 (N, *event).
+
+        Raises:
+            DataError: the shape is not that of this schema.
+        """
+        x = np.asarray(x)
+        if x.shape[1:] != self.event_shape:
+            raise DataError(f"expected data of shape (N, {_listed(self.event_shape)}), got {x.shape}")
+        if self.kind == "real":
+            x = (x - self._centers) / self._scales
+        return torch.from_numpy(np.array(x, dtype=np.float32, order="C"))
+
+    def restore(self, x: torch.Tensor) -> np.ndarray | pandas.DataFrame:
+        """The inverse of `prepare`, in the user's dtypes: pictures uint8 (N, C, H, W); a table as a DataFrame or an
+        array, as it came, with its names and order. Integers are rounded.
+
+        Raises:
+            DataError: the shape is not that of this schema, or a whole-number column holds a NaN.
+        """
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise DataError(f"expected data of shape (N, {_listed(self.event_shape)}), got {tuple(x.shape)}")
+        values = x.detach().to("cpu", torch.float64).numpy()
+        if self.is_image:
+            assert self.levels
+            return np.clip(np.rint(_finite(values, "x")), 0, self.levels - 1).astype(np.uint8)
+        values = values * self._scales + self._centers
+        return self.table(values)
+
+    def table(self, x: np.ndarray) -> np.ndarray | pandas.DataFrame:
+        """Rows in the user's units (N, D) in the user's own dtypes and container."""
+        columns = [_as_dtype(x[:, j], field) for j, field in enumerate(self.fields)]
+        if self.container == "array":
+            return np.stack(columns, axis=1)
+        import pandas
+
+        columns = [pandas.Series(c, dtype=f.dtype) for c, f in zip(columns, self.fields, strict=True)]
+        return pandas.concat(columns, axis=1, keys=self.names)
+
+    @property
+    def _centers(self) -> np.ndarray:
+        return np.array([field.center for field in self.fields])
+
+    @property
+    def _scales(self) -> np.ndarray:
+        return np.array([field.scale for field in self.fields])
+
+
+def column_kinds(
+    names: Sequence[str], dtypes: Sequence[str], values: np.ndarray, kinds: Mapping[str, str]
+) -> list[Any]:
+    """Kind of each column of a table (N, D): as told in `kinds`, else binary where it is boolean or holds whole
+    0s and 1s only, else real.
+
+    Raises:
+        DataError: a column told to be binary or a count holds another value.
+    """
+    found = []
+    for j, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
+        column = values[:, j]
+        whole = "int" in dtype.lower() or dtype.lower().startswith("bool")
+        kind = kinds.get(name) or ("binary" if whole and np.isin(column, (0, 1)).all() else "real")
+        if kind not in ("real", "binary", "count"):
+            raise DataError(f"column {name!r}: expected kind real, binary or count, got {kind!r}")
+        check_kind(name, kind, column)
+        found.append(kind)
+    return found
+
+
+def check_kind(name: str, kind: str, column: np.ndarray) -> None:
+    """Raises `DataError` naming the first value of a binary or count column that cannot be one."""
+    if kind == "binary":
+        wrong, expected = ~np.isin(column, (0, 1)), "0 or 1"
+    elif kind == "count":
+        wrong, expected = (column < 0) | (column != np.rint(column)), "a count 0, 1, 2, ..."
+    else:
+        return
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(f"column {name!r}, row {row + 1}: expected {expected}, got {column[row]:g}")
+
+
+def _moments(column: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation; a constant column is only centred."""
+    top = float(np.abs(column).max(initial=0.0))
+    if len(column) == 0 or np.ptp(column) == 0:
+        return (float(column[0]) if len(column) else 0.0), 1.0
+    scaled = column / top  # so that squares neither overflow nor vanish
+    return float(scaled.mean() * top), float(scaled.std() * top) or 1.0
+
+
+def _as_dtype(column: np.ndarray, field: Field) -> np.ndarray:
+    kind = field.dtype.lower()
+    if kind.startswith("bool"):
+        return _finite(column, field.name) > 0.5
+    if "int" in kind:
+        limits = np.iinfo(kind.split("[")[0])
+        # float(limits.max) of int64 is one too many, so stay just below and round up again.
+        top = np.nextafter(float(limits.max), 0)
+        return np.rint(np.clip(_finite(column, field.name), float(limits.min), top)).astype(limits.dtype)
+    return column.astype(kind) if kind in ("float16", "float32") else column
+
+
+def _finite(values: np.ndarray, name: str) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise DataError(f"{name!r}: expected finite numbers for a whole-number field, got NaN or inf")
+    return values
+
+
+def _listed(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))

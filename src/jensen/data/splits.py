@@ -1,0 +1,65 @@
+"""Cutting rows into train, valid and test, the same for ever for a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jensen.data.raw import SPLITS
+from jensen.errors import ConfigError
+
+Fractions = tuple[float, float, float]
+
+
+def shuffled(n: int, seed: int) -> np.ndarray:
+    """A permutation of 0..n-1. It rests on raw draws alone, whose stream numpy keeps from version to version."""
+    return np.argsort(np.random.Generator(np.random.PCG64(seed)).random(n), kind="stable")
+
+
+def check_fractions(fractions: Sequence[float]) -> Fractions:
+    """Shares of train, valid and test. Raises `ConfigError` unless they are three, not negative, and sum to 1."""
+    good = len(fractions) == 3 and min(fractions) >= 0 and fractions[0] > 0 and abs(sum(fractions) - 1) < 1e-6
+    if not good:
+        raise ConfigError(
+            f"fractions: expected train > 0, valid and test summing to 1, got {tuple(fractions)}"
+        )
+    return fractions[0], fractions[1], fractions[2]
+
+
+def cut(n: int, seed: int, fractions: Fractions) -> dict[str, np.ndarray]:
+    """Rows of each split, shuffled. Fewer than three rows all go to train.
+
+    >>> {name: len(rows) for name, rows in cut(10, 0, (0.8, 0.1, 0.1)).items()}
+    {'train': 8, 'valid': 1, 'test': 1}
+    """
+    return _slices(shuffled(n, seed), fractions)
+
+
+def cut_by_time(times: np.ndarray, fractions: Fractions) -> dict[str, np.ndarray]:
+    """Rows of each split in order of time (N,), the oldest in train."""
+    return _slices(np.argsort(times, kind="stable"), fractions)
+
+
+def cut_by_group(groups: np.ndarray, seed: int, fractions: Fractions) -> dict[str, np.ndarray]:
+    """Rows of each split, no group (N,), numbered 0..G-1, being in two of them. The fractions are those of groups."""
+    whole = cut(int(groups.max()) + 1, seed, fractions)
+    return {name: np.flatnonzero(np.isin(groups, chosen)) for name, chosen in whole.items()}
+
+
+def cut_by_class(y: np.ndarray, seed: int, fractions: Fractions) -> dict[str, np.ndarray]:
+    """Rows of each split, shuffled, every class (N,) being cut by the same fractions."""
+    rows = shuffled(len(y), seed)
+    cuts = [_slices(rows[y[rows] == label], fractions) for label in np.unique(y)]
+    merged = {name: np.concatenate([c[name] for c in cuts if name in c]) for name in cuts[0]}
+    return {name: chosen[shuffled(len(chosen), seed)] for name, chosen in merged.items()}
+
+
+def _slices(rows: np.ndarray, fractions: Fractions) -> dict[str, np.ndarray]:
+    n = len(rows)
+    if n < 3:
+        return {"train": rows}
+    valid, test = (max(1, round(n * share)) if share else 0 for share in fractions[1:])
+    train = max(1, n - valid - test)
+    pieces = np.split(rows, [train, train + valid])
+    return {name: piece for name, piece in zip(SPLITS, pieces, strict=True) if len(piece)}

@@ -1,0 +1,114 @@
+"""Tables: from data frames to float64 (N, D), every cell checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jensen.data.raw import Part
+from jensen.errors import ConfigError, DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas
+
+_EXACT = 2.0**53
+Line = Callable[[int], str]
+
+
+def row_words(row: int) -> str:
+    """`row 1` is the first row of data."""
+    return f"row {row + 1}"
+
+
+def frame_of(array: np.ndarray, name: str) -> pandas.DataFrame:
+    """An array (N,) or (N, D) as a frame with columns x0, x1, ...
+
+    Raises:
+        DataError: another number of dimensions, or not numbers.
+    """
+    import pandas
+
+    if array.ndim not in (1, 2):
+        raise DataError(
+            f"{name}: expected a table (N, D) or pictures (N, H, W[, C]), got shape {array.shape}"
+        )
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name}: expected numbers, got dtype {array.dtype}")
+    array = array.reshape(len(array), -1) if array.size else array.reshape(len(array), 0)
+    return pandas.DataFrame(array, columns=[f"x{j}" for j in range(array.shape[1])])
+
+
+def check_columns(columns: Sequence[str], name: str) -> None:
+    """Raises `DataError` where two columns have one name, or there are none."""
+    seen: set[str] = set()
+    twice = [c for c in columns if c in seen or seen.add(c)]
+    if twice:
+        raise DataError(
+            f"{name}: expected distinct column names, got {', '.join(map(repr, dict.fromkeys(twice)))} twice"
+        )
+    if not columns:
+        raise DataError(f"{name}: expected at least one column, got none")
+
+
+def values(frame: pandas.DataFrame, name: str, line: Line = row_words) -> np.ndarray:
+    """The cells of a frame as float64 (N, D).
+
+    Args:
+        line: says where in the file a row, counted from 0, is.
+
+    Raises:
+        DataError: a column is not numeric, or a cell is empty, infinite or too large to be exact.
+    """
+    if len(frame) == 0:
+        raise DataError(f"{name}: expected at least one row of data, got none")
+    out = np.empty(frame.shape)
+    for j, column in enumerate(frame.columns):
+        out[:, j] = _numeric(frame[column], name, line)
+    if np.isfinite(out).all():
+        return out
+    for what, wrong in (("empty cells (or NaN)", np.isnan(out)), ("infinite values", np.isinf(out))):
+        if wrong.any():
+            counts = wrong.sum(axis=0)
+            columns = ", ".join(f"{frame.columns[j]!r} ({counts[j]})" for j in np.flatnonzero(counts))
+            row = int(wrong.any(axis=1).argmax())
+            raise DataError(
+                f"{name}: {what}, which this version cannot train on, first at {line(row)}; in columns: {columns}"
+            )
+    return out
+
+
+def take_column(part: Part, column: str, option: str, name: str) -> pandas.Series:
+    """The column that an option such as `label` names. Raises `ConfigError` with a hint where there is none."""
+    if isinstance(part.x, np.ndarray):
+        raise ConfigError(f"{option}: expected a table with columns, got pictures ({name})")
+    if column not in part.x.columns:
+        raise ConfigError(f"{option}: {name} has no column {column!r}{did_you_mean(column, part.x.columns)}")
+    return part.x[column]
+
+
+def _numeric(column: pandas.Series, name: str, line: Line) -> np.ndarray:
+    import pandas
+
+    if column.dtype == object:
+        column = column.infer_objects()
+    kind = getattr(column.dtype, "kind", "O")
+    if kind in "biuf" and not isinstance(column.dtype, pandas.CategoricalDtype):
+        numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        if kind in "iu" and (np.abs(numbers) > _EXACT).any():
+            row = int((np.abs(numbers) > _EXACT).argmax())
+            raise DataError(
+                f"{name}: column {column.name!r}, {line(row)}: {column.iloc[row]} is too large to be kept exactly"
+                f"; leave the column out with drop={column.name!r}"
+            )
+        return numbers
+    if column.isna().all():
+        return np.full(len(column), np.nan)
+    numbers = pandas.to_numeric(column.astype(str), errors="coerce").to_numpy()
+    wrong = np.isnan(numbers) & column.notna().to_numpy()
+    row = int(wrong.argmax())
+    raise DataError(
+        f"{name}: column {column.name!r} is not numeric: {line(row)} holds {str(column.iloc[row])!r}"
+        f"; leave it out with drop={column.name!r}, or use it with label={column.name!r}"
+    )
