@@ -1,16 +1,28 @@
 """Densities that are independent over the event, and the divergences between them."""
 
+from jensen.distributions.affine import Affine
 from jensen.distributions.bernoulli import Bernoulli, ContinuousBernoulli
+from jensen.distributions.categorical import Categorical
+from jensen.distributions.counts import NegativeBinomial, Poisson
 from jensen.distributions.elementwise import Elementwise
 from jensen.distributions.kl import Divergence, divergence
-from jensen.distributions.normal import DiagonalNormal, StandardNormal
+from jensen.distributions.logistic import DiscretizedLogistic, MixtureDiscretizedLogistic
+from jensen.distributions.normal import DiagonalNormal, Laplace, StandardNormal, StudentT
 
 __all__ = [
+    "Affine",
     "Bernoulli",
+    "Categorical",
     "ContinuousBernoulli",
     "DiagonalNormal",
+    "DiscretizedLogistic",
     "Divergence",
     "Elementwise",
+    "Laplace",
+    "MixtureDiscretizedLogistic",
+    "NegativeBinomial",
+    "Poisson",
     "StandardNormal",
+    "StudentT",
     "divergence",
 ]

@@ -70,11 +70,11 @@ class Bernoulli(Elementwise):
 class ContinuousBernoulli(Elementwise):
     r"""Density on [0, 1] that is exponential in x: the likelihood that a Bernoulli on grey pixels is not.
 
-        log p(x) = Σ_d x_d l_d − A(l_d),   A(l) = log ∫₀¹ exp(l x) dx = l/2 + log(sinh(l/2) / (l/2))
+        log p(x) = Σ_d x_d l_d − A(l_d),    A(l) = log ∫₀¹ exp(lx) dx = l/2 + log(sinh(l/2) / (l/2))
 
-    The continuous Bernoulli: fixing a pervasive error in variational autoencoders, Loaiza-Ganem and Cunningham
-    2019, arXiv:1907.06845. There λ = sigmoid(l) is the parameter and its normaliser needs care at λ = ½; in l it
-    is one even function, with a series near 0.
+    The continuous Bernoulli: fixing a pervasive error in variational autoencoders, Loaiza-Ganem and
+    Cunningham 2019, arXiv:1907.06845. There λ = sigmoid(l) is the parameter; in l the normaliser is one even
+    function, with a series near 0.
 
     Args:
         logits: l, `(*batch, *event)`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -19,18 +19,21 @@ class Elementwise(Distribution):
 
         log p(x) = Σ_d log p(x_d; θ_d)
 
-    Parameters are tensors shaped `(*batch, *event)`, plus trailing dimensions of their own where a subclass says
-    so (a Categorical's classes). They need only be broadcastable against one another, and at least one of them
-    spans the event. A value broadcasts against the batch: parameters `(K, B, *event)` and a value `(B, *event)`
-    give a log-density `(K, B)`. Nothing is validated and shapes are computed only when asked for: building one
-    costs about a microsecond.
+    Parameters are tensors shaped `(*batch, *event)`, plus trailing dimensions of their own where a subclass
+    says so (a Categorical's classes). They need only be broadcastable against one another, and one of them at
+    least spans the event. A value broadcasts against the batch: parameters `(K, B, *event)` and a value
+    `(B, *event)` give a log-density `(K, B)`. Nothing is validated, and shapes are computed only when asked
+    for: building one costs less than a microsecond.
 
     A subclass names its parameter tensors in `parameter_dims` and defines `log_prob_terms`, `mean`, `mode`,
-    `variance` and one of `sample` or `rsample` (the latter with `has_rsample = True`). It may override `log_prob`
-    and `rsample_and_log_prob` only by something equal and faster.
+    `variance` and one of `sample` or `rsample` (the latter with `has_rsample = True`). It may override
+    `log_prob` and `rsample_and_log_prob` only by something equal and faster.
     """
 
     arg_constraints: ClassVar[dict] = {}
+    support: Any = None  # pyright: ignore[reportIncompatibleMethodOverride]
+    """The constraint on one element; `support.is_discrete` tells counting measure from Lebesgue measure."""
+
     parameter_dims: ClassVar[dict[str, int]] = {}
     """Names of the parameter tensors, each with the number of trailing dimensions of its own."""
 
@@ -66,7 +69,7 @@ class Elementwise(Distribution):
         return self._sum(self.log_prob_terms(value))
 
     def rsample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """A draw `(*sample_shape, *batch, *event)`, reparameterised where it can be, and its log-density in nats."""
+        """A draw `(*sample_shape, *batch, *event)`, reparameterised where it can be, and its log-density."""
         shape = torch.Size(sample_shape)
         value = self.rsample(shape) if self.has_rsample else self.sample(shape)
         return value, self.log_prob(value)
@@ -109,7 +112,8 @@ class Elementwise(Distribution):
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
+        name, batch, event = type(self).__name__, tuple(self.batch_shape), tuple(self.event_shape)
+        return f"{name}(batch_shape={batch}, event_shape={event})"
 
     # --- for subclasses ---
 

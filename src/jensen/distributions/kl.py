@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import itertools
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence, register_kl
 
+from jensen.distributions.affine import Affine
 from jensen.distributions.bernoulli import Bernoulli, ContinuousBernoulli
-from jensen.distributions.normal import DiagonalNormal, StandardNormal
+from jensen.distributions.categorical import Categorical
+from jensen.distributions.counts import Poisson
+from jensen.distributions.logistic import DiscretizedLogistic, MixtureDiscretizedLogistic
+from jensen.distributions.normal import DiagonalNormal, Laplace, StandardNormal
+
+Levels = Categorical | DiscretizedLogistic | MixtureDiscretizedLogistic
 
 
 class Divergence(NamedTuple):
@@ -28,8 +35,8 @@ def divergence(q: Distribution, p: Distribution, samples: int | None = None) -> 
     Args:
         q: the density that the expectation is over.
         p: the other one, of the same event and broadcastable against the batch of `q`.
-        samples: draws from `q` for a Monte Carlo estimate (it may come out negative), even where a closed form is
-            known. By default the closed form, or 1000 draws where there is none.
+        samples: draws from `q` for a Monte Carlo estimate (it may come out negative), even where a closed
+            form is known. By default the closed form, or 1000 draws where there is none.
 
     >>> q = DiagonalNormal(torch.ones(1, 2), torch.ones(2))
     >>> divergence(q, StandardNormal(torch.zeros(2), torch.ones(2)))
@@ -74,7 +81,7 @@ def _normal_standard(q: DiagonalNormal, p: StandardNormal) -> Tensor:
 
 @register_kl(Bernoulli, Bernoulli)
 def _bernoulli_bernoulli(q: Bernoulli, p: Bernoulli) -> Tensor:
-    """Σ π (l_q − l_p) − softplus(l_q) + softplus(l_p), from log-probabilities so that equals give exactly 0."""
+    """Σ π log(π/ρ) + (1 − π) log((1 − π)/(1 − ρ)), where π and ρ are the probabilities of a one."""
     log_sigmoid = torch.nn.functional.logsigmoid
     one = q.mean * (log_sigmoid(q.logits) - log_sigmoid(p.logits))
     zero = (-q.logits).sigmoid() * (log_sigmoid(-q.logits) - log_sigmoid(-p.logits))
@@ -85,3 +92,54 @@ def _bernoulli_bernoulli(q: Bernoulli, p: Bernoulli) -> Tensor:
 def _continuous_continuous(q: ContinuousBernoulli, p: ContinuousBernoulli) -> Tensor:
     """Σ A'(l_q) (l_q − l_p) − A(l_q) + A(l_p)."""
     return q._sum(q.mean * (q.logits - p.logits) - q.log_normalizer() + p.log_normalizer())
+
+
+@register_kl(Laplace, Laplace)
+def _laplace_laplace(q: Laplace, p: Laplace) -> Tensor:
+    """Σ r exp(−d) + d′ − 1 − log r, with r = s_q/s_p, d = |μ_q − μ_p|/s_q and d′ the same over s_p."""
+    ratio, distance = q.scale / p.scale, (q.loc - p.loc).abs()
+    return q._sum(ratio * torch.exp(-distance / q.scale) + distance / p.scale - 1 - ratio.log())
+
+
+@register_kl(Poisson, Poisson)
+def _poisson_poisson(q: Poisson, p: Poisson) -> Tensor:
+    """Σ λ_p − λ_q + λ_q log(λ_q/λ_p) = λ_q (expm1(t) − t) with t = log(λ_p/λ_q)."""
+    t = p.log_rate - q.log_rate
+    return q._sum(q.log_rate.exp() * (torch.expm1(t) - t))
+
+
+@register_kl(Categorical, Categorical)
+def _categorical_categorical(q: Categorical, p: Categorical) -> Tensor:
+    """Σ_d Σ_c q_c (log q_c − log p_c)."""
+    if q.levels != p.levels:
+        raise ValueError(f"expected as many classes in p as in q, {q.levels}, got {p.levels}")
+    log_q = q.logits.log_softmax(-1)
+    return q._sum((log_q.exp() * (log_q - p.logits.log_softmax(-1))).sum(-1))
+
+
+@register_kl(Affine, Affine)
+def _affine_affine(q: Affine, p: Affine) -> Tensor:
+    """In the same units, the divergence of what is underneath: KL does not depend on them."""
+    if not (_same(q.shift, p.shift) and _same(q.scale, p.scale)):
+        raise NotImplementedError
+    return kl_divergence(q.base, p.base)
+
+
+def _same(a: float | Tensor, b: float | Tensor) -> bool:
+    return a is b or torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+
+
+def _levels_levels(q: Levels, p: Levels) -> Tensor:
+    """Σ_d Σ_x q(x) (log q(x) − log p(x)), level by level: all at once would take L times the memory."""
+    if q.levels != p.levels:
+        raise ValueError(f"expected densities over the same levels, got {q.levels} and {p.levels}")
+    terms = zero = getattr(q, next(iter(q.parameter_dims))).new_zeros(())
+    for level in range(q.levels):
+        log_q = q.log_prob_terms(zero + level)
+        terms = terms + log_q.exp() * (log_q - p.log_prob_terms(zero + level))
+    return q._sum(terms)
+
+
+for _q, _p in itertools.product(get_args(Levels), repeat=2):
+    if (_q, _p) != (Categorical, Categorical):
+        register_kl(_q, _p)(_levels_levels)

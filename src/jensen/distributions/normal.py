@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Gamma, constraints
 
 from jensen.distributions.elementwise import Elementwise
 
@@ -105,3 +105,104 @@ class StandardNormal(DiagonalNormal):
             terms = terms.expand(self.loc.shape)
         constant = LOG_SQRT_2PI * math.prod(terms.shape[terms.ndim - self.event_dims :])
         return -constant - 0.5 * self._sum(terms)
+
+
+class Laplace(Elementwise):
+    r"""Laplace density.
+
+        log p(x) = Σ_d −|x_d − μ_d| / s_d − log 2 s_d
+
+    Args:
+        loc: μ, `(*batch, *event)`.
+        scale: s > 0, broadcastable against `loc`.
+        event_dims: trailing dimensions that make up one event.
+
+    >>> Laplace(torch.zeros(1), torch.ones(1)).log_prob(torch.zeros(1))
+    tensor(-0.6931)
+    """
+
+    parameter_dims: ClassVar[dict[str, int]] = {"loc": 0, "scale": 0}
+    support = constraints.real
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, scale: Tensor, event_dims: int = 1):
+        self.loc, self.scale, self.event_dims = loc, scale, event_dims
+
+    def log_prob_terms(self, value: Tensor) -> Tensor:
+        return -(value - self.loc).abs() / self.scale - (2 * self.scale).log()
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """μ + s (E₁ − E₂) with E₁ and E₂ exponential."""
+        shape = torch.Size((2, *self._sample_shape(sample_shape)))
+        first, second = torch.empty(shape, dtype=self.loc.dtype, device=self.loc.device).exponential_()
+        return self.loc + self.scale * (first - second)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._filled(self.loc)
+
+    @property
+    def mode(self) -> Tensor:
+        return self.mean
+
+    @property
+    def variance(self) -> Tensor:
+        return 2 * self._filled(self.scale).square()
+
+
+class StudentT(Elementwise):
+    r"""Student's t density: a normal with heavy tails, for data with outliers.
+
+        log p(x) = Σ_d log Γ((ν+1)/2) − log Γ(ν/2) − ½ log πν − log σ − (ν+1)/2 log(1 + z²/ν),  z = (x − μ)/σ
+
+    Args:
+        df: degrees of freedom ν > 0.
+        loc: μ, `(*batch, *event)`.
+        scale: σ > 0; the standard deviation is σ √(ν/(ν−2)), and finite for ν > 2 only.
+        event_dims: trailing dimensions that make up one event.
+
+    >>> StudentT(torch.tensor(3.0), torch.zeros(1), torch.ones(1)).log_prob(torch.zeros(1))
+    tensor(-1.0009)
+    """
+
+    parameter_dims: ClassVar[dict[str, int]] = {"df": 0, "loc": 0, "scale": 0}
+    support = constraints.real
+    has_rsample = True
+
+    def __init__(self, df: Tensor, loc: Tensor, scale: Tensor, event_dims: int = 1):
+        self.df, self.loc, self.scale, self.event_dims = df, loc, scale, event_dims
+
+    def log_prob_terms(self, value: Tensor) -> Tensor:
+        z = (value - self.loc) / self.scale
+        tail = (self.df + 1) / 2 * torch.log1p(z.square() / self.df)
+        return _student_constant(self.df) - self.scale.log() - tail
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """μ + σ ε / √g with ε ~ N(0, 1) and g ~ Gamma(ν/2, ν/2); the gradient reaches ν as well."""
+        shape = self._sample_shape(sample_shape)
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        precision = Gamma(self.df / 2, self.df / 2, validate_args=False).expand(shape).rsample()
+        return self.loc + self.scale * noise * precision.rsqrt()
+
+    @property
+    def mean(self) -> Tensor:
+        """μ, or NaN where ν ≤ 1."""
+        return self._filled(torch.where(self.df > 1, self.loc, torch.nan))
+
+    @property
+    def mode(self) -> Tensor:
+        return self._filled(self.loc)
+
+    @property
+    def variance(self) -> Tensor:
+        """σ² ν/(ν−2), infinite for 1 < ν ≤ 2, NaN for ν ≤ 1."""
+        ratio = torch.where(self.df > 2, self.df / (self.df - 2), torch.inf)
+        return self._filled(torch.where(self.df > 1, ratio * self.scale.square(), torch.nan))
+
+
+def _student_constant(df: Tensor) -> Tensor:
+    """log Γ((ν+1)/2) − log Γ(ν/2) − ½ log πν; Stirling's series from ν = 50, where float32 cancels."""
+    direct = torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2) - 0.5 * torch.log(math.pi * df)
+    x = df.clamp(min=1) / 2
+    series = -LOG_SQRT_2PI - 1 / (8 * x) + 1 / (192 * x**3) - 1 / (640 * x**5)
+    return torch.where(df < 50, direct, series)
