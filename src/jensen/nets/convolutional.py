@@ -46,8 +46,14 @@ def conv(
 ) -> Stack:
     """Strided convolutions down from a picture, transposed or resize-convolutions up to one.
 
-    `channels` are those of the stages, from the largest picture to the smallest. Between vector and picture
-    stands a dense layer of `hidden` units; between picture and picture there is none.
+    Between picture and picture there is no dense layer.
+
+    Settings:
+        channels: of the stages, from the largest picture to the smallest; each halves the picture.
+        hidden: size of the dense layer between vector and picture.
+        activation: after every layer but the last.
+        upsampling: transposed convolution, or resizing ("nearest", "bilinear") and then a convolution.
+        normalization: "group" norm before every activation of a stage.
 
     >>> import torch
     >>> conv((3, 13, 7), (20,))(torch.zeros(5, 3, 13, 7)).shape
@@ -88,6 +94,14 @@ def resconv(
     dropout: Rate = 0.0,
 ) -> Stack:
     """As `conv`, with residual blocks and group norm at every size.
+
+    Settings:
+        channels: of the stages, from the largest picture to the smallest; each halves the picture.
+        blocks: residual blocks a stage.
+        hidden: size of the dense layer between vector and picture.
+        activation: inside a block.
+        upsampling: transposed convolution, or resizing ("nearest", "bilinear") and then a convolution.
+        dropout: share of each block's hidden layer dropped in training.
 
     >>> import torch
     >>> resconv((20,), (1, 28, 28), blocks=2)(torch.zeros(5, 20)).shape

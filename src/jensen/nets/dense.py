@@ -40,6 +40,12 @@ def mlp(
 ) -> Stack:
     """Multilayer perceptron, h = act(W x + b) per layer.
 
+    Settings:
+        hidden: sizes of the hidden layers; none of them leaves one affine map.
+        activation: between the layers.
+        dropout: share of each hidden layer dropped in training.
+        input_dropout: share of the inputs dropped in training.
+
     >>> import torch
     >>> mlp((20,), (1, 28, 28), hidden=[400])(torch.zeros(5, 20)).shape
     torch.Size([5, 1, 28, 28])
@@ -66,6 +72,11 @@ def gated(
     input_dropout: Rate = 0.0,
 ) -> Stack:
     """Perceptron of gated linear units, h = (W x + b) * sigmoid(V x + c) per layer.
+
+    Settings:
+        hidden: sizes of the hidden layers.
+        dropout: share of each hidden layer dropped in training.
+        input_dropout: share of the inputs dropped in training.
 
     >>> import torch
     >>> gated((1, 28, 28), (40,))(torch.zeros(5, 1, 28, 28)).shape
@@ -95,6 +106,13 @@ def residual(
     input_dropout: Rate = 0.0,
 ) -> Stack:
     """Residual perceptron with layer norm, h + V act(W norm(h)) per block.
+
+    Settings:
+        width: size of every hidden layer.
+        blocks: number of residual blocks.
+        activation: inside a block.
+        dropout: share of each block's hidden layer dropped in training.
+        input_dropout: share of the inputs dropped in training.
 
     >>> import torch
     >>> residual((9,), (3,), blocks=4)(torch.zeros(5, 9)).shape
