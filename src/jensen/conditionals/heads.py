@@ -15,11 +15,23 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from jensen.distributions import Bernoulli, DiagonalNormal, Elementwise
+from jensen.data.schema import Kind, Schema
+from jensen.distributions import (
+    Affine,
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiagonalNormal,
+    DiscretizedLogistic,
+    Elementwise,
+    MixtureDiscretizedLogistic,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+)
 from jensen.errors import ConfigError
 from jensen.registry import component
 
-Kind = Literal["binary", "levels", "count", "real"]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -27,11 +39,14 @@ Positive = Annotated[float, Field(gt=0)]
 class Support:
     """What the values of a datum can be.
 
-    `binary` zeros and ones; `levels` the whole numbers 0..levels−1 (grey levels of a picture); `count` 0, 1, 2, …;
-    `real` real numbers, standardised. `shape` is that of one datum: (C, H, W) or (D,).
+    `binary` zeros and ones; `levels` the whole numbers 0..levels−1 (grey levels of a picture); `count` 0, 1,
+    2, …; `real` real numbers, standardised. `shape` is that of one datum: (C, H, W) or (D,).
 
-    >>> Support("levels", (1, 28, 28), levels=256).half
-    127.5
+    A network works in numbers of order one: levels are `middle + unit·f` with f in [−1, 1].
+
+    >>> support = Support("levels", (1, 28, 28), levels=256)
+    >>> support.middle, support.unit
+    (127.5, 127.5)
     """
 
     kind: Kind
@@ -42,18 +57,27 @@ class Support:
         if (self.kind == "levels") != (self.levels is not None) or (self.levels or 2) < 2:
             raise ValueError(f"levels: expected 2 or more for kind 'levels' and None otherwise, got {self}")
 
+    @classmethod
+    def of(cls, schema: Schema) -> Support:
+        """What the data of a schema can be."""
+        return cls(schema.kind, schema.event_shape, schema.levels if schema.kind == "levels" else None)
+
     @property
-    def half(self) -> float:
-        """Half the range of levels: they are `half + half·f` with f in [−1, 1]."""
-        assert self.levels
-        return (self.levels - 1) / 2
+    def middle(self) -> float:
+        """What f = 0 stands for: the middle of the levels, else 0."""
+        return (self.levels - 1) / 2 if self.levels else 0.0
+
+    @property
+    def unit(self) -> float:
+        """What a step of 1 in f stands for: half the range of the levels, else 1."""
+        return (self.levels - 1) / 2 if self.levels else 1.0
 
 
 class Head(nn.Module):
     """Turns a network's output `(N, *parameter_shape)` into a density over the event.
 
-    The network puts out `per_element` numbers for each element of the event, stacked along its first dimension:
-    (P·C, H, W) for a picture, (P·D,) for a vector. A subclass defines `forward`.
+    The network puts out P = `per_element` numbers for each element of the event, stacked along its first
+    dimension: (P·C, H, W) for a picture, (P·D,) for a vector. A subclass defines `forward`.
     """
 
     def __init__(self, support: Support, per_element: int):
@@ -77,8 +101,8 @@ class Head(nn.Module):
             x: data, `(N, *event)`.
 
         Returns:
-            `parameter_shape`, or None where the head knows none. As the bias of a decoder's last layer it spares
-            the first epochs, which would learn just this.
+            `parameter_shape`, or None where the head knows none. As the bias of a decoder's last layer it
+            spares the first epochs, which would learn just this.
         """
         return None
 
@@ -86,17 +110,39 @@ class Head(nn.Module):
     def _event_dims(self) -> int:
         return len(self.support.shape)
 
-    def _split(self, parameters: Tensor) -> Tensor:
-        """`(*, *parameter_shape)` as `(P, *, *event)`, at least in float32: a density is no place for bfloat16."""
+    def _split(self, parameters: Tensor) -> tuple[Tensor, ...]:
+        """`(*, *parameter_shape)` as P tensors `(*, *event)`."""
+        stacked, dim = self._stacked(parameters)
+        return stacked.unbind(dim)
+
+    def _last(self, parameters: Tensor) -> Tensor:
+        """`(*, *parameter_shape)` as `(*, *event, P)`."""
+        stacked, dim = self._stacked(parameters)
+        return stacked.movedim(dim, -1)
+
+    def _stacked(self, parameters: Tensor) -> tuple[Tensor, int]:
+        """`(*, P, *event)` and where P stands; at least in float32, for bfloat16 is for networks only."""
         if parameters.dtype != torch.float64:
             parameters = parameters.float()
-        batch = parameters.shape[: parameters.ndim - max(self._event_dims, 1)]
-        return parameters.reshape(*batch, self.per_element, *self.support.shape).movedim(len(batch), 0)
+        dim = parameters.ndim - max(self._event_dims, 1)
+        shape = (*parameters.shape[:dim], self.per_element, *self.support.shape)
+        return parameters.reshape(shape), dim
 
     def _join(self, *parameters: Tensor) -> Tensor:
-        """P tensors `(*event)`, or `(n, *event)`, as one `parameter_shape`."""
+        """Tensors `(*event)` or `(n, *event)`, P rows together, as one `parameter_shape`."""
         rows = [p.reshape(-1, *self.support.shape) for p in parameters]
         return torch.cat(rows).reshape(self.parameter_shape)
+
+    def _loc_and_scale(self, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """From the network's units to the data's."""
+        if self.support.unit == 1.0:
+            return loc, scale
+        return self.support.middle + self.support.unit * loc, self.support.unit * scale
+
+    def _mean_and_std(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of data `(N, *event)`, in the network's units."""
+        f = (x.float() - self.support.middle) / self.support.unit
+        return f.mean(0), f.std(0, correction=0)
 
 
 def positive(raw: Tensor, floor: float, start: float) -> Tensor:
@@ -119,6 +165,15 @@ def _inverse_positive(y: Tensor, floor: float, start: float) -> Tensor:
     return y + torch.log(-torch.expm1(-y)) - inverse_softplus(start - floor)
 
 
+def soft_clamp(raw: Tensor, limit: float) -> Tensor:
+    """About `raw` near 0, never beyond ±limit, and never without a gradient."""
+    return limit * torch.tanh(raw / limit)
+
+
+def _inverse_soft_clamp(y: Tensor, limit: float) -> Tensor:
+    return limit * torch.atanh((y / limit).clamp(-0.99, 0.99))
+
+
 def _accept(name: str, support: Support, *kinds: Kind) -> None:
     """Raise `ConfigError` unless the head is a likelihood for such data."""
     if support.kind in kinds:
@@ -128,6 +183,11 @@ def _accept(name: str, support: Support, *kinds: Kind) -> None:
         f"likelihood: {name!r} is for {' or '.join(kinds)} data and no likelihood for {data}; "
         f"choose {' or '.join(map(repr, FITTING[support.kind]))}"
     )
+
+
+def _below(min_scale: float, start: float) -> None:
+    if min_scale >= start:
+        raise ConfigError(f"min_scale: expected less than {start}, where the scale starts, got {min_scale}")
 
 
 FITTING: dict[Kind, list[str]] = {
@@ -152,43 +212,206 @@ class BernoulliHead(Head):
         return self._join(_smoothed_mean(x).logit())
 
 
-class GaussianHead(Head):
-    """The output is μ and, where the variance depends on the input, the raw scale.
+class ContinuousBernoulliHead(Head):
+    """The output is the logits, softly clamped: at an end of the interval the density is about |logits|."""
 
-    Levels are seen as half + half·f with f in [−1, 1], and `scale` and `min_scale` are in the units of f.
-    """
+    limit = 100.0
+
+    def __init__(self, support: Support):
+        super().__init__(support, per_element=1)
+
+    def forward(self, parameters: Tensor) -> Affine:
+        logits = soft_clamp(self._split(parameters)[0], self.limit)
+        return Affine(ContinuousBernoulli(logits, self._event_dims), 0.0, 2 * self.support.unit)
+
+    def initial_bias(self, x: Tensor) -> Tensor:
+        mean = x.float().mean(0) / (2 * self.support.unit)
+        low, high = torch.full_like(mean, -self.limit), torch.full_like(mean, self.limit)
+        for _ in range(40):  # bisection: the mean grows with the logit
+            middle = (low + high) / 2
+            below = ContinuousBernoulli(middle).mean < mean
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return self._join(_inverse_soft_clamp(low, self.limit))
+
+
+class CategoricalHead(Head):
+    """The output is a logit for each level."""
+
+    def __init__(self, support: Support):
+        assert support.levels
+        super().__init__(support, per_element=support.levels)
+
+    def forward(self, parameters: Tensor) -> Categorical:
+        return Categorical(self._last(parameters), self._event_dims)
+
+    def initial_bias(self, x: Tensor) -> Tensor:
+        counts = torch.stack([(x == level).sum(0) for level in range(self.per_element)])  # (L, *event)
+        return self._join(((counts + 1 / self.per_element) / (len(x) + 1)).log())
+
+
+class GaussianHead(Head):
+    """The output is μ and, where the variance depends on the input, the raw scale."""
 
     def __init__(
         self, support: Support, variance: Literal["input", "learned", "fixed"], scale: float, floor: float
     ):
         super().__init__(support, per_element=2 if variance == "input" else 1)
         self.variance, self.scale, self.floor = variance, scale, floor
-        self.unit = support.half if support.kind == "levels" else 1.0
-        self.middle = support.half if support.kind == "levels" else 0.0
         if variance == "learned":
             self.raw_scale = nn.Parameter(torch.zeros(support.shape))
 
     def forward(self, parameters: Tensor) -> DiagonalNormal:
-        loc, *raw = self._split(parameters).unbind(0)
+        loc, *raw = self._split(parameters)
         if self.variance == "fixed":
             scale = loc.new_full((), self.scale)
         else:
             scale = positive(raw[0] if raw else self.raw_scale, self.floor, self.scale)
-        if self.unit != 1.0:
-            loc, scale = self.middle + self.unit * loc, self.unit * scale
-        return DiagonalNormal(loc, scale, self._event_dims)
+        return DiagonalNormal(*self._loc_and_scale(loc, scale), self._event_dims)
 
     def initial_bias(self, x: Tensor) -> Tensor:
-        f = (x.float() - self.middle) / self.unit
-        loc = f.mean(0)
+        mean, std = self._mean_and_std(x)
         if self.variance != "input":
-            return self._join(loc)
-        return self._join(loc, _inverse_positive(f.std(0, correction=0), self.floor, self.scale))
+            return self._join(mean)
+        return self._join(mean, _inverse_positive(std, self.floor, self.scale))
+
+
+class StudentTHead(Head):
+    """The output is μ and the raw scale; the degrees of freedom are given, or learned for each element."""
+
+    start = 10.0
+    """Degrees of freedom where learning starts."""
+
+    def __init__(self, support: Support, df: float | None, floor: float):
+        super().__init__(support, per_element=2)
+        self.df, self.floor = df, floor
+        if df is None:
+            self.raw_df = nn.Parameter(torch.zeros(support.shape))
+
+    def forward(self, parameters: Tensor) -> StudentT:
+        loc, raw = self._split(parameters)
+        df = positive(self.raw_df, 2.0, self.start) if self.df is None else loc.new_full((), self.df)
+        return StudentT(df, *self._loc_and_scale(loc, positive(raw, self.floor, 1.0)), self._event_dims)
+
+    def initial_bias(self, x: Tensor) -> Tensor:
+        mean, std = self._mean_and_std(x)
+        df = self.start if self.df is None else max(self.df, 3.0)
+        return self._join(mean, _inverse_positive(std * math.sqrt((df - 2) / df), self.floor, 1.0))
+
+
+# A logistic density of scale s has standard deviation π s/√3.
+_LOGISTIC_SCALE = math.sqrt(3) / math.pi
+
+
+class DiscretizedLogisticHead(Head):
+    """The output is μ and the raw scale."""
+
+    start = 0.5
+
+    def __init__(self, support: Support, floor: float):
+        super().__init__(support, per_element=2)
+        self.floor = floor
+
+    def forward(self, parameters: Tensor) -> DiscretizedLogistic:
+        loc, raw = self._split(parameters)
+        loc, scale = self._loc_and_scale(loc, positive(raw, self.floor, self.start))
+        return DiscretizedLogistic(loc, scale, self.support.levels or 2, self._event_dims)
+
+    def initial_bias(self, x: Tensor) -> Tensor:
+        mean, std = self._mean_and_std(x)
+        return self._join(mean, _inverse_positive(std * _LOGISTIC_SCALE, self.floor, self.start))
+
+
+class DiscretizedLogisticMixtureHead(Head):
+    """The output is the weights' logits, the locations and the raw scales of all components.
+
+    Locations are offsets from points spread over the levels: components that start equal would stay so.
+    """
+
+    start = 0.25
+    spread: Tensor
+
+    def __init__(self, support: Support, components: int, floor: float):
+        super().__init__(support, per_element=3 * components)
+        self.components, self.floor = components, floor
+        spread = torch.linspace(-0.8, 0.8, components) if components > 1 else torch.zeros(1)
+        self.register_buffer("spread", spread, persistent=False)
+
+    def forward(self, parameters: Tensor) -> MixtureDiscretizedLogistic:
+        logits, loc, raw = self._last(parameters).chunk(3, -1)
+        loc, scale = self._loc_and_scale(loc + self.spread, positive(raw, self.floor, self.start))
+        return MixtureDiscretizedLogistic(logits, loc, scale, self.support.levels or 2, self._event_dims)
+
+    def initial_bias(self, x: Tensor) -> Tensor:
+        """Locations at quantiles of the data, as many equal shares as there are components."""
+        _, std = self._mean_and_std(x)
+        ranks = ((torch.arange(self.components) + 0.5) / self.components * len(x)).long()
+        quantiles = (x.float().sort(0).values[ranks.to(x.device)] - self.support.middle) / self.support.unit
+        loc = quantiles - self.spread.reshape(-1, *[1] * self._event_dims)
+        raw = _inverse_positive(std * _LOGISTIC_SCALE / self.components, self.floor, self.start)
+        return self._join(torch.zeros_like(loc), loc, raw.expand_as(loc))
+
+
+class PoissonHead(Head):
+    """The output is the log-rate, softly clamped."""
+
+    def __init__(self, support: Support):
+        super().__init__(support, per_element=1)
+
+    def forward(self, parameters: Tensor) -> Poisson:
+        return Poisson(soft_clamp(self._split(parameters)[0], LOG_RATE_LIMIT), self._event_dims)
+
+    def initial_bias(self, x: Tensor) -> Tensor:
+        return self._join(_inverse_soft_clamp(_log_mean(x), LOG_RATE_LIMIT))
+
+
+class NegativeBinomialHead(Head):
+    """The output is the log-mean, softly clamped, and the raw dispersion."""
+
+    floor = 1e-4
+
+    def __init__(self, support: Support):
+        super().__init__(support, per_element=2)
+
+    def forward(self, parameters: Tensor) -> NegativeBinomial:
+        log_mean, raw = self._split(parameters)
+        dispersion = positive(raw, self.floor, 1.0)
+        return NegativeBinomial(soft_clamp(log_mean, LOG_RATE_LIMIT), dispersion, self._event_dims)
+
+    def initial_bias(self, x: Tensor) -> Tensor:
+        log_mean = _log_mean(x)
+        mean = log_mean.exp()
+        dispersion = ((x.float().var(0, correction=0) - mean) / mean.square()).clamp(max=100.0)
+        raw = _inverse_positive(dispersion, self.floor, 1.0)
+        return self._join(_inverse_soft_clamp(log_mean, LOG_RATE_LIMIT), raw)
+
+
+LOG_RATE_LIMIT = 20.0
+"""Counts have means below exp(20), about half a milliard."""
 
 
 def _smoothed_mean(x: Tensor) -> Tensor:
     """Share of ones, with half a one and half a zero added: never 0 or 1."""
     return (x.float().sum(0) + 0.5) / (len(x) + 1)
+
+
+def _log_mean(x: Tensor) -> Tensor:
+    """Of counts, as if half a count had been seen where there is none."""
+    return x.float().mean(0).clamp(min=0.5 / len(x)).log()
+
+
+@component("likelihood", "auto")
+def auto(support: Support) -> Head:
+    """The likelihood that fits the data.
+
+    Binary: Bernoulli. Levels: discretised logistic. Counts: negative binomial. Real: Gaussian.
+    """
+    by_default = {
+        "binary": bernoulli,
+        "levels": discretized_logistic,
+        "count": negative_binomial,
+        "real": gaussian,
+    }
+    return by_default[support.kind](support)
 
 
 @component("likelihood", "bernoulli")
@@ -208,15 +431,82 @@ def gaussian(
 ) -> Head:
     """Gaussian likelihood of real data, with a floor under its scale.
 
-    `variance`: "input" puts out a scale for every datum and element, "learned" has one for each element, "fixed"
-    is `scale` throughout. Elsewhere `scale` is where training starts. Without the floor `min_scale` the
-    likelihood is unbounded: a decoder that reproduces one datum may shrink its scale for ever. For pictures both
-    are in units of half the grey range, and the density is over real grey levels (no probability of a level).
+    `variance`: "input" puts out a scale for every datum and element, "learned" has one for each element,
+    "fixed" is `scale` throughout. Elsewhere `scale` is where training starts. Without the floor `min_scale`
+    the likelihood is unbounded: a decoder that reproduces one datum may shrink its scale for ever. For
+    pictures both are in units of half the grey range; the density is over real grey levels, and not the
+    probability of a level.
     """
     _accept("gaussian", support, "real", "levels")
-    if variance != "fixed" and scale <= min_scale:
-        raise ConfigError(f"scale: expected more than min_scale = {min_scale}, got {scale}")
+    if variance != "fixed":
+        _below(min_scale, scale)
     return GaussianHead(support, variance, scale, min_scale)
+
+
+@component("likelihood", "continuous-bernoulli", paper="Loaiza-Ganem and Cunningham 2019, arXiv:1907.06845")
+def continuous_bernoulli(support: Support) -> Head:
+    """Continuous Bernoulli likelihood of grey levels, as a density over real grey levels.
+
+    Not comparable with the probability of a level: its measure is another.
+    """
+    _accept("continuous-bernoulli", support, "levels")
+    return ContinuousBernoulliHead(support)
+
+
+@component("likelihood", "categorical", paper="van den Oord et al. 2016, arXiv:1601.06759")
+def categorical(support: Support) -> Head:
+    """Probability of each level by a softmax over all of them; the most flexible and the largest head."""
+    _accept("categorical", support, "levels")
+    return CategoricalHead(support)
+
+
+@component("likelihood", "student-t")
+def student_t(
+    support: Support, *, df: Annotated[float | None, Field(gt=0)] = None, min_scale: Positive = 0.01
+) -> Head:
+    """Student-t likelihood of real data with outliers.
+
+    `df` fixes the degrees of freedom; without it they are learned for each element, above 2. `min_scale` is
+    the floor that bounds the likelihood. For pictures it is in units of half the grey range.
+    """
+    _accept("student-t", support, "real", "levels")
+    _below(min_scale, 1.0)
+    return StudentTHead(support, df, min_scale)
+
+
+@component("likelihood", "discretized-logistic", paper="Kingma et al. 2016, arXiv:1606.04934")
+def discretized_logistic(support: Support, *, min_scale: Positive = 1e-3) -> Head:
+    """Probability of each level by a logistic density cut into bins.
+
+    `min_scale`, in units of half the range of levels, keeps gradients in bounds; the probability is bounded.
+    """
+    _accept("discretized-logistic", support, "levels")
+    _below(min_scale, DiscretizedLogisticHead.start)
+    return DiscretizedLogisticHead(support, min_scale)
+
+
+@component("likelihood", "discretized-logistic-mixture", paper="Salimans et al. 2017, arXiv:1701.05517")
+def discretized_logistic_mixture(
+    support: Support, *, components: Annotated[int, Field(ge=1)] = 5, min_scale: Positive = 1e-3
+) -> Head:
+    """Probability of each level by a mixture of logistic densities cut into bins."""
+    _accept("discretized-logistic-mixture", support, "levels")
+    _below(min_scale, DiscretizedLogisticMixtureHead.start)
+    return DiscretizedLogisticMixtureHead(support, components, min_scale)
+
+
+@component("likelihood", "poisson")
+def poisson(support: Support) -> Head:
+    """Poisson likelihood of counts: the variance equals the mean."""
+    _accept("poisson", support, "count")
+    return PoissonHead(support)
+
+
+@component("likelihood", "negative-binomial")
+def negative_binomial(support: Support) -> Head:
+    """Negative binomial likelihood of counts: a Poisson with more variance than its mean, μ + α μ²."""
+    _accept("negative-binomial", support, "count")
+    return NegativeBinomialHead(support)
 
 
 @component("posterior", "diagonal")

@@ -107,7 +107,7 @@ class NegativeBinomial(Elementwise):
 def _log_rising(x: Tensor, dispersion: Tensor) -> Tensor:
     """log Γ(x + r) − log Γ(r) − x log r with r = 1/α: the log of (1)(1 + α)⋯(1 + (x−1)α).
 
-    By Stirling's series for r above 20, where the difference of two large numbers loses its digits in float32.
+    By Stirling's series for r above 20, where the difference of two large numbers has few digits in float32.
     """
     small = dispersion.clamp(max=0.05)
     large = dispersion.clamp(min=0.05)
