@@ -1,0 +1,128 @@
+"""Sphinx configuration. On each build the pages under models/ are written from the registry."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import jensen
+from jensen import registry
+from jensen.registry import Component
+
+project = "jensen"
+author = "the jensen authors"
+release = jensen.__version__
+extensions = ["myst_parser"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = "jensen"
+html_static_path = ["_static"]
+exclude_patterns = ["_build", "models_prose"]
+
+HERE = Path(__file__).parent
+ROLES = ["network", "likelihood", "prior", "posterior", "objective"]
+
+
+def meanings(docstring: str) -> dict[str, str]:
+    """What each setting means, from the section "Settings:" of a docstring."""
+    _, _, section = docstring.partition("Settings:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        if not line.strip():
+            break
+        if line.startswith(" " * 8) and name:
+            found[name] += " " + line.strip()
+        else:
+            name, _, text = line.strip().partition(":")
+            found[name] = text.strip()
+    return found
+
+
+def prose(docstring: str) -> str:
+    """A docstring without its settings and examples, as Markdown."""
+    text = docstring.split("Settings:\n")[0].split(">>> ")[0]
+    return text.rstrip() + "\n"
+
+
+def settings_table(component: Component, components_page: str) -> str:
+    """The settings of a model or component: name, type, default, meaning."""
+    if not component.settings:
+        return "No settings.\n"
+    meaning = meanings(inspect.getdoc(component.function) or "")
+    lines = ["| setting | type | default | meaning |", "|---|---|---|---|"]
+    for setting in component.settings.values():
+        if setting.role:
+            kind = f"[{setting.role}]({components_page}#{setting.role})"
+        else:
+            kind = "`" + setting.type_name().replace("|", "\\|") + "`"
+        about = meaning.get(setting.name, "").replace("|", "\\|")
+        lines.append(f"| `{setting.name}` | {kind} | `{setting.default}` | {about} |")
+    return "\n".join(lines) + "\n"
+
+
+def model_page(model: Component) -> str:
+    """A model's page: its equations, its settings, and what was written about it by hand."""
+    module = inspect.getdoc(inspect.getmodule(model.function)) or ""
+    _, _, equations = module.partition("\n\n")
+    by_hand = HERE / "models_prose" / f"{model.name}.md"
+    parts = [
+        f"# {model.name}\n\n{prose(inspect.getdoc(model.function) or '')}",
+        prose(equations) if equations else "",
+        f"Source: {model.paper}.\n" if model.paper else "",
+        by_hand.read_text() if by_hand.exists() else "",
+        "## Settings\n",
+        settings_table(model, "components.md"),
+        f"`jensen show {model.name}` prints the same table.\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def components_page() -> str:
+    """All components that can fill a slot, by role."""
+    parts = [
+        "# Components\n",
+        "A setting whose type is a role is a slot. `decoder=conv` fills it and `decoder.channels=[16,32]` sets up",
+        "what fills it.\n",
+    ]
+    for role in ROLES:
+        parts.append(f"## {role}\n")
+        for name in registry.names(role):
+            component = registry.find(role, name)
+            parts += [f"### {name}\n", prose(inspect.getdoc(component.function) or "")]
+            parts += [f"Source: {component.paper}.\n"] if component.paper else []
+            parts.append(settings_table(component, "components.md"))
+    return "\n".join(parts)
+
+
+def index_page(models: list[Component]) -> str:
+    """The list of models, and the table of contents of the folder."""
+    parts = ["# Models\n", "`jensen models` prints what each of them offers, computed from the code.\n"]
+    if models:
+        parts += ["| model | what it is | source |", "|---|---|---|"]
+        parts += [f"| [{m.name}]({m.name}.md) | {m.summary} | {m.paper} |" for m in models]
+    toctree = ["", "```{toctree}", ":hidden:", "", *(m.name for m in models), "components", "```", ""]
+    return "\n".join([*parts, *toctree])
+
+
+def write_model_pages(app: Any = None) -> None:
+    """Write docs/models: an index, a page per model, and the components. Unchanged pages are kept."""
+    models = [registry.find(registry.MODEL, name) for name in registry.names(registry.MODEL)]
+    pages = {f"{model.name}.md": model_page(model) for model in models}
+    pages |= {"index.md": index_page(models), "components.md": components_page()}
+    folder = HERE / "models"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.md"):
+        if old.name not in pages:
+            old.unlink()
+    for name, page in pages.items():
+        path = folder / name
+        if not path.exists() or path.read_text() != page:
+            path.write_text(page)
+
+
+def setup(app: Any) -> None:
+    """Sphinx calls this."""
+    app.connect("builder-inited", write_model_pages)
