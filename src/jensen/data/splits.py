@@ -13,12 +13,12 @@ Fractions = tuple[float, float, float]
 
 
 def shuffled(n: int, seed: int) -> np.ndarray:
-    """A permutation of 0..n-1. It rests on raw draws alone, whose stream numpy keeps from version to version."""
+    """A permutation of 0..n-1, from raw draws alone, whose stream numpy keeps from version to version."""
     return np.argsort(np.random.Generator(np.random.PCG64(seed)).random(n), kind="stable")
 
 
 def check_fractions(fractions: Sequence[float]) -> Fractions:
-    """Shares of train, valid and test. Raises `ConfigError` unless they are three, not negative, and sum to 1."""
+    """Shares of train, valid and test. Raises `ConfigError` unless train > 0 and the three sum to 1."""
     good = len(fractions) == 3 and min(fractions) >= 0 and fractions[0] > 0 and abs(sum(fractions) - 1) < 1e-6
     if not good:
         raise ConfigError(
@@ -42,7 +42,7 @@ def cut_by_time(times: np.ndarray, fractions: Fractions) -> dict[str, np.ndarray
 
 
 def cut_by_group(groups: np.ndarray, seed: int, fractions: Fractions) -> dict[str, np.ndarray]:
-    """Rows of each split, no group (N,), numbered 0..G-1, being in two of them. The fractions are those of groups."""
+    """Rows of each split, no group (N,) of 0..G-1 being in two of them. The fractions are those of groups."""
     whole = cut(int(groups.max()) + 1, seed, fractions)
     return {name: np.flatnonzero(np.isin(groups, chosen)) for name, chosen in whole.items()}
 

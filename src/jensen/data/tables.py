@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,13 +74,13 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words) -> np.nda
             columns = ", ".join(f"{frame.columns[j]!r} ({counts[j]})" for j in np.flatnonzero(counts))
             row = int(wrong.any(axis=1).argmax())
             raise DataError(
-                f"{name}: {what}, which this version cannot train on, first at {line(row)}; in columns: {columns}"
+                f"{name}: {what}, which are not supported yet, first at {line(row)}; in columns: {columns}"
             )
     return out
 
 
-def take_column(part: Part, column: str, option: str, name: str) -> pandas.Series:
-    """The column that an option such as `label` names. Raises `ConfigError` with a hint where there is none."""
+def take_column(part: Part, column: str, option: str, name: str) -> Any:
+    """The column that an option such as `label` names. Raises `ConfigError` where there is none."""
     if isinstance(part.x, np.ndarray):
         raise ConfigError(f"{option}: expected a table with columns, got pictures ({name})")
     if column not in part.x.columns:
@@ -88,7 +88,7 @@ def take_column(part: Part, column: str, option: str, name: str) -> pandas.Serie
     return part.x[column]
 
 
-def _numeric(column: pandas.Series, name: str, line: Line) -> np.ndarray:
+def _numeric(column: Any, name: str, line: Line) -> np.ndarray:
     import pandas
 
     if column.dtype == object:
@@ -99,14 +99,14 @@ def _numeric(column: pandas.Series, name: str, line: Line) -> np.ndarray:
         if kind in "iu" and (np.abs(numbers) > _EXACT).any():
             row = int((np.abs(numbers) > _EXACT).argmax())
             raise DataError(
-                f"{name}: column {column.name!r}, {line(row)}: {column.iloc[row]} is too large to be kept exactly"
+                f"{name}: column {column.name!r}, {line(row)}: {column.iloc[row]} is too large to be exact"
                 f"; leave the column out with drop={column.name!r}"
             )
         return numbers
     if column.isna().all():
         return np.full(len(column), np.nan)
-    numbers = pandas.to_numeric(column.astype(str), errors="coerce").to_numpy()
-    wrong = np.isnan(numbers) & column.notna().to_numpy()
+    numbers: Any = pandas.to_numeric(column.astype(str), errors="coerce")
+    wrong = numbers.isna().to_numpy() & column.notna().to_numpy()
     row = int(wrong.argmax())
     raise DataError(
         f"{name}: column {column.name!r} is not numeric: {line(row)} holds {str(column.iloc[row])!r}"

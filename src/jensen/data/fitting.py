@@ -1,0 +1,57 @@
+"""New data made to fit the schema of a trained model, or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jensen.data import pictures, tables
+from jensen.data.raw import ALL
+from jensen.data.schema import Schema, check_kind
+from jensen.data.sources import Source
+from jensen.errors import DataError
+
+
+def fit_pictures(x: Any, source: Source, schema: Schema) -> np.ndarray:
+    """Pictures (N, C, H, W), or rows of a nameless table (N, C·H·W), checked against the schema.
+
+    Raises:
+        DataError: another shape, or other levels than the model, or its binarisation, takes.
+    """
+    where = f"{source.name}: as in training expected"
+    if not isinstance(x, np.ndarray):
+        if x.shape[1] != schema.dims or source.raw.named:
+            raise DataError(f"{where} pictures {schema.event_shape}, got a table of {x.shape[1]} columns")
+        x = pictures.pictures({ALL: x.to_numpy().reshape(-1, *schema.event_shape)}).parts[ALL].x
+        assert isinstance(x, np.ndarray)
+    if x.shape[1:] != schema.event_shape:
+        raise DataError(f"{where} pictures {schema.event_shape}, got {x.shape[1:]}")
+    highest = (schema.fields[0].grey or schema.levels or 256) - 1
+    whitest = int(x.max(initial=0))
+    if whitest > highest or (whitest == 1 and schema.kind == "levels"):
+        raise DataError(f"{where} values 0..{highest}, got 0..{whitest}")
+    return x
+
+
+def fit_table(x: Any, source: Source, schema: Schema) -> np.ndarray:
+    """The schema's columns of a table, by name; by position where the data have no names; float64 (N, D).
+
+    Raises:
+        DataError: columns are missing, or hold what the model cannot take.
+    """
+    if isinstance(x, np.ndarray):
+        raise DataError(
+            f"{source.name}: expected a table of {schema.dims} columns, got pictures {x.shape[1:]}"
+        )
+    missing = [name for name in schema.names if name not in x.columns]
+    if missing and not source.raw.named and x.shape[1] == schema.dims:
+        x = x.set_axis(schema.names, axis=1)
+    elif missing and not source.raw.named:
+        raise DataError(f"{source.name}: expected {schema.dims} columns as in training, got {x.shape[1]}")
+    elif missing:
+        raise DataError(f"{source.name}: columns missing that the model was trained on: {', '.join(missing)}")
+    x = tables.values(x[schema.names], source.name, source.line)
+    for field, column in zip(schema.fields, x.T, strict=True):
+        check_kind(field.name, field.kind, column)
+    return x

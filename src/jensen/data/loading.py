@@ -1,0 +1,230 @@
+"""From a name, a path or data in memory to a `Dataset`: read, take columns apart, split, binarise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from jensen.data import pictures, splits, tables
+from jensen.data.dataset import Dataset, Split
+from jensen.data.fitting import fit_pictures, fit_table
+from jensen.data.raw import ALL
+from jensen.data.rows import Rows, take_apart
+from jensen.data.schema import Schema, column_kinds
+from jensen.data.sources import Source, open_source
+from jensen.errors import ConfigError, DataError, did_you_mean
+
+Binarize = Literal["none", "static", "dynamic"]
+_VALID_SHARE = 0.1  # of the training rows, where a file brings a test split and no validation split
+
+
+def load_data(
+    ref: Any,
+    *,
+    binarize: Binarize | None = None,
+    seed: int = 0,
+    label: str | None = None,
+    drop: str | Sequence[str] = (),
+    group: str | None = None,
+    time: str | None = None,
+    weight: str | None = None,
+    fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    kinds: Mapping[str, str] | None = None,
+    schema: Schema | None = None,
+) -> Dataset:
+    """Load a data set by name, from a path or from memory, split it and give it a schema.
+
+    Args:
+        ref: a registered name; a path to .npz, .npy, .csv[.gz], .parquet or a folder of pictures; an array, a
+            tensor, a pandas or polars frame, or a `Dataset`, returned as it is unless options ask for more.
+        binarize: make 0/1 pictures of grey ones: `static`, drawn once with the seed, or `dynamic`, the
+            training split drawn afresh in each batch and the others once.
+        seed: of the split and the binarisation.
+        label: column of labels, which becomes `y`; an empty cell is a row without a label, y = -1.
+        drop: columns to leave out.
+        group: column of groups; the rows of one stay in one split.
+        time: column of times; the oldest rows are the training split.
+        weight: column of non-negative row weights.
+        fractions: shares of train, valid and test, where the data bring no split of their own.
+        kinds: kind of a column, `real`, `binary` or `count`, where it is not to be guessed.
+        schema: that of a trained model, which these data must fit. Registered data sets are split as ever;
+            other data that bring no split of their own are one split, `all`.
+
+    Raises:
+        ConfigError: the name, path, column or option does not exist.
+        DataError: the data cannot be read or used, or do not fit the schema; names the file, column and row.
+
+    >>> data = load_data(np.arange(20.0).reshape(10, 2))
+    >>> {name: len(split) for name, split in data.splits.items()}
+    {'train': 8, 'valid': 1, 'test': 1}
+    """
+    shares = splits.check_fractions(fractions)
+    _check_options(binarize, seed, group, time, kinds, schema)
+    if isinstance(ref, Dataset):
+        if schema in (None, ref.schema) and binarize in (None, ref.schema.binarization):
+            return ref
+        if schema is None and ref.schema.levels == 2:
+            raise ConfigError(f"binarize: {ref.name} is binarised already ({ref.schema.binarization})")
+    source = open_source(ref)
+    drop = [drop] if isinstance(drop, str) else list(drop)
+    if schema is None:
+        label = label or source.label
+        drop += [column for column in source.drop if column != label and column not in drop]
+    elif label is None and source.has(schema.label):
+        label = schema.label
+    columns = {"label": label, "group": group, "time": time, "weight": weight}
+    rows = {name: take_apart(part, source, columns, drop) for name, part in source.raw.parts.items()}
+
+    x = {name: matrix(part, source, schema) for name, part in rows.items()}
+    _check_shapes(x, source)
+    chosen, note = _choose(rows, seed, shares, source, whole=schema is not None)
+    if schema is None:
+        train, index = chosen["train"]
+        schema = _schema(source, rows, x, x[train][index], binarize, seed, label, kinds or {})
+    found = {
+        name: _binarized(rows[part].split(x[part], index, schema.classes), schema, name)
+        for name, (part, index) in chosen.items()
+    }
+    notes = filter(None, [source.description, *source.raw.notes, note])
+    return Dataset(source.name, schema, found, "; ".join(notes), source.origin)
+
+
+def _check_options(
+    binarize: str | None,
+    seed: int,
+    group: str | None,
+    time: str | None,
+    kinds: Mapping[str, str] | None,
+    schema: Schema | None,
+) -> None:
+    """Raises `ConfigError` listing every option that is wrong or does not go with another."""
+    problems = []
+    if binarize not in (None, "none", "static", "dynamic"):
+        problems.append(f"binarize: expected none, static or dynamic, got {binarize!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        problems.append(f"seed: expected a whole number >= 0, got {seed!r}")
+    if group and time:
+        problems.append(f"expected group or time, got both ({group!r}, {time!r})")
+    if schema is not None and kinds:
+        problems.append("kinds: expected none, since those of the trained model are used")
+    if schema is not None and binarize not in (None, schema.binarization):
+        problems.append(f"binarize: expected {schema.binarization} as in training, got {binarize}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def matrix(part: Rows, source: Source, schema: Schema | None) -> np.ndarray:
+    """x as it goes into a split: uint8 pictures, or the checked float64 cells of a table."""
+    if schema is not None:
+        return fit_pictures(part.x, source, schema) if schema.is_image else fit_table(part.x, source, schema)
+    return part.x if isinstance(part.x, np.ndarray) else tables.values(part.x, source.name, source.line)
+
+
+def _check_shapes(x: Mapping[str, np.ndarray], source: Source) -> None:
+    first = next(iter(x.values())).shape[1:]
+    for name, values in x.items():
+        if values.shape[1:] != first:
+            raise DataError(f"{source.name}: {name}: expected rows of shape {first}, got {values.shape[1:]}")
+
+
+def _choose(
+    rows: Mapping[str, Rows], seed: int, shares: splits.Fractions, source: Source, whole: bool
+) -> tuple[dict[str, tuple[str, np.ndarray]], str]:
+    """For each split, the part that it is cut from and its rows there; and a note on what was done.
+
+    Args:
+        whole: data of unknown origin are not cut.
+    """
+    chosen = {name: (name, np.arange(len(part))) for name, part in rows.items()}
+    if whole and not source.registered:
+        return chosen, ""
+    if ALL in rows:
+        cut = rows[ALL].cut(seed, shares)
+        few = "" if "valid" in cut or "test" in cut else "too few rows to split: all are in train"
+        return {name: (ALL, index) for name, index in cut.items()}, few
+    if "train" not in rows:
+        raise DataError(f"{source.name}: expected a train split, got {', '.join(rows)}")
+    if "valid" in rows:
+        return chosen, ""
+    cut = rows["train"].cut(seed, (1 - _VALID_SHARE, _VALID_SHARE, 0.0))
+    note = f"valid was cut from train ({_VALID_SHARE:.0%})" if "valid" in cut else ""
+    return {**{name: ("train", index) for name, index in cut.items()}, **_without(chosen, "train")}, note
+
+
+def _without(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if name != key}
+
+
+def _schema(
+    source: Source,
+    rows: Mapping[str, Rows],
+    x: Mapping[str, np.ndarray],
+    train: np.ndarray,
+    binarize: Binarize | None,
+    seed: int,
+    label: str | None,
+    kinds: Mapping[str, str],
+) -> Schema:
+    """The schema of data that have none yet; kinds by all rows, moments by the training rows."""
+    labelled = any(part.y is not None for part in rows.values())
+    classes = source.raw.classes or _classes(rows) if labelled else None
+    if source.raw.is_image:
+        if kinds:
+            raise ConfigError(f"kinds: expected a table with columns, got pictures ({source.name})")
+        return _picture_schema(source, train.shape[1:], binarize, seed, classes)
+    if binarize not in (None, "none"):
+        raise ConfigError(f"binarize: expected grey pictures, got a table ({source.name})")
+    frame = next(iter(rows.values())).x
+    names, dtypes = list(frame.columns), [str(dtype) for dtype in frame.dtypes]
+    for name in kinds:
+        if name not in names:
+            raise ConfigError(f"kinds: {source.name} has no column {name!r}{did_you_mean(name, names)}")
+    found = column_kinds(names, dtypes, np.concatenate(list(x.values())), kinds)
+    return Schema.of_table(
+        train, names, found, dtypes, classes=classes, label=label, container=source.container
+    )
+
+
+def _classes(rows: Mapping[str, Rows]) -> tuple[str, ...] | None:
+    """The labels that occur, numbers before words."""
+    present = {name for part in rows.values() if part.y is not None for name in part.y if name is not None}
+    return tuple(sorted(present, key=_label_order)) or None
+
+
+def _label_order(name: str) -> tuple[int, int, str]:
+    digits = name.removeprefix("-")
+    return (0, int(name), "") if digits.isascii() and digits.isdigit() else (1, 0, name)
+
+
+def _picture_schema(
+    source: Source,
+    shape: tuple[int, ...],
+    binarize: Binarize | None,
+    seed: int,
+    classes: tuple[str, ...] | None,
+) -> Schema:
+    levels = source.raw.levels
+    assert levels
+    if binarize in (None, "none"):
+        extra = {"binarization": "static", "grey": 256} if source.raw.published else {}
+        return Schema.of_pictures(shape, levels, classes=classes, **extra)
+    if source.raw.published and binarize == "static":
+        raise ConfigError(f"binarize: {source.name} is binarised already; leave it out")
+    if levels == 2:
+        raise ConfigError(f"binarize: expected grey pictures, got 0/1 pictures ({source.name})")
+    return Schema.of_pictures(
+        shape, 2, grey=levels, binarization=binarize, binarization_seed=seed, classes=classes
+    )
+
+
+def _binarized(split: Split, schema: Schema, name: str) -> Split:
+    """Grey pictures as the schema's binarisation wants them; others as they are."""
+    if schema.levels != 2 or split.x.max(initial=0) <= 1:
+        return split
+    if schema.binarization == "dynamic" and name == "train":
+        return replace(split, redraw=True)
+    top = (schema.fields[0].grey or 256) - 1
+    return replace(split, x=pictures.binarize(split.x, top, schema.binarization_seed, name))
