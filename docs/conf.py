@@ -84,8 +84,8 @@ def components_page() -> str:
     """All components that can fill a slot, by role."""
     parts = [
         "# Components\n",
-        "A setting whose type is a role is a slot. `decoder=conv` fills it and `decoder.channels=[16,32]` sets up",
-        "what fills it.\n",
+        "A setting whose type is a role is a slot: `decoder=conv` fills it, and",
+        "`decoder.channels=[16,32]` sets up what fills it.\n",
     ]
     for role in ROLES:
         parts.append(f"## {role}\n")
