@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -62,6 +63,8 @@ def _fetch(remote: Remote, target: Path) -> None:
             raise IntegrityError(f"{remote.url}: expected SHA-256 {remote.sha256}, got {digest.hexdigest()}")
         os.replace(part, target)
     except (OSError, HTTPException) as e:
+        if isinstance(e, HTTPError):
+            e.close()
         raise DataError(f"{remote.url}: cannot be downloaded ({e}); put the file at {target}") from None
     finally:
         Path(part).unlink(missing_ok=True)

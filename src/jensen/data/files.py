@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def read_path(path: Path) -> Raw:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz. Raises `DataError` where it is corrupt or holds Python objects."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, KeyError) as e:
         raise DataError(f"{path}: {_reason(e, 'an .npz archive')}") from None
@@ -107,6 +107,9 @@ def read_csv(path: Path) -> Raw:
             file.seek(0)
             header = next(csv.reader(file, delimiter=delimiter))
         tables.check_columns(header, str(path))
+        # Later versions read every decimal to the nearest float of themselves, and say so when asked to.
+        version = [int(number) for number in pandas.__version__.split(".")[:2]]
+        exact: Any = {} if version >= [3, 1] else {"float_precision": "round_trip"}
         with warnings.catch_warnings():
             # A row with more cells than the header would be cut with no more than this warning.
             warnings.simplefilter("error", pandas.errors.ParserWarning)
@@ -114,9 +117,9 @@ def read_csv(path: Path) -> Raw:
                 path,
                 sep=delimiter,
                 index_col=False,
-                float_precision="round_trip",
                 encoding="utf-8-sig",
                 low_memory=False,
+                **exact,
             )
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError, Warning, csv.Error) as e:
         raise DataError(f"{path}: {_reason(e, 'a table of comma-separated values in UTF-8')}") from None

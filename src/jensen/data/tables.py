@@ -36,7 +36,7 @@ def frame_of(array: np.ndarray, name: str) -> pandas.DataFrame:
         )
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name}: expected numbers, got dtype {array.dtype}")
-    array = array.reshape(len(array), -1) if array.size else array.reshape(len(array), 0)
+    array = array[:, None] if array.ndim == 1 else array
     return pandas.DataFrame(array, columns=[f"x{j}" for j in range(array.shape[1])])
 
 

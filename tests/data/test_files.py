@@ -1,0 +1,373 @@
+"""Every format is read to the same data, and every fault is named with its file, column and row."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pandas
+import polars
+import pytest
+import torch
+from PIL import Image
+
+from jensen.data import describe, load_data
+from jensen.errors import ConfigError, DataError
+
+FRAME = pandas.DataFrame({"b": np.arange(12) * 3, "a": np.linspace(0.1, 0.7, 12), "flag": np.arange(12) % 2})
+GREY = np.random.default_rng(0).integers(0, 256, (20, 6, 5)).astype(np.uint8)
+
+
+def values(ref, **options) -> np.ndarray:
+    """All rows of a data set, in the order of the file."""
+    data = load_data(ref, **options)
+    splits = list(data.splits.values())
+    order = np.argsort(np.concatenate([split.index for split in splits]))
+    return np.concatenate([split.x for split in splits])[order]
+
+
+@pytest.fixture
+def picture_folder(tmp_path):
+    """Forty-eight grey pictures in two classes."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i, pixels in enumerate(GREY[:6]):
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "readme.md").write_text("not a picture")
+    return tmp_path
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet", "npy", "npz"])
+def test_tables_in_every_format(tmp_path, ending):
+    path = tmp_path / f"table.{ending}"
+    cells = FRAME.to_numpy(np.float64)
+    if ending == "parquet":
+        FRAME.to_parquet(path)
+    elif ending == "npy":
+        np.save(path, cells)
+    elif ending == "npz":
+        np.savez(path, X=cells)
+    else:
+        FRAME.to_csv(path, index=False)
+    np.testing.assert_array_equal(values(path), cells)
+    named = ["b", "a", "flag"] if ending in ("csv", "csv.gz", "parquet") else ["x0", "x1", "x2"]
+    assert load_data(str(path)).schema.names == named
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        FRAME,
+        polars.from_pandas(FRAME),
+        FRAME.to_numpy(),
+        torch.from_numpy(FRAME.to_numpy()),
+        FRAME.set_index(np.arange(12)[::-1]),
+    ],
+    ids=["pandas", "polars", "numpy", "torch", "index"],
+)
+def test_tables_in_memory(memory):
+    np.testing.assert_array_equal(values(memory), FRAME.to_numpy(np.float64))
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_other_delimiters_and_quotes(tmp_path, delimiter):
+    path = tmp_path / "t.csv"
+    FRAME.rename(columns={"a": f"a{delimiter}c"}).to_csv(path, index=False, sep=delimiter)
+    assert load_data(path).schema.names == ["b", f"a{delimiter}c", "flag"]
+
+
+def test_one_dimension_is_one_column(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(5.0))
+    assert values(tmp_path / "x.npy").shape == (5, 1)
+
+
+def test_own_splits_and_labels_of_an_npz(tmp_path):
+    path = tmp_path / "p.npz"
+    np.savez(
+        path,
+        train_images=GREY[:10],
+        train_labels=np.arange(10) % 3,
+        test_images=GREY[10:],
+        test_labels=np.zeros(10),
+    )
+    data = load_data(path)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 9, "valid": 1, "test": 10}
+    assert "valid was cut from train" in data.description
+    assert data.schema.classes == ("0", "1", "2")
+    assert (data.split("train").y == data.split("train").index % 3).all()
+    np.testing.assert_array_equal(data.split("test").x[:, 0], GREY[10:])
+
+
+def test_real_labels_of_an_npz_are_left_out_and_said_to_be(tmp_path):
+    np.savez(tmp_path / "r.npz", X=np.ones((4, 2)), y=np.array([0.5, 1.0, 2.0, 3.0]))
+    data = load_data(tmp_path / "r.npz")
+    assert data.split("train").y is None
+    assert "left out" in data.description
+
+
+@pytest.mark.parametrize(
+    ("array", "levels"),
+    [
+        (GREY, 256),
+        (GREY.astype(np.int64), 256),
+        (GREY.astype(np.float32), 256),
+        (GREY.astype(np.float32) / 255, 256),
+        (GREY / 255, 256),
+        (torch.from_numpy(GREY) / 255, 256),
+        (GREY > 99, 2),
+        ((GREY > 99).astype(np.float32), 2),
+    ],
+)
+def test_pictures_as_arrays(array, levels):
+    data = load_data(array)
+    assert (data.schema.levels, data.schema.event_shape) == (levels, (1, 6, 5))
+    np.testing.assert_array_equal(values(array)[:, 0], GREY if levels == 256 else GREY > 99)
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 5, 3), (8, 3, 6, 5)])
+def test_colours_last_or_first(shape):
+    assert load_data(np.full(shape, 9, np.uint8)).schema.event_shape == (3, 6, 5)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.random.default_rng(0).random((3, 4, 4)), "exactly k/255, got real values"),
+        (GREY.astype(np.int64) - 9, "expected values 0..255, got -9.."),
+        (np.full((2, 3, 3), np.nan), "got nan in picture 1"),
+        (np.zeros((2, 5, 5, 4), np.uint8), "with C 1 or 3, got shape (2, 5, 5, 4)"),
+        (np.zeros((2, 3, 3, 3, 1), np.uint8), "got shape (2, 3, 3, 3, 1)"),
+        (np.zeros((0, 3, 3), np.uint8), "expected at least one picture"),
+        (np.zeros((0, 3)), "expected at least one row"),
+        (np.zeros((3, 0)), "expected at least one column"),
+        (np.zeros(()), "got shape ()"),
+        (np.array([["a", "b"]]), "expected numbers, got dtype <U1"),
+        (np.array([[1 + 2j]]), "expected numbers, got dtype complex128"),
+    ],
+)
+def test_wrong_arrays_are_named(array, message):
+    with pytest.raises(DataError) as error:
+        load_data(array)
+    assert message in str(error.value)
+
+
+def test_a_folder_of_pictures(picture_folder):
+    data = load_data(picture_folder)
+    assert data.schema.classes == ("cat", "dog")
+    np.testing.assert_array_equal(values(picture_folder)[:, 0], np.concatenate([GREY[:6]] * 2))
+    train = data.split("train")
+    assert (train.y == (train.index >= 6)).all()
+
+
+def test_a_folder_with_splits(tmp_path):
+    for split, n in (("train", 5), ("valid", 2), ("test", 3)):
+        (tmp_path / split).mkdir()
+        for i in range(n):
+            Image.fromarray(GREY[i]).save(tmp_path / split / f"{i}.png")
+    data = load_data(tmp_path)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 5, "valid": 2, "test": 3}
+    assert data.schema.classes is None
+
+
+def test_one_coloured_picture_makes_all_rgb(picture_folder):
+    Image.fromarray(np.zeros((6, 5, 4), np.uint8)).save(picture_folder / "rgba.png")
+    assert load_data(picture_folder).schema.event_shape == (3, 6, 5)
+    assert -1 in load_data(picture_folder, fractions=(1, 0, 0)).split("train").y
+
+
+def test_bitmaps_are_binary(tmp_path):
+    for i in range(4):
+        Image.fromarray(GREY[i] > 99).save(tmp_path / f"{i}.png")
+    assert load_data(tmp_path).schema.kind == "binary"
+
+
+def test_pictures_of_different_sizes_name_the_file(picture_folder):
+    Image.fromarray(GREY[0][:, :4]).save(picture_folder / "dog" / "x.png")
+    with pytest.raises(DataError, match=r"x\.png: expected 5x6 pixels as in 0\.png, got 4x6"):
+        load_data(picture_folder)
+
+
+def test_broken_and_deep_pictures_name_the_file(picture_folder):
+    whole = (picture_folder / "cat" / "0.png").read_bytes()
+    (picture_folder / "cat" / "9.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"9\.png: not a readable picture"):
+        load_data(picture_folder)
+    Image.fromarray(np.zeros((6, 5), np.uint16)).save(picture_folder / "cat" / "9.png")
+    with pytest.raises(DataError, match=r"9\.png: expected 8 bits a channel, got pixels of mode I;16"):
+        load_data(picture_folder)
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(DataError, match="no pictures"):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a header row"),
+        ("a,b\n", "expected at least one row of data"),
+        ("a,a,b,b\n1,2,3,4\n", "expected distinct column names, got 'a', 'b' twice"),
+        ("a,b\n1,2\n3,x\n4,y\n", "column 'b' is not numeric: row 2 (line 3) holds 'x'"),
+        ("a,b\n1,2\n\n3,\n,\n", "empty cells (or NaN), which are not supported yet, first at row 2 (line 4)"),
+        ("a,b\n1,2\n3,\n,\n", "'a' (1), 'b' (2)"),
+        ("a,b\n1,2\n3,-inf\n", "infinite values"),
+        ("a,b\n1,2\n3,4,5\n", "corrupt or not a table"),
+        ("a,b\n1,2,3\n4,5,6\n", "corrupt or not a table"),
+        ("id,b\n9007199254740995,2\n", "column 'id', row 1 (line 2): 9007199254740995 is too large"),
+        ("day,b\n2024-01-01,2\n", "column 'day' is not numeric: row 1 (line 2) holds '2024-01-01'"),
+    ],
+)
+def test_wrong_csv_files_are_named(tmp_path, text, message):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
+        load_data(path)
+    assert message in str(error.value)
+    assert "t.csv" in str(error.value)
+
+
+def test_a_csv_that_is_not_utf8(tmp_path):
+    (tmp_path / "t.csv").write_bytes("größe,b\n1,2\n".encode("latin-1"))
+    with pytest.raises(DataError, match="UTF-8"):
+        load_data(tmp_path / "t.csv")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n", encoding="utf-8-sig")
+    assert load_data(tmp_path / "t.csv").schema.names == ["a", "b"]
+
+
+@pytest.mark.parametrize("ending", ["npz", "npy", "csv.gz", "parquet"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_truncated_files_are_named(tmp_path, ending, share):
+    path = tmp_path / f"t.{ending}"
+    cells = np.random.default_rng(0).normal(size=(500, 3))
+    if ending == "npz":
+        np.savez_compressed(path, X=cells)
+    elif ending == "npy":
+        np.save(path, cells)
+    elif ending == "parquet":
+        pandas.DataFrame(cells, columns=list("abc")).to_parquet(path)
+    else:
+        path.write_bytes(gzip.compress(pandas.DataFrame(cells).to_csv(index=False).encode()))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(DataError) as error:
+        load_data(path)
+    assert path.name in str(error.value)
+
+
+@pytest.mark.parametrize("ending", ["npz", "npy"])
+def test_python_objects_are_never_unpickled(tmp_path, ending):
+    path = tmp_path / f"o.{ending}"
+    objects = np.array([{"a": 1}, None], dtype=object)
+    if ending == "npz":
+        np.savez(path, X=objects)
+    else:
+        np.save(path, objects)
+    with pytest.raises(DataError, match="holds Python objects"):
+        load_data(path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"other": GREY}, "expected an array named train or X (or train_images, X_images), got other"),
+        ({"train": GREY, "test": GREY[:, :4]}, "test: expected pictures of shape (1, 6, 5), got (1, 4, 5)"),
+        ({"train": np.ones((3, 2)), "test": np.ones((3, 1))}, "test: expected rows of shape (2,), got (1,)"),
+        ({"X": np.ones((3, 2)), "y": np.arange(2)}, "expected 3 labels, one for each row, got 2"),
+        ({"test": np.ones((3, 2))}, "expected a train split, got test"),
+    ],
+)
+def test_wrong_npz_files_are_named(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError) as error:
+        load_data(tmp_path / "a.npz")
+    assert message in str(error.value)
+
+
+def test_unknown_names_paths_and_things(tmp_path):
+    with pytest.raises(
+        ConfigError, match="'mnist-5' is neither a data set nor an existing path; did you mean 'mnist-5k'"
+    ):
+        load_data("mnist-5")
+    with pytest.raises(ConfigError, match="got list"):
+        load_data([1, 2])
+    (tmp_path / "a.txt").write_text("words")
+    with pytest.raises(DataError, match="text and sound are not supported"):
+        load_data(tmp_path / "a.txt")
+    (tmp_path / "a.xls").write_text("")
+    with pytest.raises(DataError, match=r"a\.xls: expected a folder of pictures or a file ending in"):
+        load_data(tmp_path / "a.xls")
+
+
+def test_kinds_of_columns():
+    flags = pandas.DataFrame({"a": [True, False, True, True], "b": [0, 1, 1, 0]})
+    assert load_data(flags).schema.kind == "binary"
+    counts = pandas.DataFrame({"n": [3, 0, 2, 9]})
+    assert load_data(counts).schema.kind == "real"
+    assert load_data(counts, kinds={"n": "count"}).schema.kind == "count"
+    with pytest.raises(DataError, match=r"column 'n', row 1: expected a count 0, 1, 2, \.\.\., got -1"):
+        load_data(counts - 4, kinds={"n": "count"})
+    with pytest.raises(DataError, match="column 'n', row 1: expected 0 or 1, got 3"):
+        load_data(counts, kinds={"n": "binary"})
+
+
+def test_new_tables_must_fit_the_schema():
+    schema = load_data(FRAME).schema
+    shuffled = FRAME[["flag", "a", "b"]].assign(extra="words")
+    assert list(load_data(shuffled, schema=schema).splits) == ["all"]
+    np.testing.assert_array_equal(values(shuffled, schema=schema), FRAME.to_numpy(np.float64))
+    np.testing.assert_array_equal(values(FRAME.to_numpy(), schema=schema), FRAME.to_numpy(np.float64))
+    with pytest.raises(DataError, match="columns missing that the model was trained on: b, flag"):
+        load_data(FRAME[["a"]], schema=schema)
+    with pytest.raises(DataError, match="expected 3 columns as in training, got 2"):
+        load_data(np.ones((4, 2)), schema=schema)
+    with pytest.raises(DataError, match=r"expected a table of 3 columns, got pictures \(1, 6, 5\)"):
+        load_data(GREY, schema=schema)
+    with pytest.raises(ConfigError, match="binarize: expected none as in training, got static"):
+        load_data(GREY, schema=schema, binarize="static")
+
+
+def test_new_pictures_must_fit_the_schema():
+    schema = load_data(GREY).schema
+    np.testing.assert_array_equal(values(GREY.reshape(20, -1), schema=schema)[:, 0], GREY)
+    with pytest.raises(DataError, match=r"expected pictures \(1, 6, 5\), got \(1, 4, 5\)"):
+        load_data(GREY[:, :4], schema=schema)
+    with pytest.raises(DataError, match=r"expected values 0\.\.255, got 0\.\.1"):
+        load_data(GREY > 99, schema=schema)
+    with pytest.raises(DataError, match=r"expected pictures \(1, 6, 5\), got a table of 3 columns"):
+        load_data(FRAME, schema=schema)
+
+
+def test_labels_are_those_of_the_trained_model():
+    frame = FRAME.assign(y=["b", "a"] * 6)
+    schema = load_data(frame, label="y").schema
+    again = load_data(frame.assign(y=["a", "new"] * 6), schema=schema).split("all")
+    assert again.y.tolist() == [0, -1] * 6
+    assert load_data(FRAME, schema=schema).split("all").y is None
+
+
+def test_a_data_set_is_taken_as_it_is_or_refitted():
+    data = load_data(FRAME)
+    assert load_data(data) is data
+    other = load_data(FRAME * 2.0).schema
+    refitted = load_data(data, schema=other)
+    assert refitted.schema == other
+    np.testing.assert_array_equal(refitted.split("train").x, data.split("train").x)
+
+
+def test_description():
+    report = describe(load_data(FRAME.assign(c=7.5, y=list("ab") * 6), label="y"))
+    assert report["constant"] == ["c"]
+    assert report["classes"] == ["a", "b"]
+    assert report["columns"][0] == {
+        "name": "b",
+        "kind": "real",
+        "dtype": "int64",
+        "constant": False,
+        **{k: report["columns"][0][k] for k in ("min", "max", "mean")},
+    }
+    assert sum(report["splits"]["train"]["labels"].values()) == report["splits"]["train"]["rows"]
+    assert describe(load_data(GREY))["values"]["max"] == 255
