@@ -342,12 +342,14 @@ class DiscretizedLogisticMixtureHead(Head):
         return MixtureDiscretizedLogistic(logits, loc, scale, self.support.levels or 2, self._event_dims)
 
     def initial_bias(self, x: Tensor) -> Tensor:
-        """Locations at quantiles of the data, as many equal shares as there are components."""
-        _, std = self._mean_and_std(x)
-        ranks = ((torch.arange(self.components) + 0.5) / self.components * len(x)).long()
-        quantiles = (x.float().sort(0).values[ranks.to(x.device)] - self.support.middle) / self.support.unit
-        loc = quantiles - self.spread.reshape(-1, *[1] * self._event_dims)
-        raw = _inverse_positive(std * _LOGISTIC_SCALE / self.components, self.floor, self.start)
+        """Each component takes an equal share of the sorted data: its mean, and what variance is left."""
+        f = (x.float() - self.support.middle) / self.support.unit
+        shares = f.repeat_interleave(self.components, 0).sort(0).values.chunk(self.components)
+        means = torch.stack([share.mean(0) for share in shares])  # (K, *event)
+        total = f.var(0, correction=0)
+        within = torch.maximum(total - means.var(0, correction=0), total / self.components**2)
+        raw = _inverse_positive(within.sqrt() * _LOGISTIC_SCALE, self.floor, self.start)
+        loc = means - self.spread.reshape(-1, *[1] * self._event_dims)
         return self._join(torch.zeros_like(loc), loc, raw.expand_as(loc))
 
 
