@@ -209,6 +209,7 @@ def test_an_empty_folder(tmp_path):
         ("a,b\n", "expected at least one row of data"),
         ("a,a,b,b\n1,2,3,4\n", "expected distinct column names, got 'a', 'b' twice"),
         ("a,b\n1,2\n3,x\n4,y\n", "column 'b' is not numeric: row 2 (line 3) holds 'x'"),
+        ("a,b\nx,2\n3,y\n", "column 'b' is not numeric: row 2 (line 3) holds 'y'"),
         ("a,b\n1,2\n\n3,\n,\n", "empty cells (or NaN), which are not supported yet, first at row 2 (line 4)"),
         ("a,b\n1,2\n3,\n,\n", "'a' (1), 'b' (2)"),
         ("a,b\n1,2\n3,-inf\n", "infinite values"),

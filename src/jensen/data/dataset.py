@@ -88,7 +88,7 @@ class TensorSplit:
         """The rows of a batch: `x` (B, *event) and, where there are any, `y` (B,) and `weight` (B,)."""
         x = self.x[index]
         if self.top is not None:
-            x = (torch.rand(x.shape, device=x.device) < x / self.top).float()
+            x = torch.rand(x.shape, device=x.device).lt_(x / self.top)
         batch = {"x": x}
         if self.y is not None:
             batch["y"] = self.y[index]

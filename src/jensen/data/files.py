@@ -135,7 +135,7 @@ def csv_line(path: Path) -> Callable[[int], str]:
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter)
             lines = (reader.line_num for cells in reader if cells)
-            line = next(line for position, line in enumerate(lines) if position == row + 1)
+            line = next((line for position, line in enumerate(lines) if position == row + 1), row + 2)
         return f"row {row + 1} (line {line})"
 
     return words

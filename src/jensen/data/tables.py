@@ -59,13 +59,19 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words) -> np.nda
         line: says where in the file a row, counted from 0, is.
 
     Raises:
-        DataError: a column is not numeric, or a cell is empty, infinite or too large to be exact.
+        DataError: columns are not numeric, all of them named, or a cell is empty, infinite or too large to be exact.
     """
     if len(frame) == 0:
         raise DataError(f"{name}: expected at least one row of data, got none")
     out = np.empty(frame.shape)
+    problems = []
     for j, column in enumerate(frame.columns):
-        out[:, j] = _numeric(frame[column], name, line)
+        try:
+            out[:, j] = _numeric(frame[column], line)
+        except DataError as e:
+            problems.append(str(e))
+    if problems:
+        raise DataError(f"{name}: " + "\n  ".join(problems))
     if np.isfinite(out).all():
         return out
     for what, wrong in (("empty cells (or NaN)", np.isnan(out)), ("infinite values", np.isinf(out))):
@@ -88,7 +94,7 @@ def take_column(part: Part, column: str, option: str, name: str) -> Any:
     return part.x[column]
 
 
-def _numeric(column: Any, name: str, line: Line) -> np.ndarray:
+def _numeric(column: Any, line: Line) -> np.ndarray:
     import pandas
 
     if column.dtype == object:
@@ -99,7 +105,7 @@ def _numeric(column: Any, name: str, line: Line) -> np.ndarray:
         if kind in "iu" and (np.abs(numbers) > _EXACT).any():
             row = int((np.abs(numbers) > _EXACT).argmax())
             raise DataError(
-                f"{name}: column {column.name!r}, {line(row)}: {column.iloc[row]} is too large to be exact"
+                f"column {column.name!r}, {line(row)}: {column.iloc[row]} is too large to be exact"
                 f"; leave the column out with drop={column.name!r}"
             )
         return numbers
@@ -109,6 +115,6 @@ def _numeric(column: Any, name: str, line: Line) -> np.ndarray:
     wrong = numbers.isna().to_numpy() & column.notna().to_numpy()
     row = int(wrong.argmax())
     raise DataError(
-        f"{name}: column {column.name!r} is not numeric: {line(row)} holds {str(column.iloc[row])!r}"
+        f"column {column.name!r} is not numeric: {line(row)} holds {str(column.iloc[row])!r}"
         f"; leave it out with drop={column.name!r}, or use it with label={column.name!r}"
     )
