@@ -59,7 +59,7 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words) -> np.nda
         line: says where in the file a row, counted from 0, is.
 
     Raises:
-        DataError: columns are not numeric, all of them named, or a cell is empty, infinite or too large to be exact.
+        DataError: columns (all named) are not numeric, or a cell is empty, infinite or too large to be exact.
     """
     if len(frame) == 0:
         raise DataError(f"{name}: expected at least one row of data, got none")
