@@ -74,11 +74,8 @@ class Setting:
         if self.role:
             return self.role
         base, *extras = typing.get_args(self.annotation) if _is_annotated(self.annotation) else (self.annotation,)
-        name = base.__name__ if isinstance(base, type) and not typing.get_args(base) else str(base)
-        if typing.get_origin(base) is typing.Literal:
-            name = " | ".join(map(str, typing.get_args(base)))
         bounds = [b for extra in extras for b in _bounds(extra)]
-        return ", ".join([name.replace("typing.", ""), *bounds])
+        return ", ".join([_words(base), *bounds])
 
 
 @dataclass(frozen=True)
@@ -256,6 +253,25 @@ def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _words(annotation: Any) -> str:
+    """A type in words, bounds left out.
+
+    >>> _words(list[Annotated[int, None]]), _words(int | None), _words(typing.Literal["a", "b"])
+    ('list of int', 'int or none', 'a | b')
+    """
+    if _is_annotated(annotation):
+        return _words(typing.get_args(annotation)[0])
+    arguments = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return " | ".join(map(str, arguments))
+    if origin is list:
+        return f"list of {_words(arguments[0])}"
+    if arguments:
+        return " or ".join(map(_words, arguments))
+    return "none" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
+
+
 def _is_annotated(annotation: Any) -> bool:
     return typing.get_origin(annotation) is Annotated
 
@@ -286,8 +302,16 @@ def _load() -> None:
     global _loaded
     if _loaded:
         return
-    _loaded = True
-    for package in ("nets", "conditionals", "objectives", "models"):
+    _loaded = True  # set first: the modules imported below may ask for names themselves
+    try:
+        _import_all()
+    except BaseException:
+        _loaded = False
+        raise
+
+
+def _import_all() -> None:
+    for package in ("nets", "conditionals", "objectives", "models", "training"):
         found = importlib.import_module(f"jensen.{package}")
         for module in pkgutil.iter_modules(found.__path__):
             importlib.import_module(f"jensen.{package}.{module.name}")

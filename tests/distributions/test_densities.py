@@ -323,8 +323,8 @@ def test_extreme_logistics_in_float32(scale, x):
     scales = torch.full((5,), scale, requires_grad=True)
     finite(DiscretizedLogistic(loc, scales), torch.full((5,), x), [loc, scales])
     logits = torch.tensor([-50.0, 0.0, 0.0, 3.0, 50.0], requires_grad=True)
-    stacked = (v.expand(2, 5) for v in (logits, loc, scales))
-    finite(MixtureDiscretizedLogistic(*stacked), torch.full((2,), x), [logits, loc, scales])
+    p = MixtureDiscretizedLogistic(logits.expand(2, 5), loc, scales)
+    finite(p, torch.full((2,), x), [logits, loc, scales])
 
 
 @pytest.mark.parametrize("family", [DiagonalNormal, Laplace])

@@ -104,7 +104,7 @@ def test_gradient_of_the_closed_form(q, p):
             setattr(moved, name, value)
         return kl_divergence(moved, other)
 
-    assert torch.autograd.gradcheck(kl, given)
+    assert torch.autograd.gradcheck(kl, given, fast_mode=True)
 
 
 def test_standard_normal_by_its_short_formula():

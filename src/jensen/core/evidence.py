@@ -11,6 +11,7 @@ and E[ELBO] ≤ E[IW_K] ≤ log p(x), with equality where q is the exact posteri
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, kl_divergence
 
 from jensen.core.joint import Factor, Joint
-from jensen.distributions import kl_terms
+from jensen.distributions import Elementwise
 
 
 @dataclass(frozen=True)
@@ -132,23 +133,25 @@ class Evidence:
         In closed form where it is known and wanted (an expectation over this variable), else the mean over
         particles of log q − log p, which may be negative.
         """
-        terms = self.kl_terms(name) if closed else None
-        if terms is not None:
-            return terms.flatten(1).sum(1)
+        if closed and name not in self.masks:
+            try:
+                divergence = kl_divergence(self.q[name], self.p[name])
+            except NotImplementedError:
+                pass
+            else:
+                return divergence.reshape(-1, self.batch).mean(0) if divergence.dim() else divergence.expand(self.batch)
         return (self.log_q[name] - self.log_p[name]).mean(0)
 
     def kl_terms(self, name: str) -> Tensor | None:
         """KL(q ‖ p) of each element of a hidden variable, (B, *event); None where no closed form is known."""
-        if name in self.masks or name not in self.p:
+        q, p = self.q[name], self.p[name]
+        if name in self.masks or not (isinstance(q, Elementwise) and isinstance(p, Elementwise)):
             return None
-        terms = kl_terms(self.q[name], self.p[name])
-        if terms is None:
+        try:
+            terms = kl_divergence(_elements(q), _elements(p))
+        except NotImplementedError:
             return None
-        event = self.q[name].event_shape
-        terms = terms.expand(*torch.broadcast_shapes(terms.shape, (1, *event)))
-        if terms.shape[0] == self.particles * self.batch and self.particles > 1:
-            terms = terms.unflatten(0, (self.particles, self.batch)).mean(0)
-        return terms.expand(self.batch, *event)
+        return terms.reshape(-1, self.batch, *q.event_shape).mean(0)
 
     # The steps of a walk
 
@@ -287,6 +290,13 @@ def evidence(p: Joint, q: Joint, observed: Mapping[str, Tensor | Observed], part
         elif factor.name in e.values:
             e.explain(factor, e.meet(factor))  # pyright: ignore[reportArgumentType]
     return e
+
+
+def _elements(dist: Elementwise) -> Elementwise:
+    """The same density, each element an event of its own."""
+    dist = copy.copy(dist)
+    dist.event_dims = 0
+    return dist
 
 
 def _total(densities: Densities, names: list[str]) -> Tensor:

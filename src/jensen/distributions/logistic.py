@@ -139,7 +139,10 @@ class MixtureDiscretizedLogistic(Elementwise):
         return (square - mean.square()).clamp(min=0)
 
     def _components(self) -> DiscretizedLogistic:
-        return DiscretizedLogistic(self.loc, self.scale, self.levels, self.event_dims + 1)
+        """All components, each of the mixture's full shape, `(*batch, *event, K)`."""
+        shape = self._element_shape()
+        loc, scale = self.loc.expand(*shape, -1), self.scale.expand(*shape, -1)
+        return DiscretizedLogistic(loc, scale, self.levels, self.event_dims + 1)
 
 
 def discretized_logistic_log_prob(value: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:

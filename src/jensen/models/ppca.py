@@ -24,7 +24,7 @@ from torch import Tensor
 from jensen.conditionals.linear_gaussian import LinearGaussian, LinearGaussianPosterior
 from jensen.conditionals.priors import normal
 from jensen.core import Joint, Model
-from jensen.data import Schema
+from jensen.data.schema import Schema
 from jensen.errors import ConfigError
 from jensen.objectives import Batch, UpdatePhase
 from jensen.objectives.likelihood import maximum_likelihood, updates

@@ -14,7 +14,7 @@ from pydantic import Field
 from jensen.conditionals.amortized import Amortized, rescaled
 from jensen.conditionals.heads import Support
 from jensen.core import Joint, Model
-from jensen.data import Schema
+from jensen.data.schema import Schema
 from jensen.registry import Likelihood, Network, Objective, Posterior, Prior, model
 
 

@@ -1,0 +1,169 @@
+"""A trained model with its data, opened from a run folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jensen.core import Capabilities, Model, Score
+from jensen.data import Dataset, Schema, Split, TensorSplit, load_data
+from jensen.errors import ConfigError, DataError, IntegrityError
+from jensen.registry import build
+from jensen.training.folder import Folder
+
+
+@dataclass
+class Run:
+    """A trained model and what is needed to use it.
+
+    Attributes:
+        spec: the record: model, settings, training, data.
+        schema: of the data.
+        model: in eval mode, on `device`.
+        folder: where it lives; None for a run kept in memory.
+        log: one entry an epoch.
+    """
+
+    spec: dict[str, Any]
+    schema: Schema
+    model: Model
+    folder: Folder | None = None
+    log: list[dict[str, Any]] = field(default_factory=list)
+    _data: Dataset | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name if self.folder else self.spec["model"]
+
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    @cached_property
+    def measure(self) -> str:
+        """What densities of the datum are with respect to: "counting" or "lebesgue"."""
+        with torch.no_grad():
+            zeros = torch.zeros(1, *self.schema.event_shape, device=self.device)
+            e = self.model.evidence({"x": zeros, **self._toy_context()})
+        discrete = e.p[self.model.data].support.is_discrete  # pyright: ignore[reportOptionalMemberAccess]
+        return "counting" if discrete else "lebesgue"
+
+    def _toy_context(self) -> dict[str, Tensor]:
+        return {"y": torch.zeros(1, dtype=torch.long, device=self.device)} if "y" in self.model.context else {}
+
+    @cached_property
+    def capabilities(self) -> Capabilities:
+        return self.model.capabilities(self.measure)
+
+    # Data
+
+    def data(self, ref: Any = None, **options: Any) -> Dataset:
+        """The data it was trained on, or others, fitted to its schema.
+
+        Raises:
+            DataError: the training data are not to be had any more.
+            IntegrityError: they are no longer what the model was trained on.
+        """
+        if ref is not None:
+            return load_data(ref, schema=self.schema, **options)
+        if self._data is None:
+            record = self.spec["data"]
+            if record["ref"] is None:
+                raise DataError("this run was trained on data in memory; name the data to use")
+            data = load_data(record["ref"], **record["options"])
+            for name, digest in record["splits"].items():
+                if name not in data.splits or data.splits[name].sha256 != digest:
+                    raise IntegrityError(
+                        f"{record['ref']} has changed since {self.name} was trained on it "
+                        f"(split {name!r}); pass the data to use by name or path"
+                    )
+            self._data = data
+        return self._data
+
+    def split(self, ref: Any = None, split: str | None = None) -> tuple[Dataset, str, Split]:
+        """A split of the training data (by default the test part) or of others (by default all, or their test part)."""
+        data = self.data(ref)
+        if split is None:
+            preferred = ("test", "all", "valid", "train")
+            split = next((name for name in preferred if name in data.splits), next(iter(data.splits)))
+        return data, split, data.split(split)
+
+    def tensors(self, split: Split) -> TensorSplit:
+        """A split, prepared, on the model's device."""
+        return split.to(self.schema, self.device)
+
+    def pick(self, split: Split, n: int | None, seed: int = 0) -> np.ndarray:
+        """Row numbers of a random subset of at most n, in order; all where n is None."""
+        if n is None or n >= len(split):
+            return np.arange(len(split))
+        if n < 1:
+            raise ConfigError(f"--limit: expected >= 1, got {n}")
+        return np.sort(np.random.default_rng(seed).permutation(len(split))[:n])
+
+    # Jobs, as methods
+
+    def score(self, data: Any = None, **options: Any) -> Score:
+        """Log-likelihood; see `jensen.jobs.score`."""
+        from jensen.jobs.score import score
+
+        return score(self, data, **options)
+
+    def sample(self, n: int = 64, **options: Any) -> Any:
+        """New data in the user's types; see `jensen.jobs.sample`."""
+        from jensen.jobs.sample import sample
+
+        return sample(self, n, **options)
+
+    def encode(self, data: Any = None, **options: Any) -> np.ndarray:
+        """Representations, (n, L); see `jensen.jobs.encode`."""
+        from jensen.jobs.encode import encode
+
+        return encode(self, data, **options)
+
+    def reconstruct(self, data: Any = None, **options: Any) -> Any:
+        """Data as the model sees them; see `jensen.jobs.encode`."""
+        from jensen.jobs.encode import reconstruct
+
+        return reconstruct(self, data, **options)
+
+    def interpolate(self, data: Any = None, **options: Any) -> Any:
+        """A path between two data; see `jensen.jobs.encode`."""
+        from jensen.jobs.encode import interpolate
+
+        return interpolate(self, data, **options)
+
+    def diagnose(self, data: Any = None, **options: Any) -> Any:
+        """Known faults, looked for; see `jensen.jobs.diagnose`."""
+        from jensen.jobs.diagnose import diagnose
+
+        return diagnose(self, data, **options)
+
+    def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> Any:
+        """One HTML file to look at; see `jensen.jobs.report`."""
+        from jensen.jobs.report import report
+
+        return report(self, out, **options)
+
+
+def open_run(path: str | os.PathLike[str], device: str = "cpu") -> Run:
+    """Open a run folder. Loading runs no code from it.
+
+    Raises:
+        ConfigError: there is no run at that path.
+        IntegrityError: a file is corrupt, truncated or does not fit the others.
+        DataError: training has not reached its first checkpoint.
+    """
+    folder = Folder.open(path)
+    spec, schema = folder.spec(), folder.schema()
+    try:
+        model = build(spec["model"], schema, spec["settings"])
+    except ConfigError as e:
+        raise IntegrityError(f"{folder.spec_path} describes no model of this version: {e}") from None
+    folder.load_model(model)
+    return Run(spec, schema, model.to(device).eval(), folder, folder.metrics())

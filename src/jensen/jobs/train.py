@@ -1,0 +1,200 @@
+"""Train any model on any data."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from jensen.data import Dataset, load_data
+from jensen.errors import ConfigError, DataError, did_you_mean
+from jensen.jobs.run import Run, open_run
+from jensen.registry import MODEL, build, configure, find
+from jensen.training.folder import Folder
+from jensen.training.settings import training_settings
+from jensen.training.trainer import Event, Trainer, pick_device
+
+DATA_OPTIONS = ("binarize", "label", "drop", "group", "time", "weight", "fractions", "kinds")
+
+
+def train(
+    model: str,
+    data: Any,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Callable[[Event], None] | None = None,
+    **options: Any,
+) -> Run:
+    """Train a model on data and return the run.
+
+    Args:
+        model: a registered name (`jensen models`).
+        data: a registered name, a path, an array, a frame or a `Dataset`.
+        out: the run folder; None keeps the run in memory.
+        settings: of model and training, dotted or nested; training's stand under `train`.
+        preset: the name of shipped settings; what is given besides overrides them.
+        resume: go on where the folder's run stopped.
+        overwrite: replace the folder's run.
+        listener: told of progress.
+        options: settings of the model, of training (`epochs`, `lr`, ...) and of loading data (`binarize`, ...).
+
+    Raises:
+        ConfigError: listing all problems with the settings.
+        DataError: data that cannot be read or used.
+        TrainingError: a term became infinite or not a number.
+
+    >>> import numpy as np
+    >>> run = train("ppca", np.random.default_rng(0).normal(size=(200, 4)), latents=2)
+    >>> run.score().kind
+    'exact'
+    """
+    if resume:
+        if out is None:
+            raise ConfigError("--resume needs --out, the run to go on with")
+        return _resume(out, data, dict(options.get("train", {})) | _only_training(options), listener)
+    model_settings, training, data_options = _sort(model, settings or {}, preset, options)
+    problems: list[str] = []
+    found = find(MODEL, model)
+    configured = _collect(problems, lambda: configure(found, model_settings))
+    checked = _collect(problems, lambda: training_settings(training))
+    if problems:
+        raise ConfigError(problems)
+    pick_device(checked.device)
+    loaded = data if isinstance(data, Dataset) and not data_options else load_data(data, **data_options)
+    if "train" not in loaded.splits:
+        raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
+    torch_state = torch.random.get_rng_state()
+    torch.manual_seed(checked.seed)
+    try:
+        built = build(model, loaded.schema, configured)
+    finally:
+        torch.random.set_rng_state(torch_state)
+    spec = {
+        "model": model,
+        "settings": configured,
+        "training": {**checked.__dict__},
+        "preset": preset,
+        "data": {
+            "ref": _reference(data),
+            "name": loaded.name,
+            "options": data_options,
+            "splits": {name: split.sha256 for name, split in loaded.splits.items()},
+        },
+        "versions": _versions(),
+    }
+    folder = Folder.create(out, spec, loaded.schema, overwrite) if out is not None else None
+    return _fit(Run(spec, loaded.schema, built, folder, _data=loaded), False, listener)
+
+
+def _resume(
+    out: str | os.PathLike[str], data: Any, changed: dict[str, Any], listener: Callable[[Event], None] | None
+) -> Run:
+    """Go on with a run. Its record decides; only the budget and the device may change."""
+    folder = Folder.open(out)
+    spec, schema = folder.spec(), folder.schema()
+    known = spec["training"]
+    for key in ("epochs", "minutes", "device", "threads", "checkpoint_seconds"):
+        if changed.get(key) is not None:
+            known = {**known, key: changed[key]}
+    spec = {**spec, "training": known}
+    settings = training_settings(known)
+    torch_state = torch.random.get_rng_state()
+    torch.manual_seed(settings.seed)
+    built = build(spec["model"], schema, spec["settings"])
+    torch.random.set_rng_state(torch_state)
+    run = Run(spec, schema, built, folder)
+    if spec["data"]["ref"] is None:
+        run._data = load_data(data, **spec["data"]["options"])
+    return _fit(run, True, listener)
+
+
+def _fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run:
+    settings = training_settings(run.spec["training"])
+    data, device = run.data(), pick_device(settings.device)
+    train_split = data.split("train").to(run.schema, device)
+    valid = data.splits["valid"].to(run.schema, device) if "valid" in data.splits else None
+    trainer = Trainer(run.model, train_split, valid, settings, run.folder, listener)
+    run.log = trainer.run(resume)
+    if run.folder is not None:
+        done = open_run(run.folder.path, str(device))
+        done._data = run._data
+        return done
+    return run
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Shipped settings by name: `model`, `data`, `settings`, `about`. Raises `ConfigError` with a hint."""
+    path = resources.files("jensen.presets") / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{name!r} is not a preset{did_you_mean(name, presets())}")
+    return yaml.safe_load(path.read_text())
+
+
+def presets() -> list[str]:
+    """Names of shipped settings."""
+    return sorted(p.name[:-5] for p in resources.files("jensen.presets").iterdir() if p.name.endswith(".yaml"))
+
+
+def _sort(
+    model: str, settings: Mapping[str, Any], preset: str | None, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Settings by whom they concern: model, training, loading of data. Later ones override earlier ones."""
+    model_settings: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    data_options: dict[str, Any] = {}
+    if preset:
+        shipped = load_preset(preset)
+        if shipped["model"] != model:
+            raise ConfigError(f"preset {preset!r} is for {shipped['model']!r}, got {model!r}")
+        settings = {**shipped.get("settings", {}), **settings}
+    of_training = find("training", "gradient").settings
+    for key, value in {**settings, **options}.items():
+        if key == "train":
+            training.update(value)
+        elif key.startswith("train."):
+            training[key[6:]] = value
+        elif key in of_training:
+            training[key] = value
+        elif key in DATA_OPTIONS:
+            if value is not None and value != ():
+                data_options[key] = list(value) if isinstance(value, tuple) else value
+        else:
+            model_settings[key] = value
+    return model_settings, training, data_options
+
+
+def _only_training(options: Mapping[str, Any]) -> dict[str, Any]:
+    of_training = find("training", "gradient").settings
+    return {k.removeprefix("train."): v for k, v in options.items() if k.removeprefix("train.") in of_training}
+
+
+def _collect(problems: list[str], check: Callable[[], Any]) -> Any:
+    try:
+        return check()
+    except ConfigError as e:
+        problems.extend(e.problems)
+
+
+def _reference(data: Any) -> str | None:
+    """How to find the data again: a registered name, or an absolute path; None for data in memory."""
+    if not isinstance(data, str | os.PathLike):
+        return None
+    from jensen.data.catalogue import ENTRIES
+
+    return str(data) if str(data) in ENTRIES else str(Path(data).expanduser().resolve())
+
+
+def _versions() -> dict[str, str]:
+    from jensen import __version__
+
+    return {"jensen": __version__, "torch": str(torch.__version__), "python": platform.python_version()}

@@ -1,0 +1,227 @@
+"""Estimates of log p(x), each saying which it is.
+
+| estimator | in expectation | needs |
+|---|---|---|
+| exact  | log p(x) | nothing hidden, or an exact posterior |
+| elbo   | ≤ log p(x) | q |
+| iw     | ≤ log p(x), rising with K | q |
+| prior  | ≤ log p(x), naive Monte Carlo: q is the prior | samples of the prior |
+| ais    | ≤ log p(x), an estimate by annealing | continuous hidden variables |
+
+All but the first take the logarithm of an average, so they are low on average; a standard error does not cover that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jensen.core import ESTIMATE, EXACT, LOWER_BOUND, Joint, Model, evidence
+from jensen.errors import CapabilityError
+
+Observed = Mapping[str, Tensor]
+ROWS = 4096  # rows (particles times data) walked at once: large enough for the processor, small enough for its cache
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """log p(x) of each datum.
+
+    Attributes:
+        rows: nats, (B,), float64.
+        variance: of each row by the estimator's own randomness, (B,).
+        effective_sample_size: in 1..K, (B,), where particles are weighed.
+    """
+
+    rows: Tensor
+    variance: Tensor
+    effective_sample_size: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """How log p(x) is estimated, and what kind of number comes out."""
+
+    name: str
+    kind: str
+    estimate: Callable[[Model, Observed, int], Estimate]
+
+
+@torch.no_grad()
+def exact(model: Model, observed: Observed, particles: int = 1) -> Estimate:
+    """log p(x) where log w is constant: one draw is enough."""
+    rows = model.evidence(observed).log_w[0].double()
+    return Estimate(rows, torch.zeros_like(rows))
+
+
+@torch.no_grad()
+def elbo(model: Model, observed: Observed, particles: int = 1, rows: int = ROWS) -> Estimate:
+    """The evidence lower bound, mean over K draws of log w."""
+    moments = _Moments()
+    for log_w in _log_weights(lambda o, k: model.evidence(o, k).log_w, observed, particles, rows):
+        moments.add(log_w)
+    return Estimate(moments.mean, moments.variance / particles)
+
+
+@torch.no_grad()
+def importance(model: Model, observed: Observed, particles: int = 500, rows: int = ROWS) -> Estimate:
+    """The importance-weighted bound, logmeanexp of log w over K draws from q."""
+    return _log_mean(lambda o, k: model.evidence(o, k).log_w, observed, particles, rows)
+
+
+@torch.no_grad()
+def prior(model: Model, observed: Observed, particles: int = 5000, rows: int = ROWS) -> Estimate:
+    """Naive Monte Carlo: the same with q replaced by the prior, so log w = log p(x | z)."""
+    hidden = _prior_of(model, "prior")
+    return _log_mean(lambda o, k: evidence(model.p, hidden, o, k).log_w, observed, particles, rows)
+
+
+def annealed(
+    model: Model,
+    observed: Observed,
+    particles: int = 16,
+    temperatures: int = 200,
+    leapfrog: int = 10,
+    start_step: float = 0.1,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    """Annealed importance sampling from the prior to the posterior, p(z) p(x | z)^β, with Hamiltonian moves.
+
+    Neal, "Annealed importance sampling", 2001; Wu et al., "On the quantitative analysis of decoder-based generative
+    models", 2017, arXiv:1611.04273. `particles` are chains a datum; the step size of each datum's chains is tuned to
+    accept about 65% of the moves; β follows a sigmoid schedule.
+
+    Raises:
+        CapabilityError: a hidden variable is discrete, or p gives no density over it.
+    """
+    hidden = _prior_of(model, "ais")
+    names = [f.name for f in hidden]
+    k, b = particles, next(iter(observed.values())).shape[0]
+    with torch.no_grad():
+        start = evidence(model.p, hidden, observed, k)
+        for name in names:
+            if not start.q[name].has_rsample:
+                raise CapabilityError(f"ais moves continuous variables, and {name!r} is discrete; use --estimator iw")
+    shapes = [start.values[name].shape[1:] for name in names]
+    z = torch.cat([start.values[name].flatten(1) for name in names], 1)  # (K·B, D)
+    repeated = {n: v.repeat(k, *(1,) * (v.dim() - 1)) for n, v in observed.items()}
+
+    def densities(z: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(z) and log p(x | z) at flat positions, each (K·B,)."""
+        parts = z.split([math.prod(s) for s in shapes], 1)
+        given = {n: part.unflatten(1, s) if len(s) != 1 else part for n, part, s in zip(names, parts, shapes, strict=True)}
+        e = evidence(model.p, Joint(), {**repeated, **given})
+        return sum(e.log_p[n][0] for n in names), sum(e.log_p[n][0] for n in e.log_p if n not in names)  # pyright: ignore
+
+    def gradient(z: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            log_prior, log_likelihood = densities(z)
+            (slope,) = torch.autograd.grad((log_prior + beta * log_likelihood).sum(), z)
+        return slope, log_prior.detach(), log_likelihood.detach()
+
+    ramp = torch.sigmoid(4 * torch.linspace(-1, 1, temperatures + 1, dtype=torch.float64))
+    betas = ((ramp - ramp[0]) / (ramp[-1] - ramp[0])).tolist()
+    step = torch.full((b,), start_step, dtype=z.dtype, device=z.device)
+    log_w = torch.zeros(k * b, dtype=torch.float64, device=z.device)
+    for before, beta in zip(betas[:-1], betas[1:], strict=True):
+        slope, log_prior, log_likelihood = gradient(z, beta)
+        log_w += (beta - before) * log_likelihood.double()
+        momentum = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
+        energy = log_prior + beta * log_likelihood - 0.5 * momentum.square().sum(1)
+        size = step.repeat(k)[:, None]
+        proposal, moving = z, momentum + 0.5 * size * slope
+        for turn in range(leapfrog):
+            proposal = proposal + size * moving
+            slope, log_prior, log_likelihood = gradient(proposal, beta)
+            moving = moving + (size if turn + 1 < leapfrog else 0.5 * size) * slope
+        after = log_prior + beta * log_likelihood - 0.5 * moving.square().sum(1)
+        accept = torch.log(torch.rand(after.shape, device=z.device, generator=generator)) < after - energy
+        z = torch.where(accept[:, None], proposal, z)
+        share = accept.float().reshape(k, b).mean(0)
+        step = step * torch.where(share > 0.65, 1.02, 0.98)
+    log_w = log_w.reshape(k, b)
+    return _estimate(log_w.logsumexp(0), (2 * log_w).logsumexp(0), k)
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "exact": Estimator("exact", EXACT, exact),
+    "elbo": Estimator("elbo", LOWER_BOUND, elbo),
+    "iw": Estimator("iw", LOWER_BOUND, importance),
+    "prior": Estimator("prior", ESTIMATE, prior),
+    "ais": Estimator("ais", ESTIMATE, annealed),
+}
+
+
+def _prior_of(model: Model, estimator: str) -> Joint:
+    """The factors of p over what is hidden, standing as q.
+
+    Raises:
+        CapabilityError: nothing is hidden, or p has no density over it.
+    """
+    if not model.hidden:
+        raise CapabilityError(f"{estimator} averages over hidden variables, and this model has none; use exact")
+    chosen = {str(model.p[name]): model.p[name].module for name in model.hidden if name in model.p}
+    if len(chosen) < len(model.hidden):
+        raise CapabilityError(f"{estimator} needs p to have a density over {', '.join(model.hidden)}")
+    return Joint(dict(sorted(chosen.items(), key=lambda item: model.p.names.index(item[0].partition(" |")[0]))))
+
+
+def _log_weights(log_w: Callable[[Observed, int], Tensor], observed: Observed, particles: int, rows: int):
+    """log w in blocks of particles, each (k, B) in float64, no more than about `rows` rows at once."""
+    b = next(iter(observed.values())).shape[0]
+    width = max(1, min(b, rows // min(particles, rows)))
+    for done in range(0, particles, max(1, rows // width)):
+        k = min(max(1, rows // width), particles - done)
+        parts = []
+        for start in range(0, b, width):
+            parts.append(log_w({n: v[start : start + width] for n, v in observed.items()}, k).double())
+        yield torch.cat(parts, 1)
+
+
+def _log_mean(log_w: Callable[[Observed, int], Tensor], observed: Observed, particles: int, rows: int) -> Estimate:
+    total = square = None
+    for block in _log_weights(log_w, observed, particles, rows):
+        one, two = block.logsumexp(0), (2 * block).logsumexp(0)
+        total = one if total is None else torch.logaddexp(total, one)
+        square = two if square is None else torch.logaddexp(square, two)
+    assert total is not None
+    assert square is not None
+    return _estimate(total, square, particles)
+
+
+def _estimate(total: Tensor, square: Tensor, particles: int) -> Estimate:
+    """From log Σ w and log Σ w²: log mean w, its variance by the delta method, and the effective sample size."""
+    size = torch.exp(2 * total - square)  # (Σ w)² / Σ w²
+    variance = (1 / size - 1 / particles).clamp_min(0) * particles / max(1, particles - 1)
+    return Estimate(total - math.log(particles), variance, size)
+
+
+class _Moments:
+    """Mean and variance over particles, accumulated in blocks."""
+
+    def __init__(self) -> None:
+        self.n, self.sum, self.square, self.shift = 0, None, None, None
+
+    def add(self, block: Tensor) -> None:
+        if self.shift is None:
+            self.shift = block[0]
+            self.sum = self.square = torch.zeros_like(block[0])
+        centred = block - self.shift
+        self.n += len(block)
+        self.sum = self.sum + centred.sum(0)
+        self.square = self.square + centred.square().sum(0)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.shift + self.sum / self.n  # pyright: ignore
+
+    @property
+    def variance(self) -> Tensor:
+        if self.n < 2:
+            return torch.full_like(self.shift, math.nan)  # pyright: ignore
+        return ((self.square - self.sum**2 / self.n) / (self.n - 1)).clamp_min(0)  # pyright: ignore

@@ -1,0 +1,571 @@
+"""One trainer for every model: it runs the stages and phases of the model's objective.
+
+What it guarantees: a resumed run equals the uninterrupted one bit for bit on a CPU; a killed run leaves its last good
+checkpoint; a term that is not finite stops the run with the batch, the term and the parameter named.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jensen.conditionals.amortized import set_precision
+from jensen.core import Model
+from jensen.data.dataset import TensorSplit
+from jensen.errors import ConfigError, IntegrityError, JensenError, ResourceError, TrainingError
+from jensen.objectives import GradientPhase, Objective, Stage, UpdatePhase
+from jensen.training.folder import Folder, load_tensors, save_tensors
+from jensen.training.settings import Settings
+
+VALIDATION_ROWS = 1000  # data a batch in validation
+AVERAGE_EVERY = 10  # steps between updates of the averaged weights: as good as every step, at a tenth of the cost
+OPEN_ENDED_EPOCHS, OPEN_ENDED_STEPS = 100, 3000  # progress without a budget is measured against these
+LEAST_PATIENCE_STEPS = 500
+DROPS = 1  # times that the learning rate is cut before training without a budget ends
+
+
+@dataclass
+class Position:
+    """Where training stands. Everything here and the tensors beside it make a resume exact."""
+
+    stage: int = 0
+    epoch: int = 0  # complete passes in this stage
+    batch: int = 0  # batches done in this pass
+    step: int = 0  # batches done in all
+    stage_step: int = 0
+    total_steps: int | None = None  # of this stage, once known
+    best: float | None = None
+    best_step: int = 0
+    drops: int = 0
+    patience_step: int = 0
+    seconds: float = 0.0
+    summed: int = 0  # batches in the running sums
+    done: bool = False
+    calibration_seconds: float = 0.0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a listener is told: after every few steps, and after every epoch with the line that was logged."""
+
+    kind: str  # "step", "epoch" or "end"
+    progress: float
+    epoch: int
+    step: int
+    rate: float  # data a second
+    remaining: float | None  # seconds
+    logged: dict[str, Any]
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises `ConfigError` for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"train.device: expected auto, cpu or cuda, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"train.device: {name!r} asked for, but this machine offers no CUDA device")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"train.device: {name!r} asked for, but there are {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+class Trainer:
+    """Trains a model.
+
+    Args:
+        model: with its objective.
+        train, valid: prepared splits on the device; without `valid`, training itself is monitored.
+        settings: see `training.settings`.
+        folder: where checkpoints and the log go; None keeps everything in memory.
+        listener: told of progress.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        train: TensorSplit,
+        valid: TensorSplit | None,
+        settings: Settings,
+        folder: Folder | None = None,
+        listener: Callable[[Event], None] | None = None,
+    ):
+        self.settings, self.folder, self.listener = settings, folder, listener
+        self.device = pick_device(settings.device)
+        self.model, self.train, self.valid = model.to(self.device), train, valid
+        self.objective: Objective = model.objective
+        self.helpers = self.objective.helpers
+        if self.helpers is not None:
+            self.helpers.to(self.device)
+        self.at = Position()
+        self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.average: list[Tensor] | None = None
+        self.best: dict[str, Tensor] | None = None
+        self.sums: dict[str, Tensor] = {}
+        self._saved_at = time.monotonic()
+        self._updated: dict[int, Any] = {}
+
+    @property
+    def stage(self) -> Stage:
+        return self.objective.stages[self.at.stage]
+
+    # The run
+
+    def run(self, resume: bool = False) -> list[dict[str, Any]]:
+        """Train to the end; the model then holds the kept weights. Returns the log.
+
+        Raises:
+            TrainingError: a term is not finite.
+            ResourceError: memory or disk ran out.
+            KeyboardInterrupt: after saving, so that the run can be resumed.
+        """
+        with _own_randomness(self.settings.seed, self.device), _threads(self.settings.threads):
+            set_precision(self.model, torch.bfloat16 if self.settings.precision == "bf16" else None)
+            try:
+                if resume and self.folder is not None and self.folder.state_path.exists():
+                    self._restore()
+                else:
+                    self.model.initialize(self.train.take(slice(0, min(len(self.train), 20_000))))
+                    self._start_stage()
+                while not self.at.done:
+                    self._epoch()
+            except KeyboardInterrupt:
+                self._emergency_save()
+                raise
+            finally:
+                set_precision(self.model, None)
+            if self.best is not None and self.settings.keep == "best":
+                self.model.load_state_dict(self.best)
+            elif self.average is not None:
+                self.model.load_state_dict(self._averaged_state())
+        self.model.eval()
+        self._tell("end", {})
+        return self.folder.metrics() if self.folder else self.at.extra.get("log", [])
+
+    def _start_stage(self) -> None:
+        s, at = self.settings, self.at
+        self.optimizers = [
+            _optimizer(list(phase.parameters(self.model)), s) if isinstance(phase, GradientPhase) else _nothing()
+            for phase in self.stage.phases
+        ]
+        gradient = any(isinstance(phase, GradientPhase) for phase in self.stage.phases)
+        self.average = [p.detach().clone() for p in self.model.parameters()] if s.average and gradient else None
+        at.epoch = at.batch = at.stage_step = at.best_step = at.drops = at.patience_step = 0
+        at.best, at.calibration_seconds = None, 0.0
+        at.total_steps = None
+        if self.stage.passes is not None:
+            at.total_steps = self.stage.passes * self.steps_per_epoch
+        elif s.epochs is not None:
+            at.total_steps = s.epochs * self.steps_per_epoch
+
+    def _epoch(self) -> None:
+        at, s = self.at, self.settings
+        order = self._order(at.epoch)
+        updates = [i for i, phase in enumerate(self.stage.phases) if isinstance(phase, UpdatePhase)]
+        if at.batch == 0:
+            self._updated = {i: self.stage.phases[i].start(self.model) for i in updates}  # pyright: ignore
+        self.model.train()
+        began, first = time.perf_counter(), at.batch
+        for position in range(at.batch, self.steps_per_epoch):
+            batch = self.train.take(order[position * s.batch_size : (position + 1) * s.batch_size])
+            progress = self.progress
+            for i, phase in enumerate(self.stage.phases):
+                if isinstance(phase, UpdatePhase):
+                    with torch.no_grad():
+                        self._updated[i] = phase.accumulate(self.model, self._updated[i], batch)
+                elif at.stage_step % phase.every == 0:
+                    self._gradient_step(phase, self.optimizers[i], batch, progress)
+            at.step, at.stage_step, at.batch = at.step + 1, at.stage_step + 1, position + 1
+            if self.average is not None and at.stage_step % AVERAGE_EVERY == 0:
+                self._update_average()
+            now = time.perf_counter()
+            if at.total_steps is None and s.minutes is not None:
+                self._calibrate(at.calibration_seconds + now - began)
+            if at.step % 20 == 0:
+                self._tell("step", {}, rate=(at.batch - first) * s.batch_size / (now - began))
+                if not updates and time.monotonic() - self._saved_at > s.checkpoint_seconds:
+                    at.seconds += now - began
+                    at.calibration_seconds += now - began
+                    began, first = now, at.batch
+                    self.save()
+            if at.total_steps is not None and at.stage_step >= at.total_steps:
+                break
+        for i in updates:
+            self.stage.phases[i].apply(self.model, self._updated[i])  # pyright: ignore
+        elapsed = time.perf_counter() - began
+        at.seconds += elapsed
+        at.calibration_seconds += elapsed
+        rows = (at.batch - first) * s.batch_size
+        at.epoch, at.batch = at.epoch + 1, 0
+        finished = at.total_steps is not None and at.stage_step >= at.total_steps
+        every = math.ceil(50 / self.steps_per_epoch) if any(map(_is_gradient, self.stage.phases)) else 1
+        if at.epoch % every == 0 or finished:
+            self._validate(rows / max(elapsed, 1e-9), finished)
+        if finished or self._should_stop():
+            self._end_stage()
+
+    def _end_stage(self) -> None:
+        if self.at.stage + 1 < len(self.objective.stages):
+            self.at.stage += 1
+            self._start_stage()
+        else:
+            self.at.done = True
+        self.save()
+
+    # One step
+
+    def _gradient_step(
+        self, phase: GradientPhase, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], progress: float
+    ) -> None:
+        s = self.settings
+        lr = s.lr * self._lr_factor(progress)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        try:
+            terms = phase.loss(self.model, batch, progress)
+            if self.device.type == "cpu" and not math.isfinite(terms.loss.item()):
+                self._not_finite(phase, terms.logged, terms.loss)
+            optimizer.zero_grad(set_to_none=True)
+            terms.loss.backward()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
+            raise _out_of_memory(e, s.batch_size) or e from None
+        if s.clip:
+            norm = nn.utils.clip_grad_norm_(list(phase.parameters(self.model)), s.clip)
+            terms.logged["gradient_norm"] = norm.detach()
+        optimizer.step()
+        for name, value in terms.logged.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.at.summed += 1
+        if self.device.type != "cpu" and self.at.step % 50 == 49:  # one wait for the device in fifty steps
+            for name, value in self.sums.items():
+                if not math.isfinite(value.item()):
+                    self._not_finite(phase, {name: value}, terms.loss)
+
+    def _not_finite(self, phase: GradientPhase, logged: dict[str, Tensor], loss: Tensor) -> None:
+        """Stop, saying where."""
+        term = next((name for name, v in logged.items() if not math.isfinite(v.item())), "loss")
+        guilty = [n for n, p in self.model.named_parameters() if not torch.isfinite(p).all()]
+        if guilty:
+            who = f"parameter {guilty[0]} is not finite"
+        else:
+            sizes = [(float(p.detach().abs().max()), n) for n, p in self.model.named_parameters() if p.numel()]
+            who = "all parameters are finite; the largest is {1}, {0:.3g} in size".format(*max(sizes))
+        kept = f"; the last good state is in {self.folder.path}" if self.folder else ""
+        raise TrainingError(
+            f"epoch {self.at.epoch + 1}, batch {self.at.batch + 1} of {self.steps_per_epoch} (step {self.at.step + 1}): "
+            f"{term} = {logged.get(term, loss).item()}; {who}{kept}. Try a lower --lr or train.clip=5"
+        )
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        assert self.average is not None
+        updates = self.at.stage_step // AVERAGE_EVERY
+        decay = min(self.settings.average**AVERAGE_EVERY, (1 + updates) / (10 + updates))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.model.parameters()], 1 - decay)
+
+    def _averaged_state(self) -> dict[str, Tensor]:
+        state = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        if self.average is not None:
+            own = {id(p): a for p, a in zip(self.model.parameters(), self.average, strict=True)}
+            live = self.model.state_dict(keep_vars=True)
+            state |= {k: own[id(v)].clone() for k, v in live.items() if id(v) in own}
+        return state
+
+    # Schedules
+
+    @property
+    def progress(self) -> float:
+        """Share of this stage's training that is done, in [0, 1]."""
+        at, s = self.at, self.settings
+        if at.total_steps is not None:
+            return min(1.0, at.stage_step / at.total_steps)
+        if s.minutes is not None:
+            return min(1.0, at.calibration_seconds / (60 * s.minutes))
+        return min(1.0, at.stage_step / max(OPEN_ENDED_STEPS, OPEN_ENDED_EPOCHS * self.steps_per_epoch))
+
+    @property
+    def open_ended(self) -> bool:
+        return self.stage.passes is None and self.settings.epochs is None and self.settings.minutes is None
+
+    def _lr_factor(self, progress: float) -> float:
+        s = self.settings
+        rise = min(1.0, (progress + 1e-9) / s.lr_warmup) if s.lr_warmup and not self.open_ended else 1.0
+        schedule = ("constant" if self.open_ended else "cosine") if s.schedule == "auto" else s.schedule
+        if schedule == "cosine":
+            rise *= 0.5 * (1 + math.cos(math.pi * progress))
+        elif schedule == "linear":
+            rise *= 1 - progress
+        return rise * 0.1**self.at.drops
+
+    def _calibrate(self, elapsed: float) -> None:
+        """Fix the number of steps from the speed so far, validation included; from then on only steps count."""
+        at, budget = self.at, 60 * (self.settings.minutes or 0)
+        at_least = min(20, self.steps_per_epoch)
+        if at.stage_step < at_least or elapsed < min(10.0, 0.05 * budget):
+            return
+        began = time.perf_counter()
+        self._measure(self.model)
+        validation = (time.perf_counter() - began) / self.steps_per_epoch
+        left = max(0.0, budget - elapsed)
+        at.total_steps = at.stage_step + max(1, int(left / (elapsed / at.stage_step + validation)))
+
+    # Validation
+
+    @torch.no_grad()
+    def _measure(self, model: Model) -> dict[str, float]:
+        """Means of what the objective validates, over the validation rows (or as many training rows)."""
+        model.eval()
+        split = self.valid if self.valid is not None else self.train
+        totals: dict[str, Tensor] = {}
+        weights = 0.0
+        n = len(split) if self.valid is not None else min(len(split), 10_000)
+        with _fixed_randomness(self.device):
+            for start in range(0, n, VALIDATION_ROWS):
+                batch = split.take(slice(start, min(n, start + VALIDATION_ROWS)))
+                rows = batch["x"].shape[0]
+                weight = batch.get("weight", torch.ones(rows, device=self.device))
+                weights += float(weight.sum())
+                for name, value in self.objective.validate(model, batch).items():
+                    total = (value * weight).sum()
+                    totals[name] = totals[name] + total if name in totals else total
+        model.train()
+        return {name: float(total) / weights for name, total in totals.items()}
+
+    def _validate(self, rate: float, last: bool) -> None:
+        at, began = self.at, time.perf_counter()
+        kept = self._swap_in_average()
+        valid = self._measure(self.model)
+        score = valid[self.stage.monitor]
+        if not math.isfinite(score):
+            self._swap_back(kept)
+            raise TrainingError(f"epoch {at.epoch}: validation {self.stage.monitor} = {score}; the last good state is kept")
+        if at.best is None or score > at.best:
+            if at.best is None or score - at.best > self._tolerance(at.best):
+                at.patience_step = at.stage_step
+            at.best, at.best_step = score, at.stage_step
+            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self._swap_back(kept)
+        seconds = time.perf_counter() - began
+        at.seconds += seconds
+        at.calibration_seconds += seconds
+        line: dict[str, Any] = {
+            "stage": self.stage.name,
+            "epoch": at.epoch,
+            "step": at.step,
+            "seconds": round(at.seconds, 3),
+            "lr": self.settings.lr * self._lr_factor(self.progress),
+            "rate": round(rate, 1),
+            "train": {k: float(v) / at.summed for k, v in self.sums.items()},
+            "valid": valid,
+        }
+        self.sums, at.summed = {}, 0
+        if self.folder is not None:
+            self.folder.append_metrics(line)
+        else:
+            at.extra.setdefault("log", []).append(line)
+        if last or time.monotonic() - self._saved_at > self.settings.checkpoint_seconds:
+            self.save()
+        self._tell("epoch", line, rate)
+
+    def _tolerance(self, best: float) -> float:
+        """What counts as improvement: anything for a gradient; EM creeps for ever, so its steps must be visible."""
+        return 0.0 if any(map(_is_gradient, self.stage.phases)) else 1e-7 * max(1.0, abs(best))
+
+    def _should_stop(self) -> bool:
+        """Without a budget: whether validation has stopped improving, the learning rate having been cut once."""
+        if not self.open_ended:
+            return False
+        at = self.at
+        if at.epoch >= self.settings.max_epochs:
+            return True
+        if self.progress < self.stage.warmup:
+            at.patience_step = at.stage_step
+            return False
+        patience = max(self.settings.patience * self.steps_per_epoch, LEAST_PATIENCE_STEPS)
+        if not any(map(_is_gradient, self.stage.phases)):
+            patience = 5 * self.steps_per_epoch
+        if at.stage_step - at.patience_step < patience:
+            return False
+        at.patience_step = at.stage_step
+        at.drops += 1
+        return at.drops > DROPS or not any(map(_is_gradient, self.stage.phases))
+
+    def _swap_in_average(self) -> list[Tensor] | None:
+        if self.average is None:
+            return None
+        kept = [p.detach().clone() for p in self.model.parameters()]
+        with torch.no_grad():
+            torch._foreach_copy_([p.detach() for p in self.model.parameters()], self.average)
+        return kept
+
+    def _swap_back(self, kept: list[Tensor] | None) -> None:
+        if kept is not None:
+            with torch.no_grad():
+                torch._foreach_copy_([p.detach() for p in self.model.parameters()], kept)
+
+    def _order(self, epoch: int) -> Tensor:
+        """The order of data in a pass, a function of seed, stage and epoch alone."""
+        generator = torch.Generator().manual_seed(hash((self.settings.seed, self.at.stage, epoch)) % 2**63)
+        return torch.randperm(len(self.train), generator=generator).to(self.device)
+
+    def _tell(self, kind: str, line: dict[str, Any], rate: float = 0.0) -> None:
+        if self.listener is None:
+            return
+        logged = line
+        if kind == "step" and self.at.summed:
+            logged = {"train": {k: float(v) / self.at.summed for k, v in self.sums.items()}}
+        remaining = None
+        if self.at.total_steps is not None and rate:
+            remaining = (self.at.total_steps - self.at.stage_step) * self.settings.batch_size / rate
+        self.listener(Event(kind, self.progress, self.at.epoch, self.at.step, rate, remaining, logged))
+
+    # Checkpoints
+
+    def save(self) -> None:
+        """Write the whole state, then the weights to use, each atomically."""
+        if self.folder is None:
+            return
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        if self.helpers is not None:
+            tensors |= {f"helpers.{k}": v for k, v in self.helpers.state_dict().items()}
+        for i, average in enumerate(self.average or []):
+            tensors[f"average.{i}"] = average
+        tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
+        tensors |= {f"sums.{k}": v for k, v in self.sums.items()}
+        for i, optimizer in enumerate(self.optimizers):
+            for j, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{i}.{j}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        position = {k: v for k, v in self.at.__dict__.items() if k != "extra"}
+        save_tensors(self.folder.state_path, tensors, {"position": position, "batch_size": self.settings.batch_size})
+        use = self.best if self.best is not None and self.settings.keep == "best" else self._averaged_state()
+        record = {"step": self.at.best_step if use is self.best else self.at.step, "monitor": self.stage.monitor}
+        save_tensors(self.folder.model_path, use, {**record, "value": self.at.best, "seconds": self.at.seconds})
+        self._saved_at = time.monotonic()
+
+    def _emergency_save(self) -> None:
+        """On Ctrl-C: keep what is done, at the last whole step."""
+        updating = any(isinstance(phase, UpdatePhase) for phase in self.stage.phases)
+        if not updating and self.at.step and not self.at.done:
+            self.save()
+
+    def _restore(self) -> None:
+        assert self.folder is not None
+        tensors, record = load_tensors(self.folder.state_path)
+        try:
+            position = record["position"]
+            if record["batch_size"] != self.settings.batch_size:
+                raise ConfigError(
+                    f"--resume: the run has batch size {record['batch_size']}, got {self.settings.batch_size}"
+                )
+            self.at = Position(**position)
+            saved = Position(**position)
+            self._start_stage()  # fresh optimizers for the stage
+            self.at = saved
+            self.model.load_state_dict(_under(tensors, "model."))
+            if self.helpers is not None:
+                self.helpers.load_state_dict(_under(tensors, "helpers."))
+            if self.average is not None:
+                self.average = [tensors[f"average.{i}"].to(self.device) for i in range(len(self.average))]
+            best = _under(tensors, "best.")
+            self.best = {k: v.to(self.device) for k, v in best.items()} or None
+            self.sums = {k: v.to(self.device) for k, v in _under(tensors, "sums.").items()}
+            for i, optimizer in enumerate(self.optimizers):
+                _restore_optimizer(optimizer, _under(tensors, f"optimizer.{i}."))
+            torch.set_rng_state(tensors["rng.cpu"])
+            if self.device.type == "cuda" and "rng.cuda" in tensors:
+                torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+        except JensenError:
+            raise
+        except (KeyError, TypeError, RuntimeError) as e:
+            raise IntegrityError(f"{self.folder.state_path} does not fit this run: {str(e).splitlines()[0]}") from None
+        self.folder.keep_metrics(self.at.step)
+        if not self.at.done and self.at.total_steps is not None:
+            self._extend()
+
+    def _extend(self) -> None:
+        """A larger --epochs on resume lengthens the run."""
+        s = self.settings
+        if s.epochs is not None and self.stage.passes is None:
+            self.at.total_steps = s.epochs * self.steps_per_epoch
+
+
+def _is_gradient(phase: GradientPhase | UpdatePhase) -> bool:
+    return isinstance(phase, GradientPhase)
+
+
+def _optimizer(parameters: list[nn.Parameter], s: Settings) -> torch.optim.Optimizer:
+    if not parameters:
+        return _nothing()
+    if s.optimizer == "sgd":
+        return torch.optim.SGD(parameters, s.lr, momentum=0.9, weight_decay=s.weight_decay, fused=True)
+    kind = torch.optim.AdamW if s.optimizer == "adamw" else torch.optim.Adam
+    decay = s.weight_decay if s.optimizer == "adamw" else 0.0
+    return kind(parameters, s.lr, weight_decay=decay, fused=True)
+
+
+def _nothing() -> torch.optim.Optimizer:
+    """Stands where a phase has no gradient."""
+    return torch.optim.SGD([nn.Parameter(torch.zeros(0))], 0.0)
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _out_of_memory(error: Exception, batch_size: int) -> JensenError | None:
+    text = str(error)
+    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "DefaultCPUAllocator" not in text:
+        return None
+    smaller = max(1, batch_size // 2)
+    return ResourceError(f"out of memory at batch size {batch_size}; try --batch-size {smaller}")
+
+
+@contextmanager
+def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeded draws inside; the caller's random state is as before afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _fixed_randomness(device: torch.device) -> Iterator[None]:
+    """The same draws for every validation, and none taken from training."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(1)
+        yield
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
