@@ -312,8 +312,10 @@ def finite(p: Elementwise, x: Tensor, leaves: list[Tensor]) -> None:
 @pytest.mark.parametrize("family", [Bernoulli, ContinuousBernoulli])
 @pytest.mark.parametrize("x", [0.0, 1.0])
 def test_extreme_logits_in_float32(family, x):
-    logits = torch.tensor(EXTREME, requires_grad=True)
-    finite(family(logits), torch.full((6,), x), [logits])
+    logits = torch.tensor([-1e9, *EXTREME, 1e9], requires_grad=True)
+    finite(family(logits), torch.full((8,), x), [logits])
+    for moment in (family(logits).mean, family(logits).variance):
+        assert torch.autograd.grad(moment.sum(), logits)[0].isfinite().all()
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -122,8 +122,9 @@ class ContinuousBernoulli(Elementwise):
         # A'(l) = ½ + ½ (coth a − 1/a), a = l/2
         a = self.logits / 2
         near = a.abs() < 0.25
-        safe = torch.where(near, 1.0, a)
-        series = a * (1 / 3 - a**2 * (1 / 45 - a**2 * (2 / 945 - a**2 * (1 / 4725 - a**2 * 2 / 93555))))
+        safe, small = torch.where(near, 1.0, a), a.clamp(-0.25, 0.25)
+        s = small.square()
+        series = small * (1 / 3 - s * (1 / 45 - s * (2 / 945 - s * (1 / 4725 - s * 2 / 93555))))
         return 0.5 + 0.5 * torch.where(near, series, 1 / torch.tanh(safe) - 1 / safe)
 
     @property
@@ -135,20 +136,17 @@ class ContinuousBernoulli(Elementwise):
     def variance(self) -> Tensor:
         # A''(l) = ¼ (1/a² − 1/sinh² a), a = |l|/2
         a = self.logits.abs() / 2
-        near = a < 0.5
-        safe = torch.where(near, 1.0, a)
+        safe, s = a.clamp(min=0.5), a.clamp(max=0.5).square()
         far = safe**-2 - 4 * torch.exp(-2 * safe) / torch.expm1(-2 * safe) ** 2
-        s = a.square()
         series = 1 / 3 - s * (1 / 15 - s * (2 / 189 - s * (1 / 675 - s * (2 / 10395 - s * 1382 / 58046625))))
-        return 0.25 * torch.where(near, series, far)
+        return 0.25 * torch.where(a < 0.5, series, far)
 
 
 def _log_sinhc(a: Tensor) -> Tensor:
     """log(sinh(a)/a), even and smooth, without overflow; a series below ¼, where the formula loses digits."""
     a = a.abs()
-    near = a < 0.25
-    safe = torch.where(near, 1.0, a)
+    # Clamped on either side, for `where` alone lets the NaN of the branch not taken into the gradient.
+    safe, s = a.clamp(min=0.25), a.clamp(max=0.25).square()
     far = safe + torch.log(-torch.expm1(-2 * safe)) - torch.log(2 * safe)
-    s = a.square()
     series = s * (1 / 6 - s * (1 / 180 - s * (1 / 2835 - s * (1 / 37800 - s * (1 / 467775)))))
-    return torch.where(near, series, far)
+    return torch.where(a < 0.25, series, far)
