@@ -3,6 +3,7 @@
 from jensen.core.evidence import Evidence, Observed, evidence
 from jensen.core.joint import Deterministic, Factor, Joint
 from jensen.core.model import ESTIMATE, EXACT, LOWER_BOUND, Capabilities, Model
+from jensen.core.randomness import seeded
 from jensen.core.score import Difference, Score, difference, mean_and_stderr
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "difference",
     "evidence",
     "mean_and_stderr",
+    "seeded",
 ]

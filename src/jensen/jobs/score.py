@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jensen.core import EXACT, Score, mean_and_stderr
+from jensen.core import EXACT, Score, mean_and_stderr, seeded
 from jensen.errors import CapabilityError, ConfigError, JensenError, ResourceError, did_you_mean
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
@@ -99,9 +99,7 @@ def _estimate(
     run.model.eval()
     estimates = []
     batch_size = max(1, BATCH if particles <= BATCH else BATCH // 10)
-    devices = [run.device] if run.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with seeded(seed, run.device):
         for start in range(0, len(chosen), batch_size):
             batch = tensors.take(chosen[start : start + batch_size].to(run.device))
             observed = {n: v for n, v in batch.items() if n in ("x", *run.model.context)}

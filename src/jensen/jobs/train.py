@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from jensen.core import seeded
 from jensen.data import Dataset, load_data
 from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.run import Run, open_run
@@ -73,12 +74,8 @@ def train(
     loaded = data if isinstance(data, Dataset) and not data_options else load_data(data, **data_options)
     if "train" not in loaded.splits:
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
-    torch_state = torch.random.get_rng_state()
-    torch.manual_seed(checked.seed)
-    try:
+    with seeded(checked.seed):
         built = build(model, loaded.schema, configured)
-    finally:
-        torch.random.set_rng_state(torch_state)
     spec = {
         "model": model,
         "settings": configured,
@@ -108,10 +105,8 @@ def _resume(
             known = {**known, key: changed[key]}
     spec = {**spec, "training": known}
     settings = training_settings(known)
-    torch_state = torch.random.get_rng_state()
-    torch.manual_seed(settings.seed)
-    built = build(spec["model"], schema, spec["settings"])
-    torch.random.set_rng_state(torch_state)
+    with seeded(settings.seed):
+        built = build(spec["model"], schema, spec["settings"])
     run = Run(spec, schema, built, folder)
     if spec["data"]["ref"] is None:
         run._data = load_data(data, **spec["data"]["options"])

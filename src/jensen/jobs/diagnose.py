@@ -1,0 +1,247 @@
+"""Diagnose: the known faults of latent-variable models, each looked for with evidence.
+
+Posterior collapse (Bowman et al. 2016; Burda et al. 2016), unbounded Gaussian likelihood (Mattei and Frellsen 2018,
+arXiv:1802.04826), the inference gap and its two parts (Cremer et al. 2018, arXiv:1801.03558), overfitting.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from jensen.core import EXACT, Joint, Model, evidence, mean_and_stderr, seeded
+from jensen.distributions import DiagonalNormal
+from jensen.jobs.job import job
+from jensen.jobs.run import Run
+from jensen.objectives.estimators import elbo, exact, importance
+
+ACTIVE_VARIANCE = 0.01  # of the posterior mean over data, above which a unit is active (Burda et al. 2016)
+ACTIVE_SHARE = 0.5  # of units; with fewer active the posterior is called collapsed
+FLOOR_SHARE = 0.01  # of scales at their floor
+GAP_NATS_PER_DIM = 0.25  # inference gap per latent dimension in use
+PARTICLES = 100
+REFINE_DATA, REFINE_STEPS = 100, 300
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault looked for: a verdict in a sentence, the evidence, and the setting to try."""
+
+    name: str
+    ok: bool
+    sentence: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+    try_: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found on n data of a split."""
+
+    findings: list[Finding]
+    data: str
+    split: str
+    n: int
+
+    @property
+    def healthy(self) -> bool:
+        return all(f.ok for f in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        out = asdict(self)
+        for finding in out["findings"]:
+            finding["try"] = finding.pop("try_")
+        return {"healthy": self.healthy, **out}
+
+    def __str__(self) -> str:
+        lines = [f"{self.n:,} data of {self.data} {self.split}"]
+        for f in self.findings:
+            lines.append(f"{'ok   ' if f.ok else 'FAULT'} {f.name}: {f.sentence}")
+            if f.try_ and not f.ok:
+                lines.append(f"      try: {f.try_}")
+        return "\n".join(lines)
+
+
+@job("diagnose", needs="encode")
+def diagnose(
+    run: Run, data: Any = None, *, split: str | None = None, limit: int | None = 1000, seed: int = 0
+) -> Diagnosis:
+    """Look for the known faults of a latent-variable model.
+
+    Args:
+        data: None for the run's own.
+        split: by default the test part.
+        limit: look at a random subset of so many.
+
+    Raises:
+        CapabilityError: the model has no hidden variables.
+    """
+    found, name, part = run.split(data, split)
+    run.model.eval()
+    index = torch.from_numpy(run.pick(part, limit, seed)).to(run.device)
+    with seeded(seed, run.device):
+        batch = run.tensors(part).take(index)
+        findings = [f for f in (_collapse(run.model, batch), _floor(run.model, batch)) if f]
+        if run.capabilities.likelihood:
+            findings += [f for f in (_inference_gap(run.model, batch), _overfitting(run, batch, data)) if f]
+    return Diagnosis(findings, found.name, name, len(index))
+
+
+@torch.no_grad()
+def _collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
+    """Active units, and KL and mutual information of each dimension, in nats."""
+    e = model.evidence(batch)
+    names = [name for name in e.q if name in e.p]
+    if not names:
+        return None
+    kl, active = [], []
+    for name in names:
+        terms = e.kl_terms(name)
+        if terms is None:
+            z = e.q[name].rsample((PARTICLES,)) if e.q[name].has_rsample else e.q[name].sample((PARTICLES,))
+            terms = _marginal_kl(z)
+        kl.append(terms.flatten(1).mean(0))
+        active.append(e.q[name].mean.expand(e.batch, *e.q[name].event_shape).flatten(1).var(0) > ACTIVE_VARIANCE)
+    kl_all, active_all = torch.cat(kl), torch.cat(active)
+    share = float(active_all.float().mean())
+    used, units = int(active_all.sum()), len(active_all)
+    order = kl_all.sort(descending=True).values.tolist()
+    return Finding(
+        "posterior collapse",
+        share >= ACTIVE_SHARE,
+        f"{used} of {units} latent dimensions are active (their posterior means vary by more than "
+        f"{ACTIVE_VARIANCE} over the data); KL {sum(order):.2f} nats in all, {order[0]:.2f} in the busiest dimension",
+        {
+            "active_units": used,
+            "units": units,
+            "kl_per_dimension": kl_all.tolist(),
+            "mutual_information_at_most": sum(order),
+        },
+        "fewer latents, or objective.warmup=0.3, objective.free_bits=0.1, or a weaker decoder",
+    )
+
+
+def _marginal_kl(z: Tensor) -> Tensor:
+    """KL from N(0, 1) of each dimension of draws (K, B, D), by their moments: exact where they are normal."""
+    mean, variance = z.mean(0), z.var(0).clamp_min(1e-12)
+    return 0.5 * (mean.square() + variance - 1 - variance.log())
+
+
+@torch.no_grad()
+def _floor(model: Model, batch: dict[str, Tensor]) -> Finding | None:
+    """Scales at their floor: there the likelihood would grow without bound."""
+    e = model.evidence(batch)
+    dist = e.p.get(model.data)
+    scale = getattr(dist, "scale", None)
+    floor = _least_scale(model)
+    if scale is None or floor is None:
+        return None
+    unit = float(getattr(getattr(model.p[model.data].module, "head", None), "unit", 1.0))
+    share = float((scale / unit <= floor * 1.05).float().mean())
+    return Finding(
+        "unbounded likelihood",
+        share <= FLOOR_SHARE,
+        f"{share:.1%} of the likelihood's scales are at their floor ({floor:g}, prepared units); "
+        + ("the guard is not needed here" if share <= FLOOR_SHARE else "only the guard bounds the likelihood there"),
+        {"share_at_floor": share, "floor": floor, "smallest_scale": float(scale.min()) / unit},
+        "a constant or rounded column may be the cause; likelihood.min_scale higher, or likelihood.variance=learned",
+    )
+
+
+def _least_scale(model: Model) -> float | None:
+    for module in model.p[model.data].module.modules():
+        if isinstance(getattr(module, "min_scale", None), float):
+            return float(module.min_scale)  # pyright: ignore[reportArgumentType]
+    return None
+
+
+def _inference_gap(model: Model, batch: dict[str, Tensor]) -> Finding | None:
+    """IW bound − ELBO: in expectation a lower bound on log p − ELBO. Split by the best per-datum q of the family."""
+    if not model.hidden:
+        return None
+    if model.likelihood == EXACT:
+        return Finding("inference gap", True, "the posterior is exact: there is none", {"gap": 0.0})
+    bound = elbo(model, batch, 20).rows
+    gap, stderr = mean_and_stderr(importance(model, batch, PARTICLES).rows - bound)
+    evidence_: dict[str, Any] = {"gap": gap, "stderr": stderr, "particles": PARTICLES}
+    text = f"IW-{PARTICLES} − ELBO = {gap:.2f} ± {stderr:.2f} nats"
+    refined = _refine(model, {n: v[:REFINE_DATA] for n, v in batch.items()})
+    if refined is not None:
+        few = {n: v[:REFINE_DATA] for n, v in batch.items()}
+        best = float(refined.mean())
+        amortised, tight = float(bound[:REFINE_DATA].mean()), float(importance(model, few, PARTICLES).rows.mean())
+        evidence_ |= {"amortization_gap": best - amortised, "approximation_gap": tight - best, "refined": len(refined)}
+        text += (
+            f"; on {len(refined)} data {best - amortised:.2f} of it is amortisation (the encoder against the best q "
+            f"of its family) and {tight - best:.2f} the family's own"
+        )
+    used = max(1, sum(math.prod(model.evidence(batch).q[n].event_shape) for n in model.hidden))
+    return Finding(
+        "inference gap",
+        gap <= GAP_NATS_PER_DIM * used,
+        text,
+        evidence_,
+        "a larger encoder, longer training, or encoder.input_dropout=0.1 where the validation bound falls behind",
+    )
+
+
+def _refine(model: Model, batch: dict[str, Tensor]) -> Tensor | None:
+    """The ELBO of each datum, (B,), under its own best diagonal normal, started from the encoder's."""
+    with torch.no_grad():
+        e = model.evidence(batch)
+    (name, *more) = list(e.q)
+    q = e.q[name]
+    if more or not isinstance(q, DiagonalNormal):
+        return None
+    loc = q.mean.detach().clone().requires_grad_()
+    log_scale = q.stddev.detach().log().clone().requires_grad_()
+
+    class Own(torch.nn.Module):
+        def forward(self, *_: Tensor) -> Distribution:
+            return DiagonalNormal(loc, log_scale.exp(), event_dims=q.event_dims)
+
+    own = Joint({name: Own()})
+    optimizer = torch.optim.Adam([loc, log_scale], 0.01)
+    wanted = [p.requires_grad for p in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        for step in range(REFINE_STEPS):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 * (1 - step / REFINE_STEPS)
+            optimizer.zero_grad()
+            (-evidence(model.p, own, batch, particles=4).elbo().sum()).backward()
+            optimizer.step()
+    finally:
+        for p, flag in zip(model.parameters(), wanted, strict=True):
+            p.requires_grad_(flag)
+    with torch.no_grad():
+        return evidence(model.p, own, batch, particles=50).elbo().double()
+
+
+def _overfitting(run: Run, batch: dict[str, Tensor], data: Any) -> Finding | None:
+    """The bound on training data against these."""
+    if data is not None:
+        return None
+    splits = run.data().splits
+    if "train" not in splits or run.schema.binarization == "dynamic":
+        return None
+    part = splits["train"]
+    index = torch.from_numpy(run.pick(part, len(batch["x"]), 1)).to(run.device)
+    train = run.tensors(part).take(index)
+    estimate = exact if run.model.likelihood == EXACT else (lambda m, o: elbo(m, o, 5))
+    here, error = mean_and_stderr(estimate(run.model, batch).rows)
+    there, error_there = mean_and_stderr(estimate(run.model, train).rows)
+    gap, stderr = there - here, math.hypot(error, error_there)
+    large = gap > 2 * stderr and gap > 0.05 * abs(here)
+    return Finding(
+        "overfitting",
+        not large,
+        f"training data score {gap:+.2f} ± {stderr:.2f} nats against these",
+        {"train": there, "here": here, "difference": gap, "stderr": stderr},
+        "encoder.input_dropout=0.2, a smaller network, or fewer epochs",
+    )
