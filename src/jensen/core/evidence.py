@@ -47,7 +47,8 @@ class Observed:
 class Densities(Mapping[str, Tensor]):
     """Log-densities by variable name, in nats, (K, B); each is computed when first read."""
 
-    def __init__(self) -> None:
+    def __init__(self, particles: int, batch: int) -> None:
+        self._shape = (particles, batch)
         self._pending: dict[str, Callable[[], Tensor]] = {}
         self._known: dict[str, Tensor] = {}
 
@@ -55,6 +56,14 @@ class Densities(Mapping[str, Tensor]):
         self._pending[name] = compute
 
     def __getitem__(self, name: str) -> Tensor:
+        return self._compute(name).view(self._shape)
+
+    def mean(self, name: str) -> Tensor:
+        """Mean over particles, (B,)."""
+        value = self._compute(name)
+        return value if self._shape[0] == 1 else value.view(self._shape).mean(0)
+
+    def _compute(self, name: str) -> Tensor:
         if name not in self._known:
             self._known[name] = self._pending[name]()
         return self._known[name]
@@ -82,11 +91,13 @@ class Evidence:
         self.values: dict[str, Tensor] = {}
         self.p: dict[str, Distribution] = {}
         self.q: dict[str, Distribution] = {}
-        self.log_p, self.log_q = Densities(), Densities()
+        self.log_p, self.log_q = Densities(particles, batch), Densities(particles, batch)
         self.masks: dict[str, Tensor] = {}
-        self.inferred: set[str] = set()  # names that q gave a value
+        self.inferred: list[str] = []  # names that q gave a value
         self._wide: set[str] = set()  # names whose values have K·B rows while K > 1
-        self._q_wide: dict[str, bool] = {}
+        self._q_factors: dict[str, Factor] = {}
+        self._p_factors: dict[str, Factor] = {}
+        self._came_from: dict[str, tuple[str, ...]] = {}  # parents of what was computed or drawn
         self._made: dict[tuple[int, tuple[str, ...]], Distribution | Tensor] = {}
         self._repeated: dict[str, Tensor] = {}
 
@@ -95,15 +106,16 @@ class Evidence:
     @property
     def log_w(self) -> Tensor:
         """log w = Σ log p − Σ log q, in nats, (K, B)."""
-        return _total(self.log_p, list(self.log_p)) - _total(self.log_q, list(self.log_q))
+        log_p = self._total(self.log_p, list(self.log_p))
+        return log_p - self._total(self.log_q, list(self.log_q)) if self.log_q else log_p
 
     @property
     def log_w_stopped(self) -> Tensor:
         """log w, (K, B), with the parameters of q stopped and the draws live: what remains is the path gradient."""
-        total = _total(self.log_p, list(self.log_p))
+        total = self._total(self.log_p, list(self.log_p))
         for name, dist in self.q.items():
             stopped = dist.detach()  # pyright: ignore[reportAttributeAccessIssue]
-            total = total - self._log_prob(stopped, name, self._q_wide[name], drawn=True)
+            total = total - self._log_prob(stopped, name, self.is_wide(self._q_factors[name]), drawn=True)
         return total
 
     def elbo(self) -> Tensor:
@@ -125,33 +137,82 @@ class Evidence:
 
     def reconstruction(self) -> Tensor:
         """Σ log p over what was observed, given what was drawn, mean over particles, in nats, (B,)."""
-        return _total(self.log_p, self.explained()).mean(0)
+        return self._total(self.log_p, self.explained()).mean(0)
+
+    def divergences(self, closed: bool = True) -> dict[str, Tensor]:
+        """KL(q ‖ p) of all that q inferred, by name, each (B,) in nats: ELBO = reconstruction − their sum."""
+        names = [name for name in self.inferred if name in self.log_q or name in self.log_p]
+        return {name: self.kl(name, closed) for name in names}
 
     def kl(self, name: str, closed: bool = True) -> Tensor:
         """KL(q ‖ p) of one hidden variable in nats, (B,).
 
-        In closed form where it is known and wanted (an expectation over this variable), else the mean over
-        particles of log q − log p, which may be negative.
+        In closed form where it is known, holds and is wanted (an expectation over this variable), else the
+        mean over particles of log q − log p, which may be negative.
         """
-        if closed and name not in self.masks:
+        if closed and self._closed_form_holds(name):
             try:
-                divergence = kl_divergence(self.q[name], self.p[name])
+                divergence = kl_divergence(*self._side_by_side(name))
             except NotImplementedError:
                 pass
             else:
-                return divergence.reshape(-1, self.batch).mean(0) if divergence.dim() else divergence.expand(self.batch)
+                rows = divergence if divergence.dim() else divergence.expand(self.batch)
+                return rows.reshape(-1, self.batch).mean(0)
+        if name not in self.log_q:
+            return -self.log_p[name].mean(0)  # a code: log q = 0
+        if name not in self.log_p:
+            return self.log_q[name].mean(0)
         return (self.log_q[name] - self.log_p[name]).mean(0)
 
     def kl_terms(self, name: str) -> Tensor | None:
         """KL(q ‖ p) of each element of a hidden variable, (B, *event); None where no closed form is known."""
-        q, p = self.q[name], self.p[name]
-        if name in self.masks or not (isinstance(q, Elementwise) and isinstance(p, Elementwise)):
+        if not self._closed_form_holds(name):
             return None
         try:
+            q, p = self._side_by_side(name)
+            if not (isinstance(q, Elementwise) and isinstance(p, Elementwise)):
+                return None
             terms = kl_divergence(_elements(q), _elements(p))
         except NotImplementedError:
             return None
+        if terms.dim() == len(q.event_shape):
+            return terms.expand(self.batch, *q.event_shape)
         return terms.reshape(-1, self.batch, *q.event_shape).mean(0)
+
+    def _closed_form_holds(self, name: str) -> bool:
+        """Whether p's parents of a variable were drawn without it, so that given them it still follows q.
+
+        In q(z₁ | x) q(z₂ | z₁) against p(z₂) p(z₁ | z₂), z₂ was drawn from z₁, and KL(q(z₁ | x) ‖ p(z₁ | z₂)) is
+        not the term of the bound.
+        """
+        if name in self.masks or name not in self._q_factors or name not in self._p_factors:
+            return False
+        return not any(self._descends(parent, name) for parent in self._p_factors[name].parents)
+
+    def _descends(self, name: str, ancestor: str) -> bool:
+        return name == ancestor or any(self._descends(n, ancestor) for n in self._came_from.get(name, ()))
+
+    def _side_by_side(self, name: str) -> tuple[Distribution, Distribution]:
+        """q and p of a variable, with batches that fit: (K, B) beside (B,) where one differs between particles."""
+        q, p = self.q[name], self.p[name]
+        if self.particles > 1:
+            q_wide, p_wide = self.is_wide(self._q_factors[name]), self.is_wide(self._p_factors[name])
+            if q_wide and not p_wide:
+                q = self._by_particle(q)
+            elif p_wide and not q_wide:
+                p = self._by_particle(p)
+        return q, p
+
+    def _by_particle(self, dist: Distribution) -> Distribution:
+        if not hasattr(dist, "unflatten"):
+            raise NotImplementedError
+        return dist.unflatten((self.particles, self.batch))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _mean(self, rows: Tensor) -> Tensor:
+        """(K·B,), (B,) or () to (B,): the mean over particles."""
+        if rows.dim() == 0:
+            return rows.expand(self.batch)
+        return rows if rows.shape == (self.batch,) else rows.view(-1, self.batch).mean(0)
 
     # The steps of a walk
 
@@ -181,6 +242,7 @@ class Evidence:
     def keep(self, factor: Factor, value: Tensor) -> None:
         """Keep the value of a deterministic node."""
         self.values[factor.name] = value
+        self._came_from[factor.name] = factor.parents
         if self.is_wide(factor):
             self._wide.add(factor.name)
 
@@ -196,7 +258,7 @@ class Evidence:
             shape = torch.Size((k * self.batch,))
         if getattr(dist, "density_comes_with_draw", False):
             value, log_q = dist.rsample_and_log_prob(shape)  # pyright: ignore[reportAttributeAccessIssue]
-            self.log_q.later(name, lambda: log_q.reshape(k, self.batch))
+            self.log_q.later(name, lambda: self._paid(name, log_q.reshape(k, self.batch), drawn=True))
         else:
             value = dist.rsample(shape) if dist.has_rsample else dist.sample(shape)
         if many:
@@ -210,8 +272,8 @@ class Evidence:
         if k > 1:
             self._wide.add(name)
         self.q[name] = dist
-        self._q_wide[name] = wide
-        self.inferred.add(name)
+        self._q_factors[name], self._came_from[name] = factor, factor.parents
+        self.inferred.append(name)
         if name not in self.log_q:
             self.log_q.later(name, lambda: self._log_prob(dist, name, wide, drawn=True))
 
@@ -219,6 +281,7 @@ class Evidence:
         """Keep log p of a value that was observed or drawn."""
         wide = self.is_wide(factor)
         self.p[factor.name] = dist
+        self._p_factors[factor.name] = factor
         self.log_p.later(factor.name, lambda: self._log_prob(dist, factor.name, wide))
 
     def _rows(self, name: str, wide: bool) -> Tensor:
@@ -230,7 +293,7 @@ class Evidence:
         return self._repeated[name]
 
     def _log_prob(self, dist: Distribution, name: str, dist_wide: bool, drawn: bool = False) -> Tensor:
-        """log-density of a value under a distribution, (K, B), whichever of the two has K·B rows."""
+        """log-density of a value under a distribution, (K·B,), whichever of the two has K·B rows."""
         k, b = self.particles, self.batch
         value, value_wide = self.values[name], name in self._wide
         mask = self.masks.get(name)
@@ -243,16 +306,28 @@ class Evidence:
             elif not value_wide:
                 value = self._rows(name, True)
         if mask is not None and mask.dim() > 1:  # elements
+            if not hasattr(dist, "log_prob_terms"):
+                kind = type(dist).__name__
+                raise ValueError(f"{name!r}: a {kind} has no density of single elements to mask")
             terms = dist.log_prob_terms(value)  # pyright: ignore[reportAttributeAccessIssue]
             lead = terms.dim() - len(dist.event_shape)
             log_prob = torch.where(mask, terms, torch.zeros((), dtype=terms.dtype)).flatten(lead).sum(-1)
         else:
             log_prob = dist.log_prob(value)
         log_prob = log_prob.reshape(-1, b).expand(k, b) if log_prob.dim() else log_prob.expand(k, b)
-        if mask is not None and mask.dim() == 1:  # rows: q pays for the drawn, a leaf of p for the observed
-            paid = ~mask if drawn else (mask if name not in self.q else torch.ones_like(mask))
-            log_prob = torch.where(paid, log_prob, torch.zeros((), dtype=log_prob.dtype))
-        return log_prob
+        return self._paid(name, log_prob, drawn)
+
+    def _paid(self, name: str, log_prob: Tensor, drawn: bool) -> Tensor:
+        """A log-density, (K, B), in the rows that count: q pays where drawn, a leaf of p where observed."""
+        mask = self.masks.get(name)
+        if mask is None or mask.dim() > 1 or (name in self.q and not drawn):
+            return log_prob
+        return torch.where(~mask if drawn else mask, log_prob, torch.zeros((), dtype=log_prob.dtype))
+
+    def _total(self, densities: Densities, names: list[str]) -> Tensor:
+        if names:
+            return reduce(torch.add, (densities[name] for name in names))
+        return torch.zeros(self.particles, self.batch, device=next(iter(self.values.values())).device)
 
 
 def evidence(p: Joint, q: Joint, observed: Mapping[str, Tensor | Observed], particles: int = 1) -> Evidence:
@@ -279,7 +354,7 @@ def evidence(p: Joint, q: Joint, observed: Mapping[str, Tensor | Observed], part
         met = e.meet(factor)
         if isinstance(met, Tensor):
             e.keep(factor, met)
-            e.inferred.add(factor.name)
+            e.inferred.append(factor.name)
         else:
             e.draw(factor, met)
 
@@ -297,10 +372,6 @@ def _elements(dist: Elementwise) -> Elementwise:
     dist = copy.copy(dist)
     dist.event_dims = 0
     return dist
-
-
-def _total(densities: Densities, names: list[str]) -> Tensor:
-    return reduce(torch.add, (densities[name] for name in names)) if names else torch.zeros(1, 1)
 
 
 def _batch_size(observed: Mapping[str, Tensor | Observed]) -> int:

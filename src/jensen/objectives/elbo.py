@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -27,7 +28,7 @@ def log_likelihood_bound(model: Model, batch: Batch) -> dict[str, Tensor]:
     e = model.evidence(batch)
     if model.likelihood == EXACT:
         return {"elbo": e.elbo()}
-    kl = _divergences(e, closed=True)
+    kl = e.divergences()
     reconstruction = e.reconstruction()
     logged = {"elbo": reconstruction - sum(kl.values(), torch.zeros(()))}
     if kl:
@@ -59,15 +60,16 @@ def elbo(
     def loss(model: Model, batch: Batch, progress: float) -> Terms:
         e = model.evidence(batch, particles=samples)
         weight = beta * (min(1.0, progress / warmup) if warmup else 1.0)
-        divergences = _divergences(e, closed=kl == "closed")
-        reconstruction = e.reconstruction()
-        objective, bound = reconstruction, reconstruction
+        divergences = e.divergences(closed=kl == "closed")
+        bound = objective = e.reconstruction()
         for name, divergence in divergences.items():
-            cost = _spared(e, name, divergence, free_bits, batch) if free_bits else divergence
-            objective = objective - (cost if weight == 1.0 else weight * cost)
-            bound = objective if objective is bound and weight == 1.0 and not free_bits else bound - divergence
-        total = weighted_mean(objective, batch)
-        logged = {"elbo": total.detach() if bound is objective else weighted_mean(bound.detach(), batch)}
+            bound = bound - divergence
+            if weight != 1.0 or free_bits:
+                cost = _spared(e, name, free_bits, batch) if free_bits else divergence
+                objective = objective - weight * cost
+        plain = weight == 1.0 and not free_bits
+        total = weighted_mean(bound if plain else objective, batch)
+        logged = {"elbo": total.detach() if plain else weighted_mean(bound.detach(), batch)}
         for name, divergence in divergences.items():
             logged[f"kl_{name}"] = weighted_mean(divergence.detach(), batch)
         return Terms(-total, logged)
@@ -91,30 +93,39 @@ def importance_weighted(
     def loss(model: Model, batch: Batch, progress: float) -> Terms:
         e = model.evidence(batch, particles=particles)
         if gradient == "pathwise":
-            bound = e.importance_bound()
-            total = weighted_mean(bound, batch)
-            shown = total.detach()
+            log_w = e.log_w
+            bound = weighted_mean(_log_mean_exp(log_w), batch)
+            total = bound
         else:
-            total, shown = _doubly_reparameterized(e, batch)
-        logged = {"elbo": weighted_mean(e.elbo().detach(), batch), "iw": shown}
-        return Terms(-total, logged)
+            total, log_w = _doubly_reparameterized(e, batch)
+            bound = weighted_mean(_log_mean_exp(log_w), batch)
+        return Terms(-total, {"elbo": weighted_mean(log_w.detach().mean(0), batch), "iw": bound.detach()})
 
     return Objective((Stage((GradientPhase(loss),), monitor="iw"),), _validate(particles), "importance-weighted bound")
 
 
 def _doubly_reparameterized(e: Evidence, batch: Batch) -> tuple[Tensor, Tensor]:
-    """A surrogate whose gradient is the doubly-reparameterised one, and the bound itself.
+    """A surrogate whose gradient is the doubly-reparameterised one, and log w, (K, B), without gradient.
 
     With w̃ the normalised weights: ∇_θ = Σ w̃ ∂log w/∂θ and ∇_φ = Σ w̃² ∂log w/∂z ∂z/∂φ.
+
+    Raises:
+        ConfigError: q draws several variables, or one that carries no gradient.
     """
-    if len(e.q) != 1:
-        names = ", ".join(e.q) or "nothing"
+    if len(e.q) != 1 or len(e.inferred) != 1:
+        names = ", ".join(e.inferred) or "nothing"
         raise ConfigError(
-            f"objective.gradient: doubly-reparameterized needs exactly one hidden variable, q draws {names}; "
+            f"objective.gradient: doubly-reparameterized needs exactly one hidden variable, q infers {names}; "
             f"use objective.gradient=pathwise"
         )
     (name,) = e.q
     z = e.values[name]
+    if not hasattr(e.q[name], "detach"):
+        kind = type(e.q[name]).__name__
+        raise ConfigError(
+            f"objective.gradient: doubly-reparameterized cannot stop the parameters of a {kind}; "
+            f"use objective.gradient=pathwise"
+        )
     log_w = e.log_w_stopped
     normalised = torch.softmax(log_w.detach(), 0)
     if z.requires_grad:
@@ -122,8 +133,12 @@ def _doubly_reparameterized(e: Evidence, batch: Batch) -> tuple[Tensor, Tensor]:
         z.register_hook(lambda gradient: gradient * per_draw)
     elif torch.is_grad_enabled():
         raise ConfigError(f"objective iw: {name!r} is not reparameterised; its draws carry no gradient")
-    shown = weighted_mean(torch.logsumexp(log_w.detach(), 0), batch) - torch.log(torch.tensor(float(e.particles)))
-    return weighted_mean((normalised * log_w).sum(0), batch), shown
+    return weighted_mean((normalised * log_w).sum(0), batch), log_w.detach()
+
+
+def _log_mean_exp(log_w: Tensor) -> Tensor:
+    """(K, B) → (B,)."""
+    return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
 def _validate(particles: int):
@@ -134,12 +149,7 @@ def _validate(particles: int):
     return validate
 
 
-def _divergences(e: Evidence, closed: bool) -> dict[str, Tensor]:
-    """KL(q ‖ p) by hidden variable, (B,), in nats."""
-    return {name: e.kl(name, closed) for name in e.q if name in e.p}
-
-
-def _spared(e: Evidence, name: str, divergence: Tensor, free_bits: float, batch: Batch) -> Tensor:
+def _spared(e: Evidence, name: str, free_bits: float, batch: Batch) -> Tensor:
     """The KL with each dimension's batch mean raised to at least `free_bits`, (B,)."""
     terms = e.kl_terms(name)
     if terms is None:
