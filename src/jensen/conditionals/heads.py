@@ -112,6 +112,11 @@ class Head(nn.Module):
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, ...]:
         """`(*, *parameter_shape)` as P tensors `(*, *event)`."""
+        if self._event_dims:  # P blocks along the event's first dimension
+            parameters = self._precise(parameters)
+            if self.per_element == 1:
+                return (parameters,)
+            return parameters.chunk(self.per_element, -self._event_dims)
         stacked, dim = self._stacked(parameters)
         return stacked.unbind(dim)
 
@@ -120,10 +125,14 @@ class Head(nn.Module):
         stacked, dim = self._stacked(parameters)
         return stacked.movedim(dim, -1)
 
+    @staticmethod
+    def _precise(parameters: Tensor) -> Tensor:
+        """At least in float32: bfloat16 is for networks only."""
+        return parameters if parameters.dtype in (torch.float32, torch.float64) else parameters.float()
+
     def _stacked(self, parameters: Tensor) -> tuple[Tensor, int]:
-        """`(*, P, *event)` and where P stands; at least in float32, for bfloat16 is for networks only."""
-        if parameters.dtype != torch.float64:
-            parameters = parameters.float()
+        """`(*, P, *event)` and where P stands."""
+        parameters = self._precise(parameters)
         dim = parameters.ndim - max(self._event_dims, 1)
         shape = (*parameters.shape[:dim], self.per_element, *self.support.shape)
         return parameters.reshape(shape), dim

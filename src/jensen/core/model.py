@@ -56,6 +56,7 @@ class Model(nn.Module):
         self.objective, self.data = objective, data
         if data not in p:
             raise ValueError(f"expected p to explain {data!r}, got p = {p}")
+        self._known = {*self.p.names, *self.q.names, *self.context}
 
     def __str__(self) -> str:
         return f"p = {self.p}, q = {self.q}"
@@ -69,8 +70,7 @@ class Model(nn.Module):
 
     def evidence(self, observed: Mapping[str, Tensor | Observed], particles: int = 1) -> Evidence:
         """Walk (p, q); `observed` by name, (B, *event). See `jensen.core.evidence.evidence`."""
-        wanted = set(self.p.names) | set(self.q.names) | set(self.context)
-        return evidence(self.p, self.q, {k: v for k, v in observed.items() if k in wanted}, particles)
+        return evidence(self.p, self.q, {k: v for k, v in observed.items() if k in self._known}, particles)
 
     @property
     def hidden(self) -> list[str]:

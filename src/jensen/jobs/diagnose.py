@@ -141,7 +141,7 @@ def _floor(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     floor = _least_scale(model)
     if scale is None or floor is None:
         return None
-    unit = float(getattr(getattr(model.p[model.data].module, "head", None), "unit", 1.0))
+    unit = float(getattr(getattr(getattr(model.p[model.data].module, "head", None), "support", None), "unit", 1.0))
     share = float((scale / unit <= floor * 1.05).float().mean())
     return Finding(
         "unbounded likelihood",
@@ -155,8 +155,9 @@ def _floor(model: Model, batch: dict[str, Tensor]) -> Finding | None:
 
 def _least_scale(model: Model) -> float | None:
     for module in model.p[model.data].module.modules():
-        if isinstance(getattr(module, "min_scale", None), float):
-            return float(module.min_scale)  # pyright: ignore[reportArgumentType]
+        for name in ("floor", "min_scale"):
+            if isinstance(getattr(module, name, None), float):
+                return float(getattr(module, name))
     return None
 
 

@@ -27,7 +27,7 @@ JOBS: dict[str, Job] = {}
 
 REASONS: dict[str, Callable[[Capabilities], str]] = {
     "likelihood": lambda c: f"it has no likelihood: {c.no_likelihood}",
-    "sample": lambda c: f"it cannot be walked from the top: {c.no_likelihood}",
+    "sample": lambda c: "p has no distribution over its hidden variables to start from",
     "encode": lambda c: "it has no hidden variables to encode into",
 }
 

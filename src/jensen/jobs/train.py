@@ -18,7 +18,7 @@ from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.run import Run, open_run
 from jensen.registry import MODEL, build, configure, find
 from jensen.training.folder import Folder
-from jensen.training.settings import training_settings
+from jensen.training.settings import Settings, training_settings
 from jensen.training.trainer import Event, Trainer, pick_device
 
 DATA_OPTIONS = ("binarize", "label", "drop", "group", "time", "weight", "fractions", "kinds")
@@ -63,13 +63,7 @@ def train(
         if out is None:
             raise ConfigError("--resume needs --out, the run to go on with")
         return _resume(out, data, dict(options.get("train", {})) | _only_training(options), listener)
-    model_settings, training, data_options = _sort(model, settings or {}, preset, options)
-    problems: list[str] = []
-    found = find(MODEL, model)
-    configured = _collect(problems, lambda: configure(found, model_settings))
-    checked = _collect(problems, lambda: training_settings(training))
-    if problems:
-        raise ConfigError(problems)
+    configured, checked, data_options = check(model, settings or {}, preset, options)
     pick_device(checked.device)
     loaded = data if isinstance(data, Dataset) and not data_options else load_data(data, **data_options)
     if "train" not in loaded.splits:
@@ -91,6 +85,24 @@ def train(
     }
     folder = Folder.create(out, spec, loaded.schema, overwrite) if out is not None else None
     return _fit(Run(spec, loaded.schema, built, folder, _data=loaded), False, listener)
+
+
+def check(
+    model: str, settings: Mapping[str, Any], preset: str | None, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], Settings, dict[str, Any]]:
+    """Settings of the model, of training and of loading data, before anything is done.
+
+    Raises:
+        ConfigError: listing all problems.
+    """
+    found = find(MODEL, model)
+    model_settings, training, data_options = _sort(model, settings, preset, options)
+    problems: list[str] = []
+    configured = _collect(problems, lambda: configure(found, model_settings))
+    checked = _collect(problems, lambda: training_settings(training))
+    if problems:
+        raise ConfigError(problems)
+    return configured, checked, data_options
 
 
 def _resume(
@@ -155,6 +167,8 @@ def _sort(
     of_training = find("training", "gradient").settings
     for key, value in {**settings, **options}.items():
         if key == "train":
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"train: expected settings of training, as train.lr=0.01, got {value!r}")
             training.update(value)
         elif key.startswith("train."):
             training[key[6:]] = value

@@ -107,8 +107,9 @@ class Folder:
             if not folder.spec_path.exists():
                 raise ConfigError(f"--overwrite: {folder.path} is not a run folder; not touching it")
             folder.clear()
+        record = yaml.safe_dump({"format": FORMAT, **spec}, sort_keys=False)
+        write_atomically(folder.spec_path, record)
         write_atomically(folder.schema_path, schema.model_dump_json(indent=1))
-        write_atomically(folder.spec_path, yaml.safe_dump({"format": FORMAT, **spec}, sort_keys=False))
         return folder
 
     @classmethod

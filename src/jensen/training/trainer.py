@@ -17,14 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from jensen.conditionals.amortized import set_precision
-from jensen.core import Model
+from jensen.core import Model, seeded
 from jensen.data.dataset import TensorSplit
 from jensen.errors import ConfigError, IntegrityError, JensenError, ResourceError, TrainingError
 from jensen.objectives import GradientPhase, Objective, Stage, UpdatePhase
+from jensen.training.adam import LeanAdam
 from jensen.training.folder import Folder, load_tensors, save_tensors
 from jensen.training.settings import Settings
 
 VALIDATION_ROWS = 1000  # data a batch in validation
+VALIDATION_SHARE = 0.05  # validated data, as a share of the data trained on, in a long run
 AVERAGE_EVERY = 10  # steps between updates of the averaged weights: as good as every step, at a tenth of the cost
 OPEN_ENDED_EPOCHS, OPEN_ENDED_STEPS = 100, 3000  # progress without a budget is measured against these
 LEAST_PATIENCE_STEPS = 500
@@ -46,7 +48,6 @@ class Position:
     drops: int = 0
     patience_step: int = 0
     seconds: float = 0.0
-    summed: int = 0  # batches in the running sums
     done: bool = False
     calibration_seconds: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
@@ -112,7 +113,8 @@ class Trainer:
         self.optimizers: list[torch.optim.Optimizer] = []
         self.average: list[Tensor] | None = None
         self.best: dict[str, Tensor] | None = None
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}  # of what the phases log, in batches: a partial one counts as its share
+        self.counts: dict[str, float] = {}
         self._saved_at = time.monotonic()
         self._updated: dict[int, Any] = {}
 
@@ -130,7 +132,7 @@ class Trainer:
             ResourceError: memory or disk ran out.
             KeyboardInterrupt: after saving, so that the run can be resumed.
         """
-        with _own_randomness(self.settings.seed, self.device), _threads(self.settings.threads):
+        with seeded(self.settings.seed, self.device), _threads(self.settings.threads):
             set_precision(self.model, torch.bfloat16 if self.settings.precision == "bf16" else None)
             try:
                 if resume and self.folder is not None and self.folder.state_path.exists():
@@ -209,8 +211,7 @@ class Trainer:
         rows = (at.batch - first) * s.batch_size
         at.epoch, at.batch = at.epoch + 1, 0
         finished = at.total_steps is not None and at.stage_step >= at.total_steps
-        every = math.ceil(50 / self.steps_per_epoch) if any(map(_is_gradient, self.stage.phases)) else 1
-        if at.epoch % every == 0 or finished:
+        if at.epoch % self._validate_every == 0 or finished:
             self._validate(rows / max(elapsed, 1e-9), finished)
         if finished or self._should_stop():
             self._end_stage()
@@ -244,13 +245,25 @@ class Trainer:
             norm = nn.utils.clip_grad_norm_(list(phase.parameters(self.model)), s.clip)
             terms.logged["gradient_norm"] = norm.detach()
         optimizer.step()
+        share = self._share(batch)
         for name, value in terms.logged.items():
+            value = value if share == 1.0 else share * value
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.at.summed += 1
+            self.counts[name] = self.counts.get(name, 0.0) + share
         if self.device.type != "cpu" and self.at.step % 50 == 49:  # one wait for the device in fifty steps
             for name, value in self.sums.items():
                 if not math.isfinite(value.item()):
                     self._not_finite(phase, {name: value}, terms.loss)
+
+    def _share(self, batch: dict[str, Tensor]) -> float:
+        """What a batch's mean counts in an average over batches: its size, or the weight of its rows."""
+        if "weight" in batch:
+            return float(batch["weight"].sum()) / self.settings.batch_size
+        return len(batch["x"]) / self.settings.batch_size
+
+    def _means(self) -> dict[str, float]:
+        """Of what the phases logged since the last validation."""
+        return {name: float(value) / self.counts[name] for name, value in self.sums.items()}
 
     def _not_finite(self, phase: GradientPhase, logged: dict[str, Tensor], loss: Tensor) -> None:
         """Stop, saying where."""
@@ -330,7 +343,7 @@ class Trainer:
         totals: dict[str, Tensor] = {}
         weights = 0.0
         n = len(split) if self.valid is not None else min(len(split), 10_000)
-        with _fixed_randomness(self.device):
+        with seeded(1, self.device):
             for start in range(0, n, VALIDATION_ROWS):
                 batch = split.take(slice(start, min(n, start + VALIDATION_ROWS)))
                 rows = batch["x"].shape[0]
@@ -366,10 +379,10 @@ class Trainer:
             "seconds": round(at.seconds, 3),
             "lr": self.settings.lr * self._lr_factor(self.progress),
             "rate": round(rate, 1),
-            "train": {k: float(v) / at.summed for k, v in self.sums.items()},
+            "train": self._means(),
             "valid": valid,
         }
-        self.sums, at.summed = {}, 0
+        self.sums, self.counts = {}, {}
         if self.folder is not None:
             self.folder.append_metrics(line)
         else:
@@ -381,6 +394,18 @@ class Trainer:
     def _tolerance(self, best: float) -> float:
         """What counts as improvement: anything for a gradient; EM creeps for ever, so its steps must be visible."""
         return 0.0 if any(map(_is_gradient, self.stage.phases)) else 1e-7 * max(1.0, abs(best))
+
+    @property
+    def _validate_every(self) -> int:
+        """Epochs between validations: 50 steps at least, and few enough that validation costs little of the time,
+        but twenty in a run whose length is known."""
+        if not any(map(_is_gradient, self.stage.phases)):
+            return 1
+        rows = 0 if self.valid is None else len(self.valid)
+        every = max(math.ceil(50 / self.steps_per_epoch), math.ceil(rows / (VALIDATION_SHARE * len(self.train))))
+        if self.at.total_steps is not None:
+            every = min(every, max(1, self.at.total_steps // self.steps_per_epoch // 20))
+        return every
 
     def _should_stop(self) -> bool:
         """Without a budget: whether validation has stopped improving, the learning rate having been cut once."""
@@ -423,8 +448,8 @@ class Trainer:
         if self.listener is None:
             return
         logged = line
-        if kind == "step" and self.at.summed:
-            logged = {"train": {k: float(v) / self.at.summed for k, v in self.sums.items()}}
+        if kind == "step":
+            logged = {"train": self._means()}
         remaining = None
         if self.at.total_steps is not None and rate:
             remaining = (self.at.total_steps - self.at.stage_step) * self.settings.batch_size / rate
@@ -512,9 +537,8 @@ def _optimizer(parameters: list[nn.Parameter], s: Settings) -> torch.optim.Optim
         return _nothing()
     if s.optimizer == "sgd":
         return torch.optim.SGD(parameters, s.lr, momentum=0.9, weight_decay=s.weight_decay, fused=True)
-    kind = torch.optim.AdamW if s.optimizer == "adamw" else torch.optim.Adam
-    decay = s.weight_decay if s.optimizer == "adamw" else 0.0
-    return kind(parameters, s.lr, weight_decay=decay, fused=True)
+    decoupled = s.optimizer == "adamw"
+    return LeanAdam(parameters, s.lr, s.weight_decay if decoupled else 0.0, decoupled)
 
 
 def _nothing() -> torch.optim.Optimizer:
@@ -540,24 +564,6 @@ def _out_of_memory(error: Exception, batch_size: int) -> JensenError | None:
         return None
     smaller = max(1, batch_size // 2)
     return ResourceError(f"out of memory at batch size {batch_size}; try --batch-size {smaller}")
-
-
-@contextmanager
-def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeded draws inside; the caller's random state is as before afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _fixed_randomness(device: torch.device) -> Iterator[None]:
-    """The same draws for every validation, and none taken from training."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(1)
-        yield
 
 
 @contextmanager
