@@ -1,0 +1,94 @@
+"""From exceptions to one message and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from jensen.errors import JensenError
+
+UNEXPECTED, USAGE, INTERRUPTED, TERMINATED, BROKEN_PIPE = 1, 2, 130, 143, 141
+TRACEBACK = "JENSEN_TRACEBACK"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: like Ctrl-C, but with an exit code of its own."""
+
+
+class Guarded(TyperGroup):
+    """A group of commands in which every failure ends as one message on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            _quiet_stdout()
+            raise typer.Exit(BROKEN_PIPE) from None
+        except KeyboardInterrupt as e:
+            fail(str(e) or "interrupted", TERMINATED if isinstance(e, Terminated) else INTERRUPTED, prefix="")
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as e:
+            if hasattr(e, "format_message"):  # a usage error, which typer prints with the usage
+                raise
+            answer(e)
+
+
+def answer(error: Exception) -> NoReturn:
+    """Print what went wrong and exit. With `JENSEN_TRACEBACK` set, print where, too."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, JensenError):
+        fail(str(error), error.exit_code)
+    if isinstance(error, OSError) and error.errno is not None:
+        fail(*_of_system(error))
+    if isinstance(error, MemoryError):
+        fail("out of memory", UNEXPECTED)
+    words = " ".join(str(error).split()) or "no message"
+    fail(
+        f"unexpected {type(error).__name__}: {_shortened(words)}\nrun with {TRACEBACK}=1 for the traceback",
+        UNEXPECTED,
+    )
+
+
+def fail(message: str, code: int, prefix: str = "error: ") -> NoReturn:
+    """One message on stderr, then exit."""
+    typer.echo(f"{prefix}{message}", err=True)
+    raise typer.Exit(code)
+
+
+def _of_system(error: OSError) -> tuple[str, int]:
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"disk full while writing{where or ' output'}; nothing complete was harmed", UNEXPECTED
+    usage = (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+    )
+    reason = (error.strerror or str(error)).lower()
+    return f"cannot open or write{where}: {reason}", USAGE if error.errno in usage else UNEXPECTED
+
+
+def _shortened(text: str, most: int = 300) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _quiet_stdout() -> None:
+    """Whoever read stdout has gone; let nothing try to write there again."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -1,0 +1,57 @@
+"""What commands read: run folders, and data that may come from stdin."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jensen.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from jensen.data import Dataset
+    from jensen.jobs.run import Run
+
+STDIN = "-"
+_MAGIC = {
+    b"PK\x03\x04": ".npz",
+    b"PK\x05\x06": ".npz",
+    b"\x93NUMPY": ".npy",
+    b"PAR1": ".parquet",
+    b"\x1f\x8b": ".csv.gz",
+}
+
+
+def open_run(path: str, device: str = "auto") -> Run:
+    """A trained model from its folder, on a device."""
+    from jensen.jobs.run import open_run as opened
+    from jensen.training.trainer import pick_device
+
+    return opened(path, str(pick_device(device)))
+
+
+def data_for(run: Run, ref: str | None) -> Any:
+    """A reference to data as jobs take it; what comes by stdin is read and fitted to the run's schema."""
+    if ref != STDIN:
+        return ref
+    from jensen.data import load_data
+
+    return read_stdin(lambda path: load_data(path, schema=run.schema))
+
+
+def read_stdin(load: Callable[[Path], Dataset]) -> Dataset:
+    """Data from stdin: .csv, .csv.gz, .npy, .npz or .parquet, told apart by their first bytes."""
+    content = sys.stdin.buffer.read()
+    if not content:
+        raise DataError("stdin: expected data, got nothing")
+    suffix = next((suffix for magic, suffix in _MAGIC.items() if content.startswith(magic)), ".csv")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"stdin{suffix}"
+        path.write_bytes(content)
+        try:
+            return replace(load(path), name="stdin", origin="stdin")
+        except (DataError, ConfigError) as e:
+            raise type(e)(str(e).replace(str(path), "stdin")) from None

@@ -1,0 +1,312 @@
+"""Commands that look: at models, settings and data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from jensen.cli.inputs import STDIN, read_stdin
+from jensen.cli.options import Binarize, Drop, Group, Json, Label, Time, Weight
+from jensen.cli.printing import print_json, print_table
+
+# What `jensen models` prints: key of a row and heading.
+COLUMNS = {
+    "model": "model",
+    "training": "training",
+    "likelihood": "likelihood",
+    "sampling": "sampling",
+    "encoding": "encoding",
+    "lossy compression": "lossy",
+    "lossless compression": "lossless",
+}
+
+
+def models(as_json: Json = False) -> None:
+    """What every model offers, computed from the code."""
+    from jensen.jobs.models import table
+
+    rows = table()
+    if as_json:
+        print_json({"models": rows})
+        return
+    print_table(list(COLUMNS.values()), [[row.get(key) for key in COLUMNS] for row in rows])
+    typer.echo("\nlossy, lossless: compression that the model allows. Settings of one: jensen show MODEL")
+
+
+def show(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model, or a component, as mlp.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Settings of a model: type, default, bounds, meaning; and of what can fill its slots."""
+    from jensen import registry
+    from jensen.errors import ConfigError
+
+    try:
+        found = registry.find(registry.MODEL, model)
+    except ConfigError:
+        parts = [c for c in _components() if c.name == model]
+        if not parts:
+            raise
+        _show_components(parts, as_json)
+        return
+    if as_json:
+        print_json(_model_dict(found))
+    else:
+        _show_model(found)
+
+
+def data(
+    ref: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME|PATH]", help="A data set, a path or - for stdin; none lists them."),
+    ] = None,
+    label: Label = None,
+    drop: Drop = None,
+    binarize: Binarize = None,
+    group: Group = None,
+    time: Time = None,
+    weight: Weight = None,
+    as_json: Json = False,
+) -> None:
+    """List the data sets, or describe one: kind, sizes, ranges, labels, digests."""
+    from jensen.data import catalogue, describe, load_data
+    from jensen.errors import ConfigError
+
+    options = {
+        "label": label,
+        "drop": drop or (),
+        "binarize": binarize,
+        "group": group,
+        "time": time,
+        "weight": weight,
+    }
+    if ref is None:
+        if any(options.values()):
+            raise ConfigError("expected the name or path of a data set with these options")
+        rows = catalogue()
+        if as_json:
+            print_json({"data": rows})
+            return
+        print_table(["name", "holds", "where"], [[r["name"], r["description"], r["origin"]] for r in rows])
+        typer.echo(
+            "\nDescribe one: jensen data NAME. Your own: .csv, .parquet, .npz, .npy, a folder of pictures."
+        )
+        return
+    loaded = (
+        read_stdin(lambda path: load_data(path, **options)) if ref == STDIN else load_data(ref, **options)
+    )
+    report = describe(loaded)
+    if as_json:
+        print_json(report)
+    else:
+        _print_data(report)
+
+
+def _print_data(report: Mapping[str, Any]) -> None:
+    typer.echo(f"{report['name']}: {report['description']}" if report["description"] else report["name"])
+    shape = " x ".join(map(str, report["shape"]))
+    is_image = "values" in report
+    what = (
+        f"pictures {shape} ({report['dims']} pixels)" if is_image else f"a table of {report['dims']} columns"
+    )
+    kind = {"levels": f"grey levels or colours, 0..{(report['levels'] or 1) - 1}", "real": "real numbers"}
+    typer.echo(f"holds   {what}, {kind.get(report['kind'], report['kind'])}")
+    if report["binarization"] != "none":
+        typer.echo(f"binary  {report['binarization']}")
+    typer.echo(f"from    {report['origin']}\n")
+    rows = [[name, f"{s['rows']:,}", s["sha256"][:16]] for name, s in report["splits"].items()]
+    print_table(["split", "rows", "sha256"], rows, numbers=["rows"])
+    if report["classes"]:
+        _print_labels(report["splits"])
+    if is_image:
+        v = report["values"]
+        typer.echo(f"\nvalues  {v['min']} to {v['max']}, mean {v['mean']:.4g}")
+        return
+    typer.echo("")
+    headers = ["column", "kind", "dtype", "min", "mean", "max"]
+    rows = [[c[h if h != "column" else "name"] for h in headers] for c in report["columns"]]
+    print_table(headers, rows, numbers=["min", "mean", "max"])
+    if report["constant"]:
+        typer.echo(f"\nconstant: {', '.join(report['constant'])}")
+
+
+def _print_labels(splits: Mapping[str, Any]) -> None:
+    named = {name: s for name, s in splits.items() if "labels" in s}
+    if not named:
+        return
+    labels = list(next(iter(named.values()))["labels"])
+    most = 20
+    rows = [[label, *(f"{s['labels'][label]:,}" for s in named.values())] for label in labels[:most]]
+    unlabelled = [f"{s['unlabelled']:,}" for s in named.values()]
+    if any(s["unlabelled"] for s in named.values()):
+        rows.append(["(none)", *unlabelled])
+    typer.echo("")
+    print_table(["label", *named], rows, numbers=list(named))
+    if len(labels) > most:
+        typer.echo(f"and {len(labels) - most} labels more")
+
+
+# Settings
+
+
+def _components() -> list[Any]:
+    from jensen import registry
+
+    return [registry.find(role, name) for role in _roles() for name in registry.names(role)]
+
+
+def _roles() -> list[str]:
+    """Roles that a slot of some model asks for."""
+    from jensen import registry
+
+    found = [registry.find(registry.MODEL, name) for name in registry.names(registry.MODEL)]
+    return list(dict.fromkeys(s.role for model in found for s in model.settings.values() if s.role))
+
+
+def meanings(component: Any) -> dict[str, str]:
+    """What each setting means, from the section "Settings:" of a docstring."""
+    import inspect
+
+    _, _, section = (inspect.getdoc(component.function) or "").partition("Settings:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        if not line.strip():
+            break
+        if line.startswith(" " * 8) and name:
+            found[name] += " " + line.strip()
+        else:
+            name, _, text = line.strip().partition(":")
+            found[name] = text.strip()
+    return found
+
+
+def _settings_rows(component: Any, prefix: str = "") -> list[dict[str, Any]]:
+    from jensen import registry
+
+    meaning = meanings(component)
+    return [
+        {
+            "setting": prefix + setting.name,
+            "type": setting.type_name(),
+            "default": setting.default,
+            "meaning": meaning.get(setting.name, ""),
+            **({"choices": registry.names(setting.role)} if setting.role else {}),
+        }
+        for setting in component.settings.values()
+    ]
+
+
+def _component_dict(component: Any) -> dict[str, Any]:
+    return {
+        "name": component.name,
+        "role": component.role,
+        "about": component.summary,
+        "paper": component.paper,
+        "settings": _settings_rows(component),
+    }
+
+
+def _model_dict(model: Any) -> dict[str, Any]:
+    from jensen import registry
+
+    roles = dict.fromkeys(s.role for s in model.settings.values() if s.role)
+    return {
+        **_component_dict(model),
+        "components": {
+            role: [_component_dict(registry.find(role, name)) for name in registry.names(role)]
+            for role in roles
+        },
+        "training": _settings_rows(registry.find("training", "gradient"), "train."),
+        "presets": _presets(model.name),
+    }
+
+
+def _presets(model: str) -> list[dict[str, Any]]:
+    from jensen.jobs.train import load_preset, presets
+
+    shipped = [(name, load_preset(name)) for name in presets()]
+    return [
+        {"preset": n, "data": p.get("data"), "about": p.get("about", "")}
+        for n, p in shipped
+        if p["model"] == model
+    ]
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{k}={_default(v)}" for k, v in value.items() if k != "name")
+        return f"{value.get('name', '')} ({inner})" if inner else str(value.get("name", ""))
+    return str(value).replace("'", "") if isinstance(value, list) else str(value)
+
+
+def _print_settings(rows: list[dict[str, Any]]) -> None:
+    cells = []
+    for row in rows:
+        kind = " | ".join(row["choices"]) if "choices" in row else row["type"]
+        cells.append([row["setting"], kind, _default(row["default"]), row["meaning"]])
+    print_table(["setting", "type", "default", "meaning"], cells)
+
+
+def _heading(text: str) -> None:
+    typer.echo("")
+    typer.secho(text, bold=True)
+
+
+def _title(found: Mapping[str, Any]) -> None:
+    typer.echo(f"{found['name']}: {found['about']}")
+    if found["paper"]:
+        typer.echo(f"paper: {found['paper']}")
+
+
+def _show_model(model: Any) -> None:
+    found = _model_dict(model)
+    _title(found)
+    _heading("Settings, given as key=value")
+    _print_settings(found["settings"])
+    slots = {s["setting"]: s for s in found["settings"] if "choices" in s}
+    for role, components in found["components"].items():
+        names = [name for name, s in slots.items() if s["type"] == role]
+        _heading(f"{role.capitalize()}: choices for {' and '.join(names)}")
+        for component in components:
+            paper = f" ({component['paper']})" if component["paper"] else ""
+            typer.echo(f"{component['name']}: {component['about']}{paper}")
+            rows = [{**s, "setting": f"  {names[0]}.{s['setting']}"} for s in component["settings"]]
+            if rows:
+                _print_plain(rows)
+    _heading("Training")
+    _print_settings(found["training"])
+    if found["presets"]:
+        _heading("Presets, given as --preset NAME")
+        print_table(["preset", "data", "about"], [list(p.values()) for p in found["presets"]])
+    example = next(
+        (f" {s['setting']}={s['default']}" for s in found["settings"] if s["type"].startswith("int")), ""
+    )
+    data = "breast-cancer" if model.toy == "table" else "mnist-5k"
+    typer.echo(f"\nTrain it: jensen train {found['name']} {data} --out runs/a{example}")
+
+
+def _print_plain(rows: list[dict[str, Any]]) -> None:
+    """Settings of one component, without headings."""
+    lines = [[r["setting"], r["type"], _default(r["default"]), r["meaning"]] for r in rows]
+    print_table([], lines)
+
+
+def _show_components(parts: list[Any], as_json: bool) -> None:
+    found = [_component_dict(part) for part in parts]
+    if as_json:
+        print_json({"components": found})
+        return
+    for component in found:
+        typer.echo(f"{component['role']} {component['name']}: {component['about']}")
+        if component["paper"]:
+            typer.echo(f"paper: {component['paper']}")
+        if component["settings"]:
+            typer.echo("")
+            _print_settings(component["settings"])

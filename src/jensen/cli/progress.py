@@ -1,0 +1,144 @@
+"""Progress of training on stderr: a live line on a terminal, now and then a plain one elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jensen.cli.printing import duration, note
+
+if TYPE_CHECKING:
+    from jensen.training.trainer import Event
+
+EVERY_SECONDS = 10.0  # between plain lines
+PREFERRED = ("elbo", "log_likelihood", "iw", "reconstruction")
+
+
+class TrainingProgress:
+    """A listener of training; use as a context.
+
+    Args:
+        quiet: print nothing where stderr is no terminal.
+        offset: nats that turn what is logged into the user's units, asked once training has begun.
+    """
+
+    def __init__(self, quiet: bool, offset: Callable[[], float] = lambda: 0.0):
+        self.live = sys.stderr.isatty()
+        self.quiet = quiet and not self.live
+        self._offset_of, self._offset = offset, None
+        self._said_at, self._train, self._valid, self._name = -EVERY_SECONDS, None, None, ""
+        self._last = ""
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> TrainingProgress:
+        if self.live:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[words]}"),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None, words="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Clear the live line, or say the last plain one."""
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._last:
+            note(self._last)
+        self._last = ""
+
+    def __call__(self, event: Event) -> None:
+        if self.quiet or event.kind == "end":
+            return
+        self._remember(event)
+        words = ", ".join(self._words(event))
+        if self._bar is not None:
+            total = 1.0 if event.remaining is not None else None
+            self._bar.update(
+                self._task,
+                description=f"epoch {event.epoch}",
+                completed=event.progress,
+                total=total,
+                words=words,
+            )
+        elif event.kind == "epoch":
+            self._last = f"epoch {event.epoch}: {words}"
+            if time.monotonic() - self._said_at >= EVERY_SECONDS:
+                note(self._last)
+                self._said_at, self._last = time.monotonic(), ""
+
+    def _remember(self, event: Event) -> None:
+        """Numbers as of the last event that brought some."""
+        if self._offset is None:
+            self._offset = self._offset_of()
+        train, valid = event.logged.get("train", {}), event.logged.get("valid", {})
+        found = next((n for n in PREFERRED if n in (valid or train)), next(iter(valid or train), ""))
+        if found:
+            self._name = found
+        if self._name in train:
+            self._train = train[self._name] + self._offset
+        if self._name in valid:
+            self._valid = valid[self._name] + self._offset
+
+    def _words(self, event: Event) -> list[str]:
+        words = []
+        if event.rate:
+            words.append(f"{event.rate:,.0f} data/s")
+        if event.remaining is not None:
+            words.append(f"{duration(max(0.0, event.remaining))} left")
+        numbers = [
+            f"{k} {v:.2f}" for k, v in (("train", self._train), ("valid", self._valid)) if v is not None
+        ]
+        if numbers:
+            words.append(f"{self._name.replace('_', ' ')} {' '.join(numbers)}")
+        return words
+
+
+class ShareProgress:
+    """A listener that is told the share done, in [0, 1]; shows a bar on a terminal and nothing elsewhere."""
+
+    def __init__(self, title: str):
+        self.title = title
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> ShareProgress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(self.title, total=1.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, share: float) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=share)
+
+
+def log_jacobian_of(out: str) -> float:
+    """Nats from prepared to the user's units, by the schema that training has written to its folder."""
+    from jensen.training.folder import Folder
+
+    folder = Folder(Path(out))
+    return folder.schema().log_jacobian if folder.schema_path.exists() else 0.0

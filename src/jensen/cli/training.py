@@ -1,0 +1,273 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jensen.cli.arguments import Settings, read_settings
+from jensen.cli.failures import INTERRUPTED, TERMINATED, Terminated, fail
+from jensen.cli.inputs import STDIN, read_stdin
+from jensen.cli.options import Binarize, Drop, Group, Json, Label, Time, Weight
+from jensen.cli.printing import duration, print_json
+from jensen.cli.progress import TrainingProgress, log_jacobian_of
+from jensen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jensen.jobs.run import Run
+
+PATIENCE = 5.0  # seconds that an interrupted training has to end its step
+
+
+def train(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="See jensen models.", show_default=False)
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA", help="A name (jensen data), a path or - for stdin.", show_default=False
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as latents=20 decoder=gated train.clip=5."),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", "-o", metavar="DIR", help="The run folder to write.", show_default=False),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="F.yaml", help="Settings from a file.", show_default=False),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", metavar="P", help="Shipped settings; see jensen show.", show_default=False),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes through the data.", show_default=False)] = None,
+    minutes: Annotated[float | None, typer.Option(help="Wall-clock budget.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Data per step.", show_default=False)] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate at its highest.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and draws.", show_default=False)] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="P", help="fp32 or bf16.", show_default=False)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:1.", show_default=False)
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the CPU.", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    binarize: Binarize = None,
+    label: Label = None,
+    drop: Drop = None,
+    group: Group = None,
+    time: Time = None,
+    weight: Weight = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model on data. Without --epochs or --minutes: until validation stops improving.
+
+    jensen train vae mnist-5k --out runs/a latents=20 --minutes 2
+    """
+    given = read_settings(settings or [], config)
+    training = {
+        "epochs": epochs,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "precision": precision,
+        "device": device,
+        "threads": threads,
+    }
+    training = {key: value for key, value in training.items() if value is not None}
+    of_data = {
+        "binarize": binarize,
+        "label": label,
+        "drop": drop or (),
+        "group": group,
+        "time": time,
+        "weight": weight,
+    }
+    of_data = {key: value for key, value in of_data.items() if value not in (None, ())}
+    if out is None:
+        given.problems.insert(0, "--out is missing: the run folder to write, as --out runs/a")
+    missing = [name for name, value in (("MODEL", model), ("DATA", data)) if value is None and not resume]
+    if missing:
+        given.problems.insert(
+            0, f"{' and '.join(missing)} missing, as in: jensen train vae mnist-5k --out runs/a"
+        )
+    if resume and overwrite:
+        given.problems.append("--resume goes on with a run and --overwrite replaces it: expected one of them")
+    if (out is None or missing) and given.problems:
+        raise ConfigError(given.problems)
+    assert out is not None
+
+    was_there = (Path(out) / "spec.yaml").exists()
+    quiet = as_json
+    with TrainingProgress(quiet, lambda: log_jacobian_of(out)) as progress:
+        try:
+            with gentle_interrupts(progress) as listener:
+                run = _train(model, data, out, given, preset, resume, overwrite, listener, training, of_data)
+        except KeyboardInterrupt as e:
+            code, word = (
+                (TERMINATED, "terminated") if isinstance(e, Terminated) else (INTERRUPTED, "interrupted")
+            )
+            progress.stop()
+            begun = (Path(out) / "spec.yaml").exists() and (resume or overwrite or not was_there)
+            if not begun:
+                fail(word, code, prefix="")
+            fail(f"{word}; go on with: {resume_command(model, data, out)}", code, prefix="")
+    summary = summarize(run, out)
+    if as_json:
+        print_json(summary)
+    else:
+        _print_summary(run, summary)
+
+
+def _train(
+    model: str | None,
+    data: str | None,
+    out: str,
+    given: Settings,
+    preset: str | None,
+    resume: bool,
+    overwrite: bool,
+    listener: Any,
+    training: dict[str, Any],
+    of_data: dict[str, Any],
+) -> Run:
+    """The job, problems of tokens told with those of settings, and keys of the file with their lines."""
+    from jensen.jobs.train import check, load_data
+    from jensen.jobs.train import train as job
+    from jensen.training.folder import Folder
+
+    options = {**training, **of_data}
+    if resume:
+        spec = Folder.open(out).spec()
+        model, preset = model or spec["model"], preset or spec.get("preset")
+    assert model is not None
+    problems = list(given.problems)
+    try:
+        check(model, given.values, preset, options)
+    except ConfigError as e:
+        problems += [given.located(problem) for problem in e.problems]
+    if problems:
+        raise ConfigError(problems)
+    loaded: Any = data
+    if data == STDIN:
+        loaded = read_stdin(lambda path: load_data(path, **of_data))
+        options = training
+    return job(
+        model,
+        loaded,
+        out=out,
+        settings=given.values,
+        preset=preset,
+        resume=resume,
+        overwrite=overwrite,
+        listener=listener,
+        **options,
+    )
+
+
+@contextlib.contextmanager
+def gentle_interrupts(listener: Any) -> Iterator[Any]:
+    """Once training is under way, Ctrl-C and SIGTERM wait for the end of a step; a second one does not.
+
+    Yields a listener that raises `KeyboardInterrupt` (or `Terminated`) where an interrupt is waiting.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield listener
+        return
+    waiting: list[KeyboardInterrupt] = []
+    under_way = False
+
+    def ask(number: int, _: Any) -> None:
+        error = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        if not under_way or waiting:
+            raise waiting[0] if waiting else error
+        waiting.append(error)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    def lose_patience(*_: Any) -> None:
+        if waiting:
+            raise waiting[0]
+
+    def told(event: Any) -> None:
+        nonlocal under_way
+        under_way = event.kind != "end"
+        if waiting and event.kind == "step":
+            raise waiting[0]
+        listener(event)
+
+    handlers = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGALRM: lose_patience}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield told
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def resume_command(model: str | None, data: str | None, out: str) -> str:
+    """What to type to go on."""
+    return shlex.join(["jensen", "train", *filter(None, (model, data)), "--out", out, "--resume"])
+
+
+def summarize(run: Run, out: str) -> dict[str, Any]:
+    """Where the run is, how long it trained, and its best validation in the user's units."""
+    stage = run.model.objective.stages[-1]
+    lines = [line for line in run.log if stage.monitor in line.get("valid", {})]
+    best = max(lines, key=lambda line: line["valid"][stage.monitor], default=None)
+    valid = None
+    if best is not None:
+        likelihood = run.capabilities.likelihood
+        valid = {
+            "name": stage.monitor,
+            "nats": best["valid"][stage.monitor] + run.schema.log_jacobian,
+            "kind": likelihood if likelihood else "reconstruction",
+            "epoch": best["epoch"],
+            "split": "valid" if "valid" in run.spec["data"]["splits"] else "train",
+        }
+    last = run.log[-1] if run.log else {}
+    return {
+        "out": out,
+        "model": run.spec["model"],
+        "data": run.spec["data"]["name"],
+        "epochs": last.get("epoch", 0),
+        "seconds": last.get("seconds", 0.0),
+        "valid": valid,
+    }
+
+
+def _print_summary(run: Run, summary: dict[str, Any]) -> None:
+    epochs = f"{summary['epochs']:,} epoch{'' if summary['epochs'] == 1 else 's'}"
+    time = duration(summary["seconds"])
+    typer.echo(f"{summary['model']} on {summary['data']}: {epochs} in {time}, in {summary['out']}")
+    valid = summary["valid"]
+    if valid is not None:
+        kind = {"lower_bound": "a lower bound on log p(x)", "exact": "exact log p(x)"}.get(valid["kind"])
+        kind = f", {kind}" if kind else ""
+        name = valid["name"].replace("_", " ")
+        rows = {"valid": "validation", "train": "training"}[valid["split"]]
+        typer.echo(f"best {rows} {name}: {valid['nats']:.2f} nats{kind} (epoch {valid['epoch']:,})")
+    out = shlex.quote(summary["out"])
+    if run.capabilities.likelihood:
+        typer.echo(f"next: jensen score {out}")
+    else:
+        typer.echo(
+            f"next: jensen reconstruct {out} --out reconstructions.{'png' if run.schema.is_image else 'csv'}"
+        )

@@ -1,0 +1,191 @@
+"""Commands that use a trained model: score, sample, reconstruct, encode, interpolate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jensen.cli.inputs import data_for, open_run
+from jensen.cli.options import DataSplit, Device, Json, Limit, Out, RunData, RunFolder, Seed
+from jensen.cli.printing import note, print_json
+from jensen.cli.progress import ShareProgress
+from jensen.cli.writing import STDOUT, check_out, write_result
+from jensen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jensen.core import Score
+    from jensen.jobs.run import Run
+
+
+def score(
+    run: RunFolder,
+    data: RunData = None,
+    split: DataSplit = None,
+    estimator: Annotated[
+        str, typer.Option(metavar="E", help="auto, exact, elbo, iw, prior or ais.")
+    ] = "auto",
+    particles: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Draws per datum; by default the estimator's.", show_default=False),
+    ] = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Nats of each row: .csv, .parquet, ...", show_default=False
+        ),
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Log-likelihood of data: what kind of number it is, in nats and bits, with its standard error."""
+    if out is not None:
+        check_out(out, tables_only=True)
+        if out == STDOUT and as_json:
+            raise ConfigError("--out - and --json would both write to stdout; name a file")
+    opened = open_run(run, device)
+    given = data_for(opened, data)
+    with ShareProgress("scoring") as progress:
+        result = opened.score(
+            given,
+            split=split,
+            estimator=estimator,
+            particles=particles,
+            limit=limit,
+            seed=seed,
+            listener=progress,
+        )
+    if out is not None:
+        write_result(out, _rows(opened, given, result, limit, seed))
+    if as_json:
+        print_json(result.to_dict())
+    elif out != STDOUT:
+        _print_score(result)
+
+
+def _rows(run: Run, data: Any, result: Score, limit: int | None, seed: int) -> Any:
+    """One row a datum: its number in the data it came from, and its nats."""
+    import pandas
+
+    _, _, part = run.split(data, result.split)
+    assert result.rows is not None
+    return pandas.DataFrame(
+        {"row": part.index[run.pick(part, limit, seed)], "nats": result.rows.double().numpy()}
+    )
+
+
+def _print_score(result: Score) -> None:
+    typer.echo(str(result))
+    words = []
+    if result.stderr_mc > 0:
+        words.append(f"standard error of the estimator {result.stderr_mc:.2g} nats")
+    if result.effective_sample_size is not None and result.particles > 1:
+        words.append(
+            f"effective sample size {result.effective_sample_size:,.1f} of {result.particles:,} (median)"
+        )
+    words.append(result.subset if result.subset else "all of the split")
+    words.append(f"split sha256 {result.split_sha256[:16]}")
+    if result.binarization != "none":
+        words.append(f"binarisation {result.binarization}")
+    typer.echo("; ".join(words))
+
+
+def sample(
+    run: RunFolder,
+    out: Out,
+    n: Annotated[int, typer.Option("-n", "--n", metavar="N", help="How many.")] = 64,
+    temperature: Annotated[
+        float, typer.Option(metavar="T", help="Below 1 stays nearer to the middle; 1 is the model itself.")
+    ] = 1.0,
+    mean: Annotated[bool, typer.Option("--mean", help="E[x | z] in place of a draw of x: smoother.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Draw new data from the model, in the user's own types."""
+    check_out(out)
+    opened = open_run(run, device)
+    _write(out, opened, opened.sample(n, temperature=temperature, seed=seed, mean=mean))
+
+
+def reconstruct(
+    run: RunFolder,
+    out: Out,
+    data: RunData = None,
+    split: DataSplit = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Data as they come back from what the model infers about them."""
+    check_out(out)
+    opened = open_run(run, device)
+    limit = _fit_on_a_page(out, limit)
+    _write(out, opened, opened.reconstruct(data_for(opened, data), split=split, limit=limit, seed=seed))
+
+
+def encode(
+    run: RunFolder,
+    out: Out,
+    data: RunData = None,
+    split: DataSplit = None,
+    limit: Limit = None,
+    draws: Annotated[
+        int, typer.Option(metavar="D", min=0, help="Draws of the posterior, in place of its mean.")
+    ] = 0,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Representations of data: the posterior's mean, a row a datum."""
+    check_out(out, tables_only=True)
+    opened = open_run(run, device)
+    z = opened.encode(data_for(opened, data), split=split, limit=limit, draws=draws, seed=seed)
+    names = [f"z{j}" for j in range(z.shape[-1])]
+    if draws:
+        names = [f"{name}_draw{d}" for d in range(draws) for name in names]
+    write_result(out, z, columns=names)
+    _say(out, z)
+
+
+def interpolate(
+    run: RunFolder,
+    out: Out,
+    data: RunData = None,
+    start: Annotated[int, typer.Option(metavar="ROW", min=0, help="Row to start from, 0 is the first.")] = 0,
+    end: Annotated[int, typer.Option(metavar="ROW", min=0, help="Row to end at.")] = 1,
+    steps: Annotated[int, typer.Option(metavar="N", help="Data on the path, both ends included.")] = 11,
+    how: Annotated[str, typer.Option(metavar="HOW", help="linear, spherical or geodesic.")] = "linear",
+    split: DataSplit = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """A path from one datum to another by way of the latent space."""
+    check_out(out)
+    opened = open_run(run, device)
+    given = data_for(opened, data)
+    path = opened.interpolate(given, start=start, end=end, steps=steps, how=how, split=split, seed=seed)
+    _write(out, opened, path, columns=len(path) if len(path) <= 20 else None)
+
+
+PICTURES_ON_A_PAGE = 100
+
+
+def _fit_on_a_page(out: str, limit: int | None) -> int | None:
+    """A .png without --limit shows so many pictures, not the whole split."""
+    if limit is None and out.lower().endswith(".png"):
+        note(f"showing {PICTURES_ON_A_PAGE} at random; --limit N shows N, an .npz holds all")
+        return PICTURES_ON_A_PAGE
+    return limit
+
+
+def _write(out: str, run: Run, result: Any, columns: int | None = None) -> None:
+    schema = run.schema
+    write_result(out, result, schema.levels, None if schema.is_image else schema.names, across=columns)
+    _say(out, result)
+
+
+def _say(out: str, result: Any) -> None:
+    if out != STDOUT:
+        shape = " x ".join(map(str, result.shape))
+        note(f"wrote {out} ({shape})")

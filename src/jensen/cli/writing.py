@@ -1,0 +1,122 @@
+"""Results that go into a file: arrays, tables and pictures, by the file's suffix."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jensen.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas
+
+STDOUT = "-"
+OF_NUMBERS = (".npz", ".npy", ".csv", ".parquet")
+SUFFIXES = (*OF_NUMBERS, ".png")
+
+
+def check_out(out: str, tables_only: bool = False) -> None:
+    """Raises `ConfigError`, before any work is done, where `out` cannot be written."""
+    if out == STDOUT:
+        return
+    path, known = Path(out), OF_NUMBERS if tables_only else SUFFIXES
+    if path.suffix.lower() not in known:
+        raise ConfigError(f"--out: expected a file ending in {', '.join(known)}, or -, got {out}")
+    if path.is_dir():
+        raise ConfigError(f"--out: {out} is a folder, expected a file")
+
+
+def write_result(
+    out: str,
+    result: Any,
+    levels: int | None = None,
+    columns: list[str] | None = None,
+    across: int | None = None,
+) -> None:
+    """Write an array or a frame, whole or not at all; the format is the suffix's.
+
+    Args:
+        result: pictures (n, C, H, W), rows (n, D), or a frame.
+        levels: of pictures; None where the result is none.
+        columns: names of the columns of rows.
+        across: pictures side by side.
+    """
+    if out == STDOUT:
+        _to_stdout(result, levels, columns, across)
+        return
+    from jensen.training.folder import write_atomically
+
+    write_atomically(Path(out), encoded(result, Path(out).suffix.lower(), levels, columns, across))
+
+
+def encoded(
+    result: Any,
+    suffix: str,
+    levels: int | None = None,
+    columns: list[str] | None = None,
+    across: int | None = None,
+) -> bytes:
+    """A result as the bytes of a file. Raises `ConfigError` where that format cannot hold it."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    if suffix == ".png":
+        _grid(result, levels, across).save(buffer, format="PNG")
+    elif suffix == ".npy":
+        np.save(buffer, _array(result), allow_pickle=False)
+    elif suffix == ".npz":
+        np.savez_compressed(buffer, X=_array(result))
+    elif suffix == ".parquet":
+        _frame(result, columns).to_parquet(buffer, index=False)
+    else:
+        _frame(result, columns).to_csv(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _to_stdout(result: Any, levels: int | None, columns: list[str] | None, across: int | None) -> None:
+    """Tables as CSV; pictures as PNG, but not into a terminal."""
+    if levels is not None and sys.stdout.isatty():
+        raise ConfigError(
+            "--out -: pictures would be written to the terminal; name a file, as --out samples.png"
+        )
+    content = encoded(result, ".csv" if levels is None else ".png", levels, columns, across)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
+def _array(result: Any) -> Any:
+    """Numbers alone: a frame's values lose their names."""
+    import numpy as np
+
+    array = np.asarray(result)
+    if array.dtype == object:
+        raise ConfigError("--out: .npy and .npz hold numbers of one type; for a table use .csv or .parquet")
+    return array
+
+
+def _frame(result: Any, columns: list[str] | None) -> pandas.DataFrame:
+    import numpy as np
+    import pandas
+
+    if isinstance(result, pandas.DataFrame):
+        return result
+    rows = np.asarray(result)
+    rows = rows.reshape(len(rows), -1)
+    return pandas.DataFrame(rows, columns=columns or [f"x{j}" for j in range(rows.shape[1])])
+
+
+def _grid(result: Any, levels: int | None, across: int | None) -> Any:
+    if levels is None:
+        raise ConfigError(
+            "--out: a .png holds pictures; for rows of numbers use .csv, .parquet, .npy or .npz"
+        )
+    if result.shape[1] not in (1, 3):
+        raise ConfigError(
+            f"--out: a .png holds grey or colour pictures, got {result.shape[1]} channels; use .npz"
+        )
+    from jensen.jobs.pictures import grid
+
+    return grid(result, columns=across, levels=levels)
