@@ -119,6 +119,8 @@ def _resume(
     settings = training_settings(known)
     with seeded(settings.seed):
         built = build(spec["model"], schema, spec["settings"])
+    if known != folder.spec()["training"]:
+        folder.write_spec(spec)
     run = Run(spec, schema, built, folder)
     if spec["data"]["ref"] is None:
         run._data = load_data(data, **spec["data"]["options"])

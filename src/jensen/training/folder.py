@@ -107,8 +107,7 @@ class Folder:
             if not folder.spec_path.exists():
                 raise ConfigError(f"--overwrite: {folder.path} is not a run folder; not touching it")
             folder.clear()
-        record = yaml.safe_dump({"format": FORMAT, **spec}, sort_keys=False)
-        write_atomically(folder.spec_path, record)
+        folder.write_spec(spec)
         write_atomically(folder.schema_path, schema.model_dump_json(indent=1))
         return folder
 
@@ -128,6 +127,10 @@ class Folder:
                  self.scores_path, self.report_path)  # fmt: skip
         for path in known:
             path.unlink(missing_ok=True)
+
+    def write_spec(self, spec: dict[str, Any]) -> None:
+        """Record what is trained, and how."""
+        write_atomically(self.spec_path, yaml.safe_dump({**spec, "format": FORMAT}, sort_keys=False))
 
     def spec(self) -> dict[str, Any]:
         """What was trained. Raises `IntegrityError` where the record is unreadable or of another format."""

@@ -6,7 +6,10 @@ checkpoint; a term that is not finite stops the run with the batch, the term and
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,6 +120,10 @@ class Trainer:
         self.counts: dict[str, float] = {}
         self._saved_at = time.monotonic()
         self._updated: dict[int, Any] = {}
+        self._elapsed = 0.0  # seconds of this stage, while the number of steps is not fixed
+        self._validation_rows = VALIDATION_ROWS
+        self._whole = False  # between two steps: what would be saved now is no half step
+        self._asked_to_stop = False
 
     @property
     def stage(self) -> Stage:
@@ -132,28 +139,39 @@ class Trainer:
             ResourceError: memory or disk ran out.
             KeyboardInterrupt: after saving, so that the run can be resumed.
         """
-        with seeded(self.settings.seed, self.device), _threads(self.settings.threads):
+        with (
+            seeded(self.settings.seed, self.device),
+            _threads(self.settings.threads),
+            self._interruptible(),
+        ):
             set_precision(self.model, torch.bfloat16 if self.settings.precision == "bf16" else None)
             try:
                 if resume and self.folder is not None and self.folder.state_path.exists():
                     self._restore()
                 else:
+                    if self.folder is not None and self.folder.metrics():
+                        self.folder.keep_metrics(-1)  # of a run that ended before its first checkpoint
                     self.model.initialize(self.train.take(slice(0, min(len(self.train), 20_000))))
                     self._start_stage()
                 while not self.at.done:
                     self._epoch()
+                    self._stop_if_asked()
             except KeyboardInterrupt:
                 self._emergency_save()
                 raise
             finally:
                 set_precision(self.model, None)
-            if self.best is not None and self.settings.keep == "best":
-                self.model.load_state_dict(self.best)
-            elif self.average is not None:
-                self.model.load_state_dict(self._averaged_state())
+            self._load_kept()
         self.model.eval()
         self._tell("end", {})
         return self.folder.metrics() if self.folder else self.at.extra.get("log", [])
+
+    def _load_kept(self) -> None:
+        """Into the model the weights that the stage leaves: the best, or the last, averaged."""
+        if self.best is not None and self.settings.keep == "best":
+            self.model.load_state_dict(self.best)
+        elif self.average is not None:
+            self.model.load_state_dict(self._averaged_state())
 
     def _start_stage(self) -> None:
         s, at = self.settings, self.at
@@ -165,7 +183,7 @@ class Trainer:
         self.average = [p.detach().clone() for p in self.model.parameters()] if s.average and gradient else None
         at.epoch = at.batch = at.stage_step = at.best_step = at.drops = at.patience_step = 0
         at.best, at.calibration_seconds = None, 0.0
-        at.total_steps = None
+        at.total_steps, self._elapsed, self.best = None, 0.0, None
         if self.stage.passes is not None:
             at.total_steps = self.stage.passes * self.steps_per_epoch
         elif s.epochs is not None:
@@ -181,7 +199,7 @@ class Trainer:
         began, first = time.perf_counter(), at.batch
         for position in range(at.batch, self.steps_per_epoch):
             batch = self.train.take(order[position * s.batch_size : (position + 1) * s.batch_size])
-            progress = self.progress
+            progress, self._whole = self.progress, False
             for i, phase in enumerate(self.stage.phases):
                 if isinstance(phase, UpdatePhase):
                     with torch.no_grad():
@@ -189,40 +207,73 @@ class Trainer:
                 elif at.stage_step % phase.every == 0:
                     self._gradient_step(phase, self.optimizers[i], batch, progress)
             at.step, at.stage_step, at.batch = at.step + 1, at.stage_step + 1, position + 1
-            if self.average is not None and at.stage_step % AVERAGE_EVERY == 0:
+            if self.average is not None and (at.stage_step % AVERAGE_EVERY == 0 or at.stage_step < AVERAGE_EVERY):
                 self._update_average()
             now = time.perf_counter()
             if at.total_steps is None and s.minutes is not None:
-                self._calibrate(at.calibration_seconds + now - began)
+                self._elapsed = at.calibration_seconds + now - began
+                self._calibrate(self._elapsed)
+            self._whole = True
+            self._stop_if_asked()
             if at.step % 20 == 0:
                 self._tell("step", {}, rate=(at.batch - first) * s.batch_size / (now - began))
-                if not updates and time.monotonic() - self._saved_at > s.checkpoint_seconds:
+                if not updates and at.batch < self.steps_per_epoch and self._checkpoint_is_due():
                     at.seconds += now - began
                     at.calibration_seconds += now - began
                     began, first = now, at.batch
                     self.save()
             if at.total_steps is not None and at.stage_step >= at.total_steps:
                 break
+        self._whole = False
         for i in updates:
             self.stage.phases[i].apply(self.model, self._updated[i])  # pyright: ignore
         elapsed = time.perf_counter() - began
         at.seconds += elapsed
         at.calibration_seconds += elapsed
-        rows = (at.batch - first) * s.batch_size
+        rate = (at.batch - first) * s.batch_size / max(elapsed, 1e-9)
         at.epoch, at.batch = at.epoch + 1, 0
         finished = at.total_steps is not None and at.stage_step >= at.total_steps
-        if at.epoch % self._validate_every == 0 or finished:
-            self._validate(rows / max(elapsed, 1e-9), finished)
+        finished = finished or (self.open_ended and at.epoch >= s.max_epochs)
+        line = self._validate(rate) if at.epoch % self._validate_every == 0 or finished else None
         if finished or self._should_stop():
             self._end_stage()
+        elif self._checkpoint_is_due():
+            self.save()
+        self._whole = True
+        if line is not None:
+            self._tell("epoch", line, rate)
 
     def _end_stage(self) -> None:
         if self.at.stage + 1 < len(self.objective.stages):
+            self._load_kept()
             self.at.stage += 1
             self._start_stage()
         else:
             self.at.done = True
         self.save()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C ends training after the step under way, so that what is saved is whole; a second one at once."""
+        default = signal.default_int_handler
+        if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) != default:
+            yield
+            return
+
+        def ask(number: int, frame: Any) -> None:
+            if self._asked_to_stop:
+                raise KeyboardInterrupt
+            self._asked_to_stop = True
+
+        signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, default)
+
+    def _stop_if_asked(self) -> None:
+        if self._asked_to_stop:
+            raise KeyboardInterrupt
 
     # One step
 
@@ -236,15 +287,15 @@ class Trainer:
         try:
             terms = phase.loss(self.model, batch, progress)
             if self.device.type == "cpu" and not math.isfinite(terms.loss.item()):
-                self._not_finite(phase, terms.logged, terms.loss)
+                self._not_finite(terms.logged, terms.loss)
             optimizer.zero_grad(set_to_none=True)
             terms.loss.backward()
+            if s.clip:
+                norm = nn.utils.clip_grad_norm_(list(phase.parameters(self.model)), s.clip)
+                terms.logged["gradient_norm"] = norm.detach()
+            optimizer.step()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
             raise _out_of_memory(e, s.batch_size) or e from None
-        if s.clip:
-            norm = nn.utils.clip_grad_norm_(list(phase.parameters(self.model)), s.clip)
-            terms.logged["gradient_norm"] = norm.detach()
-        optimizer.step()
         share = self._share(batch)
         for name, value in terms.logged.items():
             value = value if share == 1.0 else share * value
@@ -253,7 +304,7 @@ class Trainer:
         if self.device.type != "cpu" and self.at.step % 50 == 49:  # one wait for the device in fifty steps
             for name, value in self.sums.items():
                 if not math.isfinite(value.item()):
-                    self._not_finite(phase, {name: value}, terms.loss)
+                    self._not_finite({name: value}, terms.loss)
 
     def _share(self, batch: dict[str, Tensor]) -> float:
         """What a batch's mean counts in an average over batches: its size, or the weight of its rows."""
@@ -265,20 +316,37 @@ class Trainer:
         """Of what the phases logged since the last validation."""
         return {name: float(value) / self.counts[name] for name, value in self.sums.items()}
 
-    def _not_finite(self, phase: GradientPhase, logged: dict[str, Tensor], loss: Tensor) -> None:
+    def _not_finite(self, logged: dict[str, Tensor], loss: Tensor) -> None:
         """Stop, saying where."""
         term = next((name for name, v in logged.items() if not math.isfinite(v.item())), "loss")
-        guilty = [n for n, p in self.model.named_parameters() if not torch.isfinite(p).all()]
+        guilty = self._not_finite_parameter()
         if guilty:
-            who = f"parameter {guilty[0]} is not finite"
+            who = f"parameter {guilty} is not finite"
         else:
             sizes = [(float(p.detach().abs().max()), n) for n, p in self.model.named_parameters() if p.numel()]
             who = "all parameters are finite; the largest is {1}, {0:.3g} in size".format(*max(sizes))
-        kept = f"; the last good state is in {self.folder.path}" if self.folder else ""
+        at = self.at
         raise TrainingError(
-            f"epoch {self.at.epoch + 1}, batch {self.at.batch + 1} of {self.steps_per_epoch} (step {self.at.step + 1}): "
-            f"{term} = {logged.get(term, loss).item()}; {who}{kept}. Try a lower --lr or train.clip=5"
+            f"epoch {at.epoch + 1}, batch {at.batch + 1} of {self.steps_per_epoch} (step {at.step + 1}): "
+            f"{term} = {logged.get(term, loss).item()}; {who}{self._keep_last_good()}. "
+            f"Try a lower --lr or train.clip=5"
         )
+
+    def _not_finite_parameter(self) -> str | None:
+        return next((n for n, p in self.model.named_parameters() if not torch.isfinite(p).all()), None)
+
+    def _keep_last_good(self) -> str:
+        """Save what is still good after a failure; returns the words that say where it is."""
+        if self.folder is None:
+            return ""
+        with contextlib.suppress(ResourceError):
+            if self._not_finite_parameter() is None:
+                self.save()
+            elif self.best is not None:
+                self._save_weights(self.best)
+        if not self.folder.model_path.exists():
+            return "; nothing was kept, for no step was good"
+        return f"; the last good state is in {self.folder.path}"
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -304,7 +372,7 @@ class Trainer:
         if at.total_steps is not None:
             return min(1.0, at.stage_step / at.total_steps)
         if s.minutes is not None:
-            return min(1.0, at.calibration_seconds / (60 * s.minutes))
+            return min(1.0, self._elapsed / (60 * s.minutes))
         return min(1.0, at.stage_step / max(OPEN_ENDED_STEPS, OPEN_ENDED_EPOCHS * self.steps_per_epoch))
 
     @property
@@ -335,17 +403,30 @@ class Trainer:
 
     # Validation
 
-    @torch.no_grad()
     def _measure(self, model: Model) -> dict[str, float]:
-        """Means of what the objective validates, over the validation rows (or as many training rows)."""
+        """Means of what the objective validates, in smaller batches where memory does not suffice."""
+        while True:
+            try:
+                return self._measure_in_batches(model, self._validation_rows)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
+                answer = _out_of_memory(e, self.settings.batch_size)
+                if answer is None:
+                    raise
+                if self._validation_rows == 1:
+                    raise answer from None
+                self._validation_rows = math.ceil(self._validation_rows / 2)
+
+    @torch.no_grad()
+    def _measure_in_batches(self, model: Model, size: int) -> dict[str, float]:
+        """The same over the validation rows, or as many training rows, `size` at once."""
         model.eval()
         split = self.valid if self.valid is not None else self.train
         totals: dict[str, Tensor] = {}
         weights = 0.0
         n = len(split) if self.valid is not None else min(len(split), 10_000)
         with seeded(1, self.device):
-            for start in range(0, n, VALIDATION_ROWS):
-                batch = split.take(slice(start, min(n, start + VALIDATION_ROWS)))
+            for start in range(0, n, size):
+                batch = split.take(slice(start, min(n, start + size)))
                 rows = batch["x"].shape[0]
                 weight = batch.get("weight", torch.ones(rows, device=self.device))
                 weights += float(weight.sum())
@@ -355,14 +436,17 @@ class Trainer:
         model.train()
         return {name: float(total) / weights for name, total in totals.items()}
 
-    def _validate(self, rate: float, last: bool) -> None:
+    def _validate(self, rate: float) -> dict[str, Any]:
+        """Measure the averaged weights, keep them if they are the best; returns the line that was logged."""
         at, began = self.at, time.perf_counter()
         kept = self._swap_in_average()
         valid = self._measure(self.model)
         score = valid[self.stage.monitor]
         if not math.isfinite(score):
             self._swap_back(kept)
-            raise TrainingError(f"epoch {at.epoch}: validation {self.stage.monitor} = {score}; the last good state is kept")
+            raise TrainingError(
+                f"epoch {at.epoch}: validation {self.stage.monitor} = {score}{self._keep_last_good()}"
+            )
         if at.best is None or score > at.best:
             if at.best is None or score - at.best > self._tolerance(at.best):
                 at.patience_step = at.stage_step
@@ -387,9 +471,7 @@ class Trainer:
             self.folder.append_metrics(line)
         else:
             at.extra.setdefault("log", []).append(line)
-        if last or time.monotonic() - self._saved_at > self.settings.checkpoint_seconds:
-            self.save()
-        self._tell("epoch", line, rate)
+        return line
 
     def _tolerance(self, best: float) -> float:
         """What counts as improvement: anything for a gradient; EM creeps for ever, so its steps must be visible."""
@@ -412,8 +494,6 @@ class Trainer:
         if not self.open_ended:
             return False
         at = self.at
-        if at.epoch >= self.settings.max_epochs:
-            return True
         if self.progress < self.stage.warmup:
             at.patience_step = at.stage_step
             return False
@@ -461,6 +541,9 @@ class Trainer:
         """Write the whole state, then the weights to use, each atomically."""
         if self.folder is None:
             return
+        guilty = self._not_finite_parameter()
+        if guilty:
+            raise TrainingError(f"step {self.at.step}: parameter {guilty} is not finite{self._keep_last_good()}")
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         if self.helpers is not None:
             tensors |= {f"helpers.{k}": v for k, v in self.helpers.state_dict().items()}
@@ -475,17 +558,30 @@ class Trainer:
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         position = {k: v for k, v in self.at.__dict__.items() if k != "extra"}
-        save_tensors(self.folder.state_path, tensors, {"position": position, "batch_size": self.settings.batch_size})
-        use = self.best if self.best is not None and self.settings.keep == "best" else self._averaged_state()
-        record = {"step": self.at.best_step if use is self.best else self.at.step, "monitor": self.stage.monitor}
-        save_tensors(self.folder.model_path, use, {**record, "value": self.at.best, "seconds": self.at.seconds})
+        record = {"position": position, "counts": self.counts, "batch_size": self.settings.batch_size}
+        save_tensors(self.folder.state_path, tensors, {**record, "minutes": self.settings.minutes})
+        keep_best = self.best is not None and self.settings.keep == "best"
+        self._save_weights(self.best if keep_best else self._averaged_state())
         self._saved_at = time.monotonic()
 
+    def _save_weights(self, use: dict[str, Tensor]) -> None:
+        assert self.folder is not None
+        record = {"step": self.at.best_step if use is self.best else self.at.step, "monitor": self.stage.monitor}
+        save_tensors(self.folder.model_path, use, {**record, "value": self.at.best, "seconds": self.at.seconds})
+
+    def _checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self._saved_at > self.settings.checkpoint_seconds
+
     def _emergency_save(self) -> None:
-        """On Ctrl-C: keep what is done, at the last whole step."""
-        updating = any(isinstance(phase, UpdatePhase) for phase in self.stage.phases)
-        if not updating and self.at.step and not self.at.done:
-            self.save()
+        """On Ctrl-C: keep what is done, at the last whole step; an update's half pass is done again."""
+        at = self.at
+        if not self._whole or not at.step or at.done:
+            return
+        if any(isinstance(phase, UpdatePhase) for phase in self.stage.phases):
+            if any(map(_is_gradient, self.stage.phases)) and at.batch:
+                return
+            at.step, at.stage_step, at.batch = at.step - at.batch, at.stage_step - at.batch, 0
+        self.save()
 
     def _restore(self) -> None:
         assert self.folder is not None
@@ -499,7 +595,7 @@ class Trainer:
             self.at = Position(**position)
             saved = Position(**position)
             self._start_stage()  # fresh optimizers for the stage
-            self.at = saved
+            self.at, self._elapsed = saved, saved.calibration_seconds
             self.model.load_state_dict(_under(tensors, "model."))
             if self.helpers is not None:
                 self.helpers.load_state_dict(_under(tensors, "helpers."))
@@ -508,6 +604,7 @@ class Trainer:
             best = _under(tensors, "best.")
             self.best = {k: v.to(self.device) for k, v in best.items()} or None
             self.sums = {k: v.to(self.device) for k, v in _under(tensors, "sums.").items()}
+            self.counts = record["counts"]
             for i, optimizer in enumerate(self.optimizers):
                 _restore_optimizer(optimizer, _under(tensors, f"optimizer.{i}."))
             torch.set_rng_state(tensors["rng.cpu"])
@@ -515,17 +612,24 @@ class Trainer:
                 torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
         except JensenError:
             raise
-        except (KeyError, TypeError, RuntimeError) as e:
+        except (KeyError, TypeError, ValueError, RuntimeError) as e:
             raise IntegrityError(f"{self.folder.state_path} does not fit this run: {str(e).splitlines()[0]}") from None
         self.folder.keep_metrics(self.at.step)
-        if not self.at.done and self.at.total_steps is not None:
-            self._extend()
+        self._extend(record["minutes"])
 
-    def _extend(self) -> None:
-        """A larger --epochs on resume lengthens the run."""
-        s = self.settings
-        if s.epochs is not None and self.stage.passes is None:
-            self.at.total_steps = s.epochs * self.steps_per_epoch
+    def _extend(self, minutes: float | None) -> None:
+        """A budget given on resume lengthens the run, or ends it sooner; a finished run goes on."""
+        s, at = self.settings, self.at
+        if self.stage.passes is not None:
+            return
+        if s.epochs is not None:
+            at.total_steps = s.epochs * self.steps_per_epoch
+        elif s.minutes is not None and s.minutes != minutes:
+            at.total_steps = None  # measured anew
+        else:
+            return
+        more = at.total_steps > at.stage_step if at.total_steps is not None else 60 * s.minutes > self._elapsed
+        at.done = at.done and not more
 
 
 def _is_gradient(phase: GradientPhase | UpdatePhase) -> bool:
