@@ -45,34 +45,30 @@ class Observed:
 
 
 class Densities(Mapping[str, Tensor]):
-    """Log-densities by variable name, in nats, (K, B); each is computed when first read."""
+    """Log-densities by variable name, in nats, (K, B); each is computed when first read.
 
-    def __init__(self, particles: int, batch: int) -> None:
-        self._shape = (particles, batch)
-        self._pending: dict[str, Callable[[], Tensor]] = {}
-        self._known: dict[str, Tensor] = {}
+    A view that evidence makes when asked: evidence does not hold it, so that nothing holds the graph of a training
+    step in a cycle once the step is over.
+    """
 
-    def later(self, name: str, compute: Callable[[], Tensor]) -> None:
-        self._pending[name] = compute
+    def __init__(self, names: Mapping[str, Distribution], compute: Callable[[str], Tensor], known: dict[str, Tensor]):
+        self._names, self._compute, self._known = names, compute, known
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._compute(name).view(self._shape)
-
-    def mean(self, name: str) -> Tensor:
-        """Mean over particles, (B,)."""
-        value = self._compute(name)
-        return value if self._shape[0] == 1 else value.view(self._shape).mean(0)
-
-    def _compute(self, name: str) -> Tensor:
         if name not in self._known:
-            self._known[name] = self._pending[name]()
+            if name not in self._names:
+                raise KeyError(name)
+            self._known[name] = self._compute(name)
         return self._known[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._pending)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._names)
 
 
 class Evidence:
@@ -91,7 +87,8 @@ class Evidence:
         self.values: dict[str, Tensor] = {}
         self.p: dict[str, Distribution] = {}
         self.q: dict[str, Distribution] = {}
-        self.log_p, self.log_q = Densities(particles, batch), Densities(particles, batch)
+        self._log_p: dict[str, Tensor] = {}
+        self._log_q: dict[str, Tensor] = {}
         self.masks: dict[str, Tensor] = {}
         self.inferred: list[str] = []  # names that q gave a value
         self._wide: set[str] = set()  # names whose values have K·B rows while K > 1
@@ -104,15 +101,25 @@ class Evidence:
     # What is read from it
 
     @property
+    def log_p(self) -> Densities:
+        """Log-densities under p, in nats, each (K, B)."""
+        return Densities(self.p, self._compute_log_p, self._log_p)
+
+    @property
+    def log_q(self) -> Densities:
+        """Log-densities of what was drawn under q, in nats, each (K, B)."""
+        return Densities(self.q, self._compute_log_q, self._log_q)
+
+    @property
     def log_w(self) -> Tensor:
         """log w = Σ log p − Σ log q, in nats, (K, B)."""
-        log_p = self._total(self.log_p, list(self.log_p))
-        return log_p - self._total(self.log_q, list(self.log_q)) if self.log_q else log_p
+        log_p = self._total(self.log_p, list(self.p))
+        return log_p - self._total(self.log_q, list(self.q)) if self.q else log_p
 
     @property
     def log_w_stopped(self) -> Tensor:
         """log w, (K, B), with the parameters of q stopped and the draws live: what remains is the path gradient."""
-        total = self._total(self.log_p, list(self.log_p))
+        total = self._total(self.log_p, list(self.p))
         for name, dist in self.q.items():
             stopped = dist.detach()  # pyright: ignore[reportAttributeAccessIssue]
             total = total - self._log_prob(stopped, name, self.is_wide(self._q_factors[name]), drawn=True)
@@ -133,15 +140,15 @@ class Evidence:
 
     def explained(self) -> list[str]:
         """Names in p that q does not infer: the data, whose log p is the reconstruction term."""
-        return [name for name in self.log_p if name not in self.inferred]
+        return [name for name in self.p if name not in self.inferred]
 
     def reconstruction(self) -> Tensor:
         """Σ log p over what was observed, given what was drawn, mean over particles, in nats, (B,)."""
-        return self._total(self.log_p, self.explained()).mean(0)
+        return _mean(self._total(self.log_p, self.explained()))
 
     def divergences(self, closed: bool = True) -> dict[str, Tensor]:
         """KL(q ‖ p) of all that q inferred, by name, each (B,) in nats: ELBO = reconstruction − their sum."""
-        names = [name for name in self.inferred if name in self.log_q or name in self.log_p]
+        names = [name for name in self.inferred if name in self.q or name in self.p]
         return {name: self.kl(name, closed) for name in names}
 
     def kl(self, name: str, closed: bool = True) -> Tensor:
@@ -156,13 +163,14 @@ class Evidence:
             except NotImplementedError:
                 pass
             else:
-                rows = divergence if divergence.dim() else divergence.expand(self.batch)
-                return rows.reshape(-1, self.batch).mean(0)
-        if name not in self.log_q:
-            return -self.log_p[name].mean(0)  # a code: log q = 0
-        if name not in self.log_p:
-            return self.log_q[name].mean(0)
-        return (self.log_q[name] - self.log_p[name]).mean(0)
+                if divergence.dim() == 0:
+                    return divergence.expand(self.batch)
+                return divergence if divergence.shape == (self.batch,) else divergence.view(-1, self.batch).mean(0)
+        if name not in self.q:
+            return -_mean(self.log_p[name])  # a code: log q = 0
+        if name not in self.p:
+            return _mean(self.log_q[name])
+        return _mean(self.log_q[name] - self.log_p[name])
 
     def kl_terms(self, name: str) -> Tensor | None:
         """KL(q ‖ p) of each element of a hidden variable, (B, *event); None where no closed form is known."""
@@ -208,12 +216,6 @@ class Evidence:
             raise NotImplementedError
         return dist.unflatten((self.particles, self.batch))  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _mean(self, rows: Tensor) -> Tensor:
-        """(K·B,), (B,) or () to (B,): the mean over particles."""
-        if rows.dim() == 0:
-            return rows.expand(self.batch)
-        return rows if rows.shape == (self.batch,) else rows.view(-1, self.batch).mean(0)
-
     # The steps of a walk
 
     def observe(self, name: str, value: Tensor | Observed) -> None:
@@ -258,7 +260,7 @@ class Evidence:
             shape = torch.Size((k * self.batch,))
         if getattr(dist, "density_comes_with_draw", False):
             value, log_q = dist.rsample_and_log_prob(shape)  # pyright: ignore[reportAttributeAccessIssue]
-            self.log_q.later(name, lambda: self._paid(name, log_q.reshape(k, self.batch), drawn=True))
+            self._log_q[name] = self._paid(name, log_q.reshape(k, self.batch), drawn=True)
         else:
             value = dist.rsample(shape) if dist.has_rsample else dist.sample(shape)
         if many:
@@ -274,15 +276,17 @@ class Evidence:
         self.q[name] = dist
         self._q_factors[name], self._came_from[name] = factor, factor.parents
         self.inferred.append(name)
-        if name not in self.log_q:
-            self.log_q.later(name, lambda: self._log_prob(dist, name, wide, drawn=True))
 
     def explain(self, factor: Factor, dist: Distribution) -> None:
         """Keep log p of a value that was observed or drawn."""
-        wide = self.is_wide(factor)
         self.p[factor.name] = dist
         self._p_factors[factor.name] = factor
-        self.log_p.later(factor.name, lambda: self._log_prob(dist, factor.name, wide))
+
+    def _compute_log_p(self, name: str) -> Tensor:
+        return self._log_prob(self.p[name], name, self.is_wide(self._p_factors[name]))
+
+    def _compute_log_q(self, name: str) -> Tensor:
+        return self._log_prob(self.q[name], name, self.is_wide(self._q_factors[name]), drawn=True)
 
     def _rows(self, name: str, wide: bool) -> Tensor:
         value = self.values[name]
@@ -293,7 +297,7 @@ class Evidence:
         return self._repeated[name]
 
     def _log_prob(self, dist: Distribution, name: str, dist_wide: bool, drawn: bool = False) -> Tensor:
-        """log-density of a value under a distribution, (K·B,), whichever of the two has K·B rows."""
+        """log-density of a value under a distribution, (K, B), whichever of the two has K·B rows."""
         k, b = self.particles, self.batch
         value, value_wide = self.values[name], name in self._wide
         mask = self.masks.get(name)
@@ -314,7 +318,10 @@ class Evidence:
             log_prob = torch.where(mask, terms, torch.zeros((), dtype=terms.dtype)).flatten(lead).sum(-1)
         else:
             log_prob = dist.log_prob(value)
-        log_prob = log_prob.reshape(-1, b).expand(k, b) if log_prob.dim() else log_prob.expand(k, b)
+        if log_prob.numel() == k * b:
+            log_prob = log_prob.reshape(k, b)
+        else:  # the same for all particles, or for all data
+            log_prob = log_prob.expand(k, b)
         return self._paid(name, log_prob, drawn)
 
     def _paid(self, name: str, log_prob: Tensor, drawn: bool) -> Tensor:
@@ -365,6 +372,11 @@ def evidence(p: Joint, q: Joint, observed: Mapping[str, Tensor | Observed], part
         elif factor.name in e.values:
             e.explain(factor, e.meet(factor))  # pyright: ignore[reportArgumentType]
     return e
+
+
+def _mean(rows: Tensor) -> Tensor:
+    """Over particles, (K, B) to (B,)."""
+    return rows.squeeze(0) if rows.shape[0] == 1 else rows.mean(0)
 
 
 def _elements(dist: Elementwise) -> Elementwise:
