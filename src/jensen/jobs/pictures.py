@@ -1,0 +1,376 @@
+"""Grids of pictures, and quiet plots that read well on light and dark pages and without colour vision.
+
+A plot is a matplotlib `Figure` (never pyplot, so no global state), drawn with `svg` for a page, whose colours
+follow the page's, or with `png` for a file. Series differ by line style or marker as well as by colour.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+BETWEEN = 56  # grey of the lines between the pictures of a grid
+GRID_PIXELS = 560  # least width that a grid is enlarged to, in whole multiples
+
+INK, MUTED, RULE = "#22262b", "#6a727c", "#dde1e6"
+MODEL, DATA, THIRD = "#0067a5", "#c8500a", "#117733"
+"""Blue is the model, vermilion the data, in every plot."""
+
+CLASSES = (
+    "#332288", "#c8500a", "#117733", "#0090c8", "#882255",
+    "#8a8a1f", "#aa4499", "#2f9e8f", "#cc6677", "#5a5a5a",
+)  # fmt: skip
+"""Ten colours after Paul Tol's palettes; readers who cannot tell them apart have the markers."""
+
+VARIABLES = {
+    INK: "--ink", MUTED: "--muted", RULE: "--rule", MODEL: "--model", DATA: "--data", THIRD: "--third",
+    **{colour: f"--class-{i}" for i, colour in enumerate(CLASSES) if colour != DATA and colour != THIRD},
+}  # fmt: skip
+"""The CSS variable that stands for each colour in an SVG, so that a page can change it in the dark."""
+
+DARK = {
+    INK: "#e6e9ec", MUTED: "#98a1ab", RULE: "#343a41", MODEL: "#58b4f0", DATA: "#ff9150", THIRD: "#5fce86",
+    "#332288": "#a79bff", "#0090c8": "#6fd3ff", "#882255": "#f27fb2", "#8a8a1f": "#d8d565",
+    "#aa4499": "#e58fd8", "#2f9e8f": "#5fd6c5", "#cc6677": "#ff9daa", "#5a5a5a": "#b8bec5",
+}  # fmt: skip
+"""What each colour becomes on a dark page."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")
+
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": RULE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "text.color": INK,
+    "text.parse_math": False,  # names of columns and classes are no formulas
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "jensen",
+    "figure.facecolor": "white",
+}
+
+
+# Pictures
+
+
+def grid(
+    pictures: np.ndarray,
+    columns: int | None = None,
+    levels: int = 256,
+    pad: int = 1,
+    scale: int | str = "auto",
+) -> Image.Image:
+    """Pictures beside and below one another, row by row.
+
+    Args:
+        pictures: (n, C, H, W) with C = 1 or 3, in 0..levels-1; real numbers are rounded to the nearest grey.
+        columns: default as near to a square as n allows.
+        levels: 256, or 2 for binary pictures and their probabilities.
+        pad: pixels between pictures, before enlarging.
+        scale: whole factor by which pixels are enlarged; "auto" makes the grid about 560 pixels wide.
+
+    >>> grid(np.zeros((6, 1, 4, 5)), columns=3, scale=1).size
+    (19, 11)
+    """
+    x = np.asarray(pictures)
+    if x.ndim != 4 or len(x) == 0 or x.shape[1] not in (1, 3):
+        raise ValueError(f"expected pictures (n, 1 or 3, H, W), n > 0, got {x.shape}")
+    grey = np.rint(np.clip(x.astype(np.float64), 0, levels - 1) * (255 / (levels - 1))).astype(np.uint8)
+    n, channels, height, width = grey.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    sheet = np.full((rows * (height + pad) + pad, columns * (width + pad) + pad, channels), BETWEEN, np.uint8)
+    for i, picture in enumerate(grey):
+        top, left = pad + i // columns * (height + pad), pad + i % columns * (width + pad)
+        sheet[top : top + height, left : left + width] = picture.transpose(1, 2, 0)
+    factor = max(1, round(GRID_PIXELS / sheet.shape[1])) if scale == "auto" else int(scale)
+    sheet = sheet.repeat(factor, 0).repeat(factor, 1)
+    return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+
+
+def png(image: Image.Image | Figure) -> bytes:
+    """A PNG file: of a picture as it is, of a plot on white at twice the screen's resolution."""
+    out = io.BytesIO()
+    if isinstance(image, Figure):
+        with _style():
+            image.savefig(out, format="png", dpi=200, metadata={"Software": None})
+    else:
+        image.save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """An `<svg>` element for a page: transparent, as wide as its place, in the page's font and colours.
+
+    A colour stands as `var(--name, #colour)`, see `VARIABLES`; outside a page the colour itself counts.
+    """
+    out = io.StringIO()
+    with _style():
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[a-z0-9_.]*">', "<g>", text)  # names that repeat from plot to plot
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(f": {colour}", f": var({variable}, {colour})")
+    return text.strip()
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the page's font may well have it
+        yield
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+# Plots
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a plot; `faint` lines stand behind."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str = MODEL
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot of a row of plots: curves over a common x, and a point to mark."""
+
+    title: str
+    curves: Sequence[Curve]
+    mark: tuple[float, float, str] | None = None
+    floor: float | None = None  # the plot starts here; what is lower is cut off
+
+
+def curves(panel: Panel, xlabel: str) -> Figure:
+    """Curves over a common x."""
+    with _style():
+        figure = _figure(3.8, 2.8)
+        axes = figure.subplots()
+        for curve in panel.curves:
+            width, dash = (1.2, (0, (4, 1.5))) if curve.faint else (1.8, "-")
+            axes.plot(curve.x, curve.y, color=curve.colour, lw=width, ls=dash, label=_name(curve.label))
+        if panel.mark:
+            x, y, text = panel.mark
+            axes.plot([x], [y], "o", ms=6, color=INK, label=text)
+        axes.set(title=panel.title, xlabel=xlabel)
+        axes.margins(x=0.02)
+        if panel.floor is not None:
+            axes.set_ylim(bottom=panel.floor)
+        if len(panel.curves) > 1 or panel.mark:
+            axes.legend(loc="lower right" if panel.floor is not None else "best", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        return figure
+
+
+def histogram(name: str, data: np.ndarray, samples: np.ndarray) -> Figure:
+    """The share of a column's data (N,), filled, and of its samples (M,), outlined, in common bins."""
+    with _style():
+        figure = _figure(2.5, 1.7)
+        axes = figure.subplots()
+        edges = _edges(data, samples)
+        for values, colour, filled in ((data, DATA, True), (samples, MODEL, False)):
+            share = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(values)
+            line: dict[str, Any] = {"alpha": 0.35, "lw": 0} if filled else {"lw": 1.6}
+            axes.stairs(share, edges, color=colour, fill=filled, **line)
+        axes.set_title(_name(name, 26), fontsize=9)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.tick_params(labelsize=8)
+        return figure
+
+
+def _edges(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Bins that hold all data and nearly all samples; one each where there are few whole values."""
+    low, high = float(x.min()), float(x.max())
+    low, high = min(low, float(np.quantile(y, 0.005))), max(high, float(np.quantile(y, 0.995)))
+    values = np.unique(x)
+    if len(values) <= 30 and np.all(values == np.rint(values)) and high - low <= 60:
+        return np.arange(math.floor(low), math.ceil(high) + 2) - 0.5
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, 25)
+
+
+def correlations(names: Sequence[str], data: np.ndarray, samples: np.ndarray) -> Figure:
+    """Correlation matrices of data (N, D) and samples (M, D), side by side."""
+    labels = [_name(name, 14) for name in names]
+    with _style():
+        size = 1.6 + 0.3 * len(names)
+        figure = _figure(2 * size + 1.2, size)
+        both = figure.subplots(1, 2, sharey=True)
+        image: Any = None
+        for axes, title, x in zip(both, ("data", "samples"), (data, samples), strict=True):
+            image = axes.imshow(correlation(x), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+            axes.set_title(title)
+            axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
+            axes.set_yticks(range(len(labels)), labels, fontsize=8)
+            axes.grid(False)
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+        bar = figure.colorbar(image, ax=both, shrink=0.8, aspect=24, ticks=[-1, 0, 1])
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+        return figure
+
+
+def correlation_pairs(data: np.ndarray, samples: np.ndarray) -> Figure:
+    """Each pair of columns a dot: its correlation in data (N, D) and in samples (M, D)."""
+    pairs = np.triu_indices(data.shape[1], 1)
+    with _style():
+        figure = _figure(4.2, 3.6)
+        axes = figure.subplots()
+        axes.plot([-1, 1], [-1, 1], color=MUTED, lw=1)
+        axes.plot(
+            correlation(data)[pairs], correlation(samples)[pairs], "o", ms=3.5, mew=0, color=MODEL, alpha=0.6
+        )
+        axes.set(xlabel="correlation in data", ylabel="correlation in samples", xlim=(-1, 1), ylim=(-1, 1))
+        axes.set(aspect="equal", xticks=[-1, -0.5, 0, 0.5, 1], yticks=[-1, -0.5, 0, 0.5, 1])
+        return figure
+
+
+def correlation(x: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of the columns of (N, D), (D, D); 0 with a constant column, 1 with itself."""
+    centred = x - x.mean(0)
+    spread = np.sqrt((centred**2).sum(0))
+    unit = centred / np.where(spread > 1e-12 * (1 + np.abs(x).max(0)), spread, np.inf)
+    found = unit.T @ unit
+    np.fill_diagonal(found, 1.0)
+    return found
+
+
+def against(name: str, data: np.ndarray, back: np.ndarray) -> Figure:
+    """A column's data (N,) across, what came back (N,) up, and the line on which the two are equal."""
+    with _style():
+        figure = _figure(2.5, 2.2)
+        axes = figure.subplots()
+        ends = [min(data.min(), back.min()), max(data.max(), back.max())]
+        axes.plot(ends, ends, color=MUTED, lw=1)
+        axes.plot(data, back, "o", ms=3, mew=0, color=MODEL, alpha=0.5)
+        axes.set_title(_name(name, 26), fontsize=9)
+        axes.tick_params(labelsize=8)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(4))
+        return figure
+
+
+def path(title: str, names: Sequence[str], values: np.ndarray) -> Figure:
+    """Columns (steps, D) along a path."""
+    with _style():
+        figure = _figure(4.6, 3.4)
+        axes = figure.subplots()
+        where = np.linspace(0, 1, len(values))
+        for j, name in enumerate(names):
+            axes.plot(where, values[:, j], color=CLASSES[j % len(CLASSES)], marker=MARKERS[j % len(MARKERS)],
+                      ms=4, lw=1.4, label=_name(name, 22))  # fmt: skip
+        axes.set(title=title, xlabel="from the first row (0) to the second (1)", ylabel="standard deviations")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+        return figure
+
+
+def scatter(
+    points: np.ndarray, labels: np.ndarray | None, classes: Sequence[str] | None, axes_names: tuple[str, str]
+) -> Figure:
+    """Points (N, 2), marked by class where there are labels (N,), -1 for none."""
+    with _style():
+        figure = _figure(5.6, 5.0 if labels is None else 5.5)
+        axes = figure.subplots()
+        if labels is None or not classes:
+            axes.plot(*points.T, "o", ms=4, mew=0, color=MODEL, alpha=0.55)
+        else:
+            short = all(len(name) <= 2 and name.isascii() and name.isalnum() for name in classes)
+            for i in [-1, *range(len(classes))]:
+                of_class = points[labels == i]
+                if len(of_class) == 0:
+                    continue
+                marker = _glyph(classes[i]) if short and i >= 0 else MARKERS[i % len(MARKERS)]
+                colour = CLASSES[i % len(CLASSES)] if i >= 0 else RULE
+                name = _name(classes[i], 20) if i >= 0 else "no label"
+                size = 5.5 if short else 4.2
+                axes.plot(
+                    *of_class.T, ls="", marker=marker, ms=size, mew=0, color=colour, alpha=0.9, label=name
+                )
+            handles, found = axes.get_legend_handles_labels()
+            if short:  # a mark is its own label
+                found, look = (
+                    ["" for _ in found],
+                    {"columnspacing": 0.4, "title": "labels", "alignment": "left"},
+                )
+            else:
+                look = {"columnspacing": 0.9}
+            columns = len(found) if short and len(found) <= 12 else min(4, len(found))
+            place: Any = "outside upper left"
+            figure.legend(handles, found, loc=place, ncols=columns, fontsize=9, markerscale=1.4, handletextpad=0.1,
+                          **look)  # fmt: skip
+        axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
+        return figure
+
+
+def bars(values: Sequence[float], xlabel: str, ylabel: str, line: tuple[float, str] | None = None) -> Figure:
+    """Bars, largest first as given, with a labelled line across where there is one."""
+    with _style():
+        figure = _figure(5.2, 2.3)
+        axes = figure.subplots()
+        axes.bar(range(1, len(values) + 1), values, color=MODEL, width=0.8)
+        if line:
+            axes.axhline(line[0], color=DATA, lw=1.2, ls=(0, (4, 1.5)))
+            axes.annotate(line[1], (len(values) + 0.5, line[0]), xytext=(0, 3), textcoords="offset points",
+                          ha="right", fontsize=8, color=DATA)  # fmt: skip
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.grid(axis="x", visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        return figure
+
+
+def _glyph(text: str) -> Path:
+    """A marker in the form of a letter or two, about its own centre."""
+    outline = TextPath((0, 0), text, size=1, prop=FontProperties(weight="bold"))
+    low, high = outline.vertices.min(0), outline.vertices.max(0)
+    return Path((outline.vertices - (low + high) / 2) / 0.73, outline.codes)
+
+
+def _name(text: str, most: int = 30) -> str:
+    """A label: cut where too long, and never starting as what matplotlib hides."""
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return f" {text}" if text.startswith("_") else text
