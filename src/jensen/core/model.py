@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from jensen.core.evidence import Evidence, Observed, evidence
 from jensen.core.joint import Joint
+from jensen.distributions import DiagonalNormal
 
 EXACT, LOWER_BOUND, ESTIMATE = "exact", "lower_bound", "estimate"
 
@@ -106,7 +108,7 @@ class Model(nn.Module):
                 values[factor.name] = met
                 continue
             if temperature != 1.0 and factor.name != self.data:
-                met = met.tempered(temperature)
+                met = _tempered(met, temperature)
             shape = torch.Size() if met.batch_shape else torch.Size((n,))
             values[factor.name] = met.sample(shape)
         return values
@@ -164,3 +166,10 @@ class Model(nn.Module):
             lossy="yes" if hidden and continuous else "no",
             lossless=lossless,
         )
+
+
+def _tempered(dist: Distribution, temperature: float) -> Distribution:
+    """A normal density with its scale multiplied; any other as it is."""
+    if not isinstance(dist, DiagonalNormal):
+        return dist
+    return DiagonalNormal(dist.loc, dist.scale * temperature, dist.event_dims)
