@@ -117,6 +117,17 @@ def grid(
     return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
 
 
+def beside(images: Sequence[Image.Image], height: int, gap: int = 12) -> Image.Image:
+    """Pictures in a row on white, each made so high."""
+    sized = [i.resize((round(i.width * height / i.height), height), Image.Resampling.LANCZOS) for i in images]
+    row = Image.new("RGB", (sum(i.width for i in sized) + gap * (len(sized) - 1), height), "white")
+    left = 0
+    for image in sized:
+        row.paste(image, (left, 0))
+        left += image.width + gap
+    return row
+
+
 def png(image: Image.Image | Figure) -> bytes:
     """A PNG file: of a picture as it is, of a plot on white at twice the screen's resolution."""
     out = io.BytesIO()
@@ -341,8 +352,8 @@ def scatter(
                 look = {"columnspacing": 0.9}
             columns = len(found) if short and len(found) <= 12 else min(4, len(found))
             place: Any = "outside upper left"
-            figure.legend(handles, found, loc=place, ncols=columns, fontsize=9, markerscale=1.4, handletextpad=0.1,
-                          **look)  # fmt: skip
+            look |= {"ncols": columns, "fontsize": 9, "markerscale": 1.4, "handletextpad": 0.1}
+            figure.legend(handles, found, loc=place, **look)
         axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
         return figure
 

@@ -332,8 +332,8 @@ def _reconstructions(run: Run, subject: _Subject) -> tuple[str, str]:
                 _filled(back[start : start + columns], columns),
             ]
         return (
-            f"Data that the model was not trained on (upper rows), each encoded to {_code(run)} and decoded to "
-            "the expected picture E[x | z] (below it).",
+            f"Data that the model was not trained on (upper rows), each encoded to {_code(run)} and decoded "
+            "to the expected picture E[x | z] (below it).",
             _row(
                 [_picture(np.concatenate(blocks), levels, "", "data above, reconstructions below", columns)]
             ),
@@ -370,8 +370,8 @@ def _interpolation(run: Run, subject: _Subject) -> tuple[str, str]:
             ]
             figures.append(_picture(np.concatenate(rows), run.schema.levels or 256, label, label, STEPS))
         return (
-            "Pictures on the way from one datum to another: each row starts and ends at reconstructions of two "
-            "data, and between them shows E[x | z] at points between their codes z.",
+            "Pictures on the way from one datum to another: each row starts and ends at reconstructions of "
+            "two data, and between them shows E[x | z] at points between their codes z.",
             _row(figures, "wide"),
         )
     names = run.schema.names[: min(8, len(run.schema.names))]
@@ -380,8 +380,8 @@ def _interpolation(run: Run, subject: _Subject) -> tuple[str, str]:
         track = _matrix(interpolate(run, data, steps=STEPS, how=how))  # pyright: ignore[reportArgumentType]
         figures.append(_plot(pictures.path(how, names, _standard(run, track)[:, : len(names)]), how))
     return (
-        "Expected rows E[x | z] on the way from one datum to another, at points between their codes z, straight "
-        "or along an arc; each column in standard deviations from its mean"
+        "Expected rows E[x | z] on the way from one datum to another, at points between their codes z, "
+        "straight or along an arc; each column in standard deviations from its mean"
         f"{_of(len(names), len(run.schema.names), 'columns')}.",
         _row(figures, "wide"),
     )
@@ -626,9 +626,7 @@ def _filled(x: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([x, np.zeros((n - len(x), *x.shape[1:]), x.dtype)])
 
 
-def _apart(
-    points: Sequence[tuple[float, float]], shift: float, sign: float
-) -> tuple[list[float], list[float]]:
+def _apart(points: Sequence[tuple[float, float]], shift: float) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y + shift for _, y in points]
 
 
