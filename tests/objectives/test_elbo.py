@@ -1,0 +1,184 @@
+"""The evidence lower bound as an objective, against the formula of the lectures written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jensen.conditionals.priors import Normal
+from jensen.core import Joint, Model
+from jensen.data import Schema
+from jensen.distributions import DiagonalNormal, Laplace
+from jensen.errors import ConfigError
+from jensen.objectives import weighted_mean
+from jensen.registry import build, find
+
+PIXELS, LATENTS = (1, 3, 3), 2
+
+
+def lecture_vae(**settings) -> Model:
+    """Binary pictures, a plane of latents, p(x | z) = Bernoulli(sigmoid(V tanh(W z + b) + β))."""
+    tanh = {"name": "mlp", "hidden": [7], "activation": "tanh"}
+    settings = {"latents": LATENTS, "encoder": tanh, "decoder": tanh, **settings}
+    return build("vae", Schema.of_pictures(PIXELS, levels=2), settings).double()
+
+
+def pictures(rows: int) -> Tensor:
+    return torch.bernoulli(torch.full((rows, *PIXELS), 0.4, dtype=torch.float64))
+
+
+def by_hand(model: Model, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(x | z), (L, B), and KL(q(z | x) ‖ N(0, I)) by dimension, (B, D), from the weights alone."""
+    decoder, encoder = model.p["x"].module.network, model.q["z"].module.network
+    (w, b), (v, beta) = ((m.weight, m.bias) for m in decoder if isinstance(m, nn.Linear))
+    p = torch.sigmoid(torch.tanh(z @ w.T + b) @ v.T + beta)  # (L, B, 9)
+    flat = x.flatten(1)
+    log_likelihood = (flat * p.log() + (1 - flat) * (1 - p).log()).sum(-1)
+    (w, b), (v, beta) = ((m.weight, m.bias) for m in encoder if isinstance(m, nn.Linear))
+    out = torch.tanh(flat @ w.T + b) @ v.T + beta
+    mean, raw = out[:, :LATENTS], out[:, LATENTS:]
+    start = 1 - 1e-4  # the scale is 1 where the output is 0
+    scale = 1e-4 + torch.log1p(torch.exp(raw + math.log(math.expm1(start))))
+    return log_likelihood, -0.5 * (1 + scale.log() * 2 - mean**2 - scale**2)
+
+
+def loss_of(model: Model, batch: dict[str, Tensor], progress: float = 1.0, seed: int = 5):
+    (stage,) = model.objective.stages
+    (phase,) = stage.phases
+    torch.manual_seed(seed)
+    return phase.loss(model, batch, progress)
+
+
+def draws(model: Model, x: Tensor, samples: int, seed: int = 5) -> Tensor:
+    """The same draws of z that `loss_of` makes, (L, B, D)."""
+    torch.manual_seed(seed)
+    return model.evidence({"x": x}, samples).values["z"].unflatten(0, (samples, len(x)))
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_the_loss_of_the_lectures(samples):
+    """−(1/L) Σ_l log p(x | z_l) + KL, averaged over the batch; and its gradient, whose factor is 1/L too."""
+    model, x = lecture_vae(**{"objective.samples": samples}), pictures(5)
+    terms = loss_of(model, {"x": x})
+    log_likelihood, kl = by_hand(model, x, draws(model, x, samples))
+    truth = -(log_likelihood.mean(0) - kl.sum(1)).mean()
+    torch.testing.assert_close(terms.loss, truth)
+    torch.testing.assert_close(terms.logged["elbo"], -truth.detach())
+    torch.testing.assert_close(terms.logged["kl_z"], kl.sum(1).mean().detach())
+    parameters = list(model.parameters())
+    for found, wanted in zip(
+        torch.autograd.grad(terms.loss, parameters), torch.autograd.grad(truth, parameters), strict=True
+    ):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "progress", "weight"),
+    [
+        ({"beta": 4.0}, 1.0, 4.0),
+        ({"beta": 0.0}, 1.0, 0.0),
+        ({"warmup": 0.5}, 0.0, 0.0),
+        ({"warmup": 0.5}, 0.2, 0.4),
+        ({"warmup": 0.5}, 0.5, 1.0),
+        ({"warmup": 0.0}, 0.0, 1.0),
+        ({"warmup": 0.5, "beta": 2.0}, 0.25, 1.0),
+    ],
+)
+def test_weights_on_the_divergence_change_the_loss_and_not_the_logged_bound(settings, progress, weight):
+    model, x = lecture_vae(objective={"name": "elbo", **settings}), pictures(5)
+    terms = loss_of(model, {"x": x}, progress)
+    log_likelihood, kl = by_hand(model, x, draws(model, x, 1))
+    torch.testing.assert_close(terms.loss, (weight * kl.sum(1) - log_likelihood[0]).mean())
+    torch.testing.assert_close(terms.logged["elbo"], (log_likelihood[0] - kl.sum(1)).mean().detach())
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 0.0, 3.0, 0.5, 2.0], dtype=torch.float64)])
+def test_free_bits_by_hand(weights):
+    """A dimension whose KL, averaged over the batch, lies below the threshold costs the threshold."""
+    x = pictures(5)
+    model = lecture_vae()
+    with torch.no_grad():  # one dimension far from the prior, one near it
+        model.q["z"].module.network.output.bias.copy_(torch.tensor([2.0, 0.1, -1.0, 0.0]))
+    w = torch.ones(5, dtype=torch.float64) if weights is None else weights
+    log_likelihood, kl = by_hand(model, x, draws(model, x, 1))
+    means = (w[:, None] * kl).sum(0) / w.sum()
+    free = means.mean().item()
+    assert (means > free).sum() == 1
+    objective = find("objective", "elbo").function(free_bits=free)
+    model.objective = objective
+    terms = loss_of(model, {"x": x} if weights is None else {"x": x, "weight": weights})
+    cost = torch.maximum(means, torch.tensor(free, dtype=torch.float64)).sum()
+    loss = cost - (w * log_likelihood[0]).sum() / w.sum()
+    torch.testing.assert_close(terms.loss, loss)
+    truth = (w * (log_likelihood[0] - kl.sum(1))).sum() / w.sum()
+    torch.testing.assert_close(terms.logged["elbo"], truth.detach())
+    parameters = list(model.parameters())
+    for found, wanted in zip(
+        torch.autograd.grad(terms.loss, parameters), torch.autograd.grad(loss, parameters), strict=True
+    ):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_free_bits_need_a_closed_form():
+    class Peaked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Laplace:
+            return Laplace(self.map(x), torch.ones(2))
+
+    class Decoder(nn.Module):
+        def forward(self, z: Tensor) -> DiagonalNormal:
+            return DiagonalNormal(z.sum(1, keepdim=True).expand(-1, 3), torch.ones(3))
+
+    objective = find("objective", "elbo").function(free_bits=0.1)
+    p, q = Joint({"z": Normal((2,)), "x | z": Decoder()}), Joint({"z | x": Peaked()})
+    with pytest.raises(ConfigError, match=r"free_bits: no closed-form KL per dimension is known for 'z'"):
+        loss_of(Model(p, q, objective), {"x": torch.zeros(2, 3)})
+
+
+def test_row_weights_weigh_the_loss():
+    model, x = lecture_vae(), pictures(4)
+    weight = torch.tensor([1.0, 2.0, 0.0, 5.0], dtype=torch.float64)
+    terms = loss_of(model, {"x": x, "weight": weight})
+    log_likelihood, kl = by_hand(model, x, draws(model, x, 1))
+    rows = log_likelihood[0] - kl.sum(1)
+    torch.testing.assert_close(terms.loss, -(rows[0] + 2 * rows[1] + 5 * rows[3]) / 8)
+    assert weighted_mean(torch.tensor([1.0, 3.0]), {}) == 2.0
+
+
+def test_monte_carlo_divergence_is_log_q_minus_log_p():
+    model, x = lecture_vae(**{"objective.kl": "monte-carlo", "objective.samples": 3}), pictures(5)
+    terms = loss_of(model, {"x": x})
+    torch.manual_seed(5)
+    e = model.evidence({"x": x}, 3)
+    torch.testing.assert_close(terms.loss, -e.log_w.mean())
+    assert not torch.isclose(terms.logged["kl_z"], by_hand(model, x, draws(model, x, 3))[1].sum(1).mean())
+
+
+def test_validation_reports_the_bound_of_each_datum_and_its_parts():
+    model, x = lecture_vae(**{"objective.beta": 9.0, "objective.free_bits": 5.0}), pictures(5)
+    torch.manual_seed(5)
+    found = model.objective.validate(model, {"x": x})
+    log_likelihood, kl = by_hand(model, x, draws(model, x, 1))
+    torch.testing.assert_close(found["elbo"], log_likelihood[0] - kl.sum(1))
+    torch.testing.assert_close(found["reconstruction"], log_likelihood[0])
+    torch.testing.assert_close(found["kl_z"], kl.sum(1))
+
+
+def test_validation_of_an_exact_model_is_its_likelihood():
+    model = build("ppca", Schema.of_table(torch.randn(9, 3).numpy(), ["a", "b", "c"]), {"latents": 1})
+    x = torch.randn(4, 3)
+    truth = model.p["x"].module.marginal().log_prob(x)
+    validate = find("objective", "elbo").function().validate
+    torch.testing.assert_close(validate(model, {"x": x})["elbo"], truth, rtol=1e-4, atol=1e-4)
+
+
+def test_early_stopping_waits_for_the_warm_up():
+    (stage,) = lecture_vae(**{"objective.warmup": 0.3}).objective.stages
+    assert stage.warmup == 0.3
+    assert stage.monitor == "elbo"
