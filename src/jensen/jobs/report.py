@@ -637,6 +637,11 @@ def _text(value: object) -> str:
     return html.escape(str(value).rstrip("."))
 
 
+def _unbroken(caption: str) -> str:
+    """Formulas kept on one line."""
+    return caption.replace(" | ", "\u00a0|\u00a0").replace(" ± ", " ±\u00a0")
+
+
 def _value(value: Any) -> str:
     if isinstance(value, str):
         return value
@@ -748,7 +753,7 @@ def page(run: Run, parts: Sequence[Section], title: str | None = None) -> str:
     title = title or run.name
     links = "".join(f'<a href="#{s.id}">{_text(s.title)}</a>' for s in parts if s.body)
     body = "".join(
-        f'<section id="{s.id}"><h2>{_text(s.title)}</h2><p class="caption">{s.caption}</p>{s.body}</section>'
+        f'<section id="{s.id}"><h2>{_text(s.title)}</h2><p class="caption">{_unbroken(s.caption)}</p>{s.body}</section>'
         for s in parts
     )
     versions = ", ".join(f"{k} {v}" for k, v in run.spec["versions"].items())
