@@ -169,7 +169,7 @@ def configure(component: Component, settings: Mapping[str, Any], path: str = "")
     Raises `ConfigError` listing all problems at once.
     """
     problems: list[str] = []
-    filled = _configure(component, _nest(settings, problems), path, problems)
+    filled = _configure(component, nest(settings, problems), path, problems)
     if problems:
         raise ConfigError(problems)
     return filled
@@ -225,7 +225,7 @@ def _configure_slot(setting: Setting, value: Any, path: str, problems: list[str]
     return {"name": found.name, **_configure(found, chosen, path + ".", problems)}
 
 
-def _nest(settings: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+def nest(settings: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     """`{"a": "x", "a.b": 1}` becomes `{"a": {"name": "x", "b": 1}}`."""
     nested: dict[str, Any] = {}
     for key, value in settings.items():
@@ -233,7 +233,7 @@ def _nest(settings: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
         if rest or isinstance(value, Mapping):
             there = nested.get(head, {})
             there = there if isinstance(there, dict) else {"name": there}
-            inner = _nest({rest: value} if rest else value, problems)
+            inner = nest({rest: value} if rest else value, problems)
             nested[head] = _merge(there, inner)
         elif isinstance(nested.get(head), dict):
             nested[head]["name"] = value

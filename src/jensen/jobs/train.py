@@ -16,12 +16,13 @@ from jensen.core import seeded
 from jensen.data import Dataset, load_data
 from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.run import Run, open_run
-from jensen.registry import MODEL, build, configure, find
+from jensen.registry import MODEL, build, configure, find, nest
 from jensen.training.folder import Folder
 from jensen.training.settings import Settings, training_settings
 from jensen.training.trainer import Event, Trainer, pick_device
 
 DATA_OPTIONS = ("binarize", "label", "drop", "group", "time", "weight", "fractions", "kinds")
+MAY_CHANGE = ("epochs", "minutes", "device", "threads", "checkpoint_seconds")  # when a run goes on
 
 
 def train(
@@ -62,7 +63,7 @@ def train(
     if resume:
         if out is None:
             raise ConfigError("--resume needs --out, the run to go on with")
-        return _resume(out, data, dict(options.get("train", {})) | _only_training(options), listener)
+        return _resume(out, model, data, settings or {}, preset, options, listener)
     configured, checked, data_options = check(model, settings or {}, preset, options)
     pick_device(checked.device)
     loaded = data if isinstance(data, Dataset) and not data_options else load_data(data, **data_options)
@@ -106,18 +107,31 @@ def check(
 
 
 def _resume(
-    out: str | os.PathLike[str], data: Any, changed: dict[str, Any], listener: Callable[[Event], None] | None
+    out: str | os.PathLike[str],
+    model: str,
+    data: Any,
+    settings: Mapping[str, Any],
+    preset: str | None,
+    options: Mapping[str, Any],
+    listener: Callable[[Event], None] | None,
 ) -> Run:
-    """Go on with a run. Its record decides; only the budget and the device may change."""
+    """Go on with a run. Its record decides; a change of what `MAY_CHANGE` does not name is refused."""
     folder = Folder.open(out)
     spec, schema = folder.spec(), folder.schema()
-    known = spec["training"]
-    for key in ("epochs", "minutes", "device", "threads", "checkpoint_seconds"):
-        if changed.get(key) is not None:
-            known = {**known, key: changed[key]}
+    configured, _, _ = check(model, settings, None, options)
+    given, training, data_options = _sort(model, settings, None, options)
+    problems = _differences(spec, model, data, preset)
+    if not problems:
+        problems = _changed(nest(given, []), configured, spec["settings"])
+        kept = {key: value for key, value in training.items() if key not in MAY_CHANGE}
+        problems += _changed(kept, kept, spec["training"], "train.")
+        problems += _changed(data_options, data_options, spec["data"]["options"], "data: ")
+    if problems:
+        raise ConfigError([f"--resume: {problem}" for problem in problems])
+    known = {**spec["training"], **{k: v for k, v in training.items() if k in MAY_CHANGE and v is not None}}
     spec = {**spec, "training": known}
-    settings = training_settings(known)
-    with seeded(settings.seed):
+    checked = training_settings(known)
+    with seeded(checked.seed):
         built = build(spec["model"], schema, spec["settings"])
     if known != folder.spec()["training"]:
         folder.write_spec(spec)
@@ -125,6 +139,34 @@ def _resume(
     if spec["data"]["ref"] is None:
         run._data = load_data(data, **spec["data"]["options"])
     return _fit(run, True, listener)
+
+
+def _differences(spec: Mapping[str, Any], model: str, data: Any, preset: str | None) -> list[str]:
+    """Where model, data or preset are not those of a run's record."""
+    recorded, ref = spec["data"]["ref"], _reference(data)
+    pairs = [("model", spec["model"], model), ("preset", spec.get("preset"), preset or spec.get("preset"))]
+    if recorded is not None and ref is not None:
+        pairs.append(("data", recorded, ref))
+    problems = [f"the run's {name} is {was!r}, got {now!r}" for name, was, now in pairs if was != now]
+    if recorded is None and data is None:
+        problems.append("the run was trained on data in memory; give them again")
+    return problems
+
+
+def _changed(
+    given: Mapping[str, Any], now: Mapping[str, Any], was: Mapping[str, Any], path: str = ""
+) -> list[str]:
+    """Which given settings would change what a record says; `now` is the configuration that they make."""
+    problems = []
+    for key, value in given.items():
+        a, b = now.get(key), was.get(key)
+        if isinstance(value, Mapping) and isinstance(a, Mapping) and isinstance(b, Mapping):
+            problems += _changed(value, a, b, f"{path}{key}.")
+            continue
+        a, b = (v["name"] if isinstance(v, Mapping) and "name" in v else v for v in (a, b))
+        if a != b:
+            problems.append(f"{path}{key} is {b!r} in the run's record, got {a!r}; it cannot change now")
+    return problems
 
 
 def _fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run:
@@ -182,11 +224,6 @@ def _sort(
         else:
             model_settings[key] = value
     return model_settings, training, data_options
-
-
-def _only_training(options: Mapping[str, Any]) -> dict[str, Any]:
-    of_training = find("training", "gradient").settings
-    return {k.removeprefix("train."): v for k, v in options.items() if k.removeprefix("train.") in of_training}
 
 
 def _collect(problems: list[str], check: Callable[[], Any]) -> Any:
