@@ -142,6 +142,9 @@ class Folder:
             raise IntegrityError(f"{self.spec_path} is corrupt: it names no model")
         if spec.get("format") != FORMAT:
             raise IntegrityError(f"{self.spec_path}: expected format {FORMAT}, got {spec.get('format')!r}")
+        for key in ("settings", "training", "data"):
+            if not isinstance(spec.get(key), dict):
+                raise IntegrityError(f"{self.spec_path} is corrupt: it says nothing of {key!r}")
         return spec
 
     def schema(self) -> Schema:
