@@ -17,10 +17,6 @@ UNEXPECTED, USAGE, INTERRUPTED, TERMINATED, BROKEN_PIPE = 1, 2, 130, 143, 141
 TRACEBACK = "JENSEN_TRACEBACK"
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: like Ctrl-C, but with an exit code of its own."""
-
-
 class Guarded(TyperGroup):
     """A group of commands in which every failure ends as one message on stderr and an exit code."""
 
@@ -32,8 +28,8 @@ class Guarded(TyperGroup):
         except BrokenPipeError:
             _quiet_stdout()
             raise typer.Exit(BROKEN_PIPE) from None
-        except KeyboardInterrupt as e:
-            fail(str(e) or "interrupted", TERMINATED if isinstance(e, Terminated) else INTERRUPTED, prefix="")
+        except KeyboardInterrupt:
+            fail("interrupted", INTERRUPTED, prefix="")
         except (typer.Exit, typer.Abort):
             raise
         except Exception as e:
@@ -74,6 +70,7 @@ def _of_system(error: OSError) -> tuple[str, int]:
         errno.EPERM,
         errno.EROFS,
         errno.ENOENT,
+        errno.EEXIST,
         errno.ENOTDIR,
         errno.EISDIR,
         errno.ENAMETOOLONG,

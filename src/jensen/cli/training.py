@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jensen.cli.arguments import Settings, read_settings
-from jensen.cli.failures import INTERRUPTED, TERMINATED, Terminated, fail
+from jensen.cli.failures import INTERRUPTED, TERMINATED, fail
 from jensen.cli.inputs import STDIN, read_stdin
 from jensen.cli.options import Binarize, Drop, Group, Json, Label, Time, Weight
 from jensen.cli.printing import duration, print_json
@@ -22,8 +22,6 @@ from jensen.errors import ConfigError
 
 if TYPE_CHECKING:
     from jensen.jobs.run import Run
-
-PATIENCE = 5.0  # seconds that an interrupted training has to end its step
 
 
 def train(
@@ -115,20 +113,18 @@ def train(
     assert out is not None
 
     was_there = (Path(out) / "spec.yaml").exists()
-    quiet = as_json
-    with TrainingProgress(quiet, lambda: log_jacobian_of(out)) as progress:
+    with (
+        TrainingProgress(as_json, lambda: log_jacobian_of(out)) as progress,
+        sigterm_as_interrupt() as terminated,
+    ):
         try:
-            with gentle_interrupts(progress) as listener:
-                run = _train(model, data, out, given, preset, resume, overwrite, listener, training, of_data)
-        except KeyboardInterrupt as e:
-            code, word = (
-                (TERMINATED, "terminated") if isinstance(e, Terminated) else (INTERRUPTED, "interrupted")
-            )
+            run = _train(model, data, out, given, preset, resume, overwrite, progress, training, of_data)
+        except KeyboardInterrupt:
+            code, word = (TERMINATED, "terminated") if terminated else (INTERRUPTED, "interrupted")
             progress.stop()
             begun = (Path(out) / "spec.yaml").exists() and (resume or overwrite or not was_there)
-            if not begun:
-                fail(word, code, prefix="")
-            fail(f"{word}; go on with: {resume_command(model, data, out)}", code, prefix="")
+            hint = f"; go on with: {resume_command(model, data, out)}" if begun else ""
+            fail(f"{word}{hint}", code, prefix="")
     summary = summarize(run, out)
     if as_json:
         print_json(summary)
@@ -183,43 +179,25 @@ def _train(
 
 
 @contextlib.contextmanager
-def gentle_interrupts(listener: Any) -> Iterator[Any]:
-    """Once training is under way, Ctrl-C and SIGTERM wait for the end of a step; a second one does not.
-
-    Yields a listener that raises `KeyboardInterrupt` (or `Terminated`) where an interrupt is waiting.
-    """
+def sigterm_as_interrupt() -> Iterator[list[bool]]:
+    """Inside, SIGTERM does what Ctrl-C does. Yields a list that is empty until it came."""
+    asked: list[bool] = []
     if threading.current_thread() is not threading.main_thread():
-        yield listener
+        yield asked
         return
-    waiting: list[KeyboardInterrupt] = []
-    under_way = False
 
-    def ask(number: int, _: Any) -> None:
-        error = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
-        if not under_way or waiting:
-            raise waiting[0] if waiting else error
-        waiting.append(error)
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    def interrupt(_: int, frame: Any) -> None:
+        asked.append(True)
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):  # ignored, as in the background of a script
+            raise KeyboardInterrupt
+        handler(signal.SIGINT, frame)
 
-    def lose_patience(*_: Any) -> None:
-        if waiting:
-            raise waiting[0]
-
-    def told(event: Any) -> None:
-        nonlocal under_way
-        under_way = event.kind != "end"
-        if waiting and event.kind == "step":
-            raise waiting[0]
-        listener(event)
-
-    handlers = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGALRM: lose_patience}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield told
+        yield asked
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 def resume_command(model: str | None, data: str | None, out: str) -> str:

@@ -80,16 +80,16 @@ def _print_score(result: Score) -> None:
     typer.echo(str(result))
     words = []
     if result.stderr_mc > 0:
-        words.append(f"standard error of the estimator {result.stderr_mc:.2g} nats")
+        words.append(f"standard error {result.stderr_mc:.2g} nats")
     if result.effective_sample_size is not None and result.particles > 1:
-        words.append(
-            f"effective sample size {result.effective_sample_size:,.1f} of {result.particles:,} (median)"
-        )
-    words.append(result.subset if result.subset else "all of the split")
-    words.append(f"split sha256 {result.split_sha256[:16]}")
+        size = f"{result.effective_sample_size:,.1f} of {result.particles:,}"
+        words.append(f"effective sample size {size} (median over data)")
+    if words:
+        typer.echo(f"estimator: {', '.join(words)}")
+    words = [result.subset or "the whole split", f"sha256 {result.split_sha256[:16]}"]
     if result.binarization != "none":
         words.append(f"binarisation {result.binarization}")
-    typer.echo("; ".join(words))
+    typer.echo(f"data: {', '.join(words)}")
 
 
 def sample(

@@ -1,0 +1,134 @@
+"""Real processes: interrupted training goes on, and help is quick because nothing heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+LOOKING = ("train", "demo", "models", "show", "data", "diagnose", "compare", "report")
+USING = ("score", "sample", "reconstruct", "encode", "interpolate")
+
+
+def wait_for_progress(process: subprocess.Popen, run: Path) -> None:
+    """Until training has logged an epoch."""
+    began = time.monotonic()
+    while not (run / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - began < 120
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_an_interrupted_training_goes_on(start, pictures, tmp_path, number, code, word):
+    run = tmp_path / "a run"
+    words = (
+        "train",
+        "vae",
+        pictures,
+        "latents=2",
+        "encoder.hidden=[8]",
+        "--batch-size",
+        8,
+        "--binarize",
+        "dynamic",
+    )
+    process = start(*words, "--epochs", 100_000, "--out", run)
+    wait_for_progress(process, run)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert f"{word}; go on with: jensen train vae" in err.splitlines()[-1]
+    assert f"--out '{run}' --resume" in err
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+    epochs = steps[-1] // 6 + 1000
+    process = start("train", "--out", run, "--resume", "--epochs", epochs, "--json")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert json.loads(out)["epochs"] == epochs
+    after = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert after == sorted(set(after))
+    assert after[-1] == 6 * epochs
+
+    process = start("score", run, "--particles", 2, "--json")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    json.loads(out)
+
+
+def test_an_interrupted_run_equals_the_uninterrupted_one(start, jensen, pictures, tmp_path):
+    """Ctrl-C waits for the end of a step, so that what is resumed is exact."""
+    from jensen.training.folder import load_tensors
+
+    words = ("train", "vae", pictures, "latents=2", "encoder.hidden=[8]", "--batch-size", 8, "--epochs", 400)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert jensen(*words, "--out", whole, "--threads", 1).code == 0
+    process = start(*words, "--out", parts, "--threads", 1)
+    wait_for_progress(process, parts)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    if process.returncode == 130:  # else it was done before
+        assert jensen("train", "--out", parts, "--resume").code == 0
+    a, _ = load_tensors(whole / "model.safetensors")
+    b, _ = load_tensors(parts / "model.safetensors")
+    assert a.keys() == b.keys()
+    assert all((a[name] == b[name]).all() for name in a)
+
+
+def test_resume_of_another_model_is_refused(jensen, fails, ppca, table):
+    answer = jensen("train", "vae", table, "--label", "kind", "--out", ppca, "--resume")
+    fails(answer, 2, "ppca", "vae")
+    answer = jensen("train", "ppca", table, "--label", "kind", "latents=2", "--out", ppca, "--resume")
+    fails(answer, 2, "latents")
+    spec = yaml.safe_load((ppca / "spec.yaml").read_text())
+    assert spec["settings"]["latents"] == 1
+
+
+def test_importing_the_command_line_imports_nothing_heavy():
+    script = "import sys, jensen.cli; print(*sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    for heavy in ("torch", "numpy", "pandas", "yaml", "pydantic", "PIL", "sklearn", "matplotlib"):
+        assert heavy not in found
+
+
+def test_help_answers_at_once(start):
+    """The best of a few, as other work may share the machine."""
+    times = []
+    for _ in range(5):
+        began = time.monotonic()
+        process = start("--help")
+        out, _ = process.communicate()
+        times.append(time.monotonic() - began)
+        assert process.returncode == 0
+        assert "train" in out
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize(
+    "command",
+    [*LOOKING, *USING],
+)
+def test_every_command_has_help(jensen, command):
+    answer = jensen(command, "--help")
+    assert answer.code == 0
+    assert "Usage" in answer.out
+
+
+def test_version(jensen):
+    from jensen import __version__
+
+    assert jensen("--version").out.strip() == f"jensen {__version__}"
