@@ -64,7 +64,7 @@ class AmortizedCode(Deterministic):
 
     def forward(self, *parents: Tensor) -> Tensor:
         if self.noise and self.training:
-            parents = tuple(x + self.noise * x.std() * torch.randn_like(x) for x in parents)
+            parents = tuple(x + self.noise * x.std(correction=0) * torch.randn_like(x) for x in parents)
         return run_network(self.module, parents, self.precision)
 
 
