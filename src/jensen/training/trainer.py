@@ -497,7 +497,8 @@ class Trainer:
         if self.progress < self.stage.warmup:
             at.patience_step = at.stage_step
             return False
-        patience = max(self.settings.patience * self.steps_per_epoch, LEAST_PATIENCE_STEPS)
+        epochs = max(self.settings.patience, 3 * self._validate_every)  # nothing improves unmeasured
+        patience = max(epochs * self.steps_per_epoch, LEAST_PATIENCE_STEPS)
         if not any(map(_is_gradient, self.stage.phases)):
             patience = 5 * self.steps_per_epoch
         if at.stage_step - at.patience_step < patience:
