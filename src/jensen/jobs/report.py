@@ -40,6 +40,7 @@ COLUMNS = 16  # of a table that are drawn
 HEAT_COLUMNS = 12  # of a table whose correlations are drawn as matrices
 MAP_DATA, DIAGNOSE_DATA = 1000, 500
 
+GONE = (ConfigError, DataError, IntegrityError)  # what answers for data that are no longer there
 KINDS = {"exact": "exact", "lower_bound": "lower bound", "estimate": "estimate"}
 MONITORS = {
     "elbo": "ELBO, a lower bound on log p(x)",
@@ -130,7 +131,7 @@ class _Subject:
     def found(self) -> tuple[Dataset, str, Split]:
         try:
             return self.run.split(self.given)
-        except (DataError, IntegrityError) as e:
+        except GONE as e:
             if self.given is not None:
                 raise
             raise _NoData(e) from None
@@ -605,7 +606,7 @@ def _latest(scores: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def _train_rows(run: Run) -> int | None:
     try:
         return len(run.data().split("train"))
-    except (DataError, IntegrityError):
+    except GONE:
         return None
 
 
@@ -753,7 +754,8 @@ def page(run: Run, parts: Sequence[Section], title: str | None = None) -> str:
     title = title or run.name
     links = "".join(f'<a href="#{s.id}">{_text(s.title)}</a>' for s in parts if s.body)
     body = "".join(
-        f'<section id="{s.id}"><h2>{_text(s.title)}</h2><p class="caption">{_unbroken(s.caption)}</p>{s.body}</section>'
+        f'<section id="{s.id}"><h2>{_text(s.title)}</h2><p class="caption">{_unbroken(s.caption)}</p>'
+        f"{s.body}</section>"
         for s in parts
     )
     versions = ", ".join(f"{k} {v}" for k, v in run.spec["versions"].items())

@@ -1,0 +1,207 @@
+"""The report of every kind of model, read as a browser would."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from jensen.errors import ConfigError, DataError
+from jensen.jobs.report import report
+from jensen.jobs.run import Run, open_run
+from jensen.jobs.score import score
+from jensen.jobs.train import train
+
+SECTIONS = ["numbers", "training", "samples", "reconstructions", "interpolation", "latent-map", "diagnosis",
+            "settings", "reproduce"]  # fmt: skip
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags balanced, links, images, text by section."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.sections: dict[str, str] = {}
+        self.images: list[bytes] = []
+        self._section = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+        if tag == "section":
+            self._section = found["id"] or ""
+            self.sections[self._section] = ""
+        if tag == "img":
+            assert found["alt"]
+            head, _, data = (found["src"] or "").partition(",")
+            assert head == "data:image/png;base64"
+            self.images.append(base64.b64decode(data))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._section:
+            self.sections[self._section] += data
+
+
+def look(path: Path) -> Page:
+    """A report, with what every report must be."""
+    text = path.read_text()
+    page = Page(text)
+    assert list(page.sections) == SECTIONS
+    assert all(link.startswith(("data:", "#")) for link in page.links), page.links
+    assert "script" not in page.tags
+    assert not re.search(r"url\(\s*['\"]?(?!#)", text), "a resource named in a style"
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", text).lower().split()
+    for data in page.images:
+        image = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+        assert image.std() > 1, "an empty picture"
+    return page
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 4)) @ rng.normal(size=(4, 4)) + 5
+    frame = pd.DataFrame(x, columns=["a<b", "_hidden", "$x$", "height"])
+    frame["count"] = rng.integers(0, 4, 120)
+    frame["kind"] = np.where(x[:, 0] > 5, "large one", "small one")
+    frame.to_csv(folder / "table.csv", index=False)
+    return folder / "table.csv"
+
+
+@pytest.fixture(scope="module")
+def vae(folder: Path) -> Run:
+    sizes = {"latents": 2, "encoder.hidden": [16], "decoder.hidden": [16]}
+    run = train("vae", "digits", out=folder / "vae", settings=sizes, epochs=4)
+    score(run, limit=20, particles=10)
+    return run
+
+
+def test_vae_of_pictures(vae: Run):
+    page = look(report(vae))
+    assert len(page.images) == 3 + 1 + 2 + 1  # samples, reconstructions, interpolations, manifold
+    assert "lower bound" in page.sections["numbers"]
+    assert "iw, 10 particles" in page.sections["numbers"]
+    assert "20 of 180 at random" in page.sections["numbers"]
+    assert "equal steps of probability of the prior" in page.sections["latent-map"]
+    assert "posterior collapse" in page.sections["diagnosis"]
+
+
+def test_vae_of_pictures_again_gives_the_same_file(vae: Run, tmp_path: Path):
+    first, second = report(vae), report(vae, tmp_path / "b.html")
+    assert first.read_bytes() == second.read_bytes()
+    (kept,) = vae.folder.scores()  # pyright: ignore[reportOptionalMemberAccess]
+    text = look(first).sections["numbers"]
+    assert f"{kept['nats']:.2f} ± {kept['stderr']:.2f}" in text
+    assert f"{kept['bits_per_dim']:.4f}" in text
+
+
+def test_more_latents_are_flattened(folder: Path):
+    sizes = {"latents": 5, "encoder.hidden": [16], "decoder.hidden": [16]}
+    page = look(report(train("vae", "digits", out=folder / "five", settings=sizes, epochs=2)))
+    assert "flattened" in page.sections["latent-map"]
+    assert "over the range of the data" in page.sections["latent-map"]
+
+
+def test_vae_of_a_table(folder: Path, table: Path):
+    sizes = {"latents": 3, "encoder.hidden": [16], "decoder.hidden": [16]}
+    run = train("vae", table, out=folder / "t", label="kind", settings=sizes, epochs=20)
+    page = look(report(run))
+    assert "a<b" in page.sections["samples"]
+    assert "correlation" in page.sections["samples"]
+    assert "large one" in page.sections["latent-map"]
+    assert "bits/dim has no meaning" in page.sections["numbers"]
+
+
+def test_ppca_is_exact_and_has_no_curves(folder: Path, table: Path):
+    run = train("ppca", table, out=folder / "ppca", label="kind", latents=2)
+    found = score(run)
+    page = look(report(run))
+    assert f"{found.nats:.2f} ± {found.stderr:.2f}" in page.sections["numbers"]
+    assert "exact" in page.sections["numbers"]
+    assert "No curves" in page.sections["training"]
+
+
+def test_autoencoder_says_what_it_has_not(folder: Path):
+    sizes = {"latents": 2, "encoder.hidden": [16], "decoder.hidden": [16]}
+    page = look(report(train("autoencoder", "digits", out=folder / "ae", settings=sizes, epochs=3)))
+    assert "no likelihood" in page.sections["numbers"]
+    assert page.sections["samples"].startswith("SamplesLeft out: autoencoder cannot sample")
+    assert len(page.images) == 1 + 2 + 1
+
+
+def test_report_outlives_its_data(folder: Path, tmp_path: Path):
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    np.save(tmp_path / "x.npy", x)
+    train("ppca", tmp_path / "x.npy", out=folder / "gone", latents=1)
+    (tmp_path / "x.npy").unlink()
+    page = look(report(open_run(folder / "gone")))
+    assert "Left out, as it needs data" in page.sections["reconstructions"]
+    page = look(report(open_run(folder / "gone"), tmp_path / "r.html", data=x[:20]))
+    assert "Left out" not in page.sections["reconstructions"]
+
+
+def test_data_that_do_not_fit_are_refused(vae: Run, tmp_path: Path):
+    with pytest.raises(DataError):
+        report(vae, tmp_path / "r.html", data=np.zeros((5, 3)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_in_memory_needs_a_file_to_write(tmp_path: Path):
+    run = train("ppca", np.random.default_rng(0).normal(size=(50, 3)), latents=1)
+    with pytest.raises(ConfigError, match="name the file"):
+        report(run)
+    with pytest.raises(ConfigError, match="expected a file"):
+        report(run, tmp_path)
+    page = look(report(run, tmp_path / "r.html"))
+    assert "data were in memory" in page.sections["reproduce"]
+
+
+def test_the_command_shown_trains_the_same_model(folder: Path):
+    given = {
+        "latents": 2,
+        "encoder": "gated",
+        "encoder.hidden": [8],
+        "decoder.hidden": [8],
+        "train.clip": 5.0,
+    }
+    run = train("vae", "digits", out=folder / "again", settings=given, epochs=1, binarize="static", seed=3)
+    page = report(run).read_text()
+    look(report(run))
+    command = re.search(r"jensen train .*?(?=</code>)", page)
+    assert command
+    words = shlex.split(command.group())
+    assert words[:6] == ["jensen", "train", "vae", "digits", "--out", "again"]
+    flags = dict(zip(words[6:12:2], words[7:12:2], strict=True))
+    assert flags == {"--binarize": "static", "--epochs": "1", "--seed": "3"}
+    assert set(words[12:]) == {
+        "latents=2", "encoder=gated", "encoder.hidden=[8]", "decoder.hidden=[8]", "train.clip=5.0"
+    }  # fmt: skip
