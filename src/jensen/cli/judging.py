@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json
-from jensen.cli.progress import TrainingProgress
+from jensen.cli.progress import TrainingProgress, working
+from jensen.cli.training import sigterm_as_interrupt
 from jensen.errors import ConfigError
 
 
@@ -25,7 +26,8 @@ def diagnose(
 ) -> None:
     """Look for known faults: collapse, variance at its floor, inference gap, overfitting."""
     opened = open_run(run, device)
-    found = opened.diagnose(data_for(opened, data), split=split, limit=limit, seed=seed)
+    with working("diagnosing"):
+        found = opened.diagnose(data_for(opened, data), split=split, limit=limit, seed=seed)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -59,7 +61,10 @@ def compare(
         raise ConfigError(f"compare: expected two runs or more, got {', '.join(folders) or 'none'}")
     opened = [open_run(folder, device) for folder in folders]
     given = data_for(opened[0], data)
-    found = job(opened, given, split=split, estimator=estimator, particles=particles, limit=limit, seed=seed)
+    with working("scoring"):
+        found = job(
+            opened, given, split=split, estimator=estimator, particles=particles, limit=limit, seed=seed
+        )
     if as_json:
         print_json(found.to_dict())
     else:
@@ -88,22 +93,29 @@ def report(
     if out is not None and Path(out).is_dir():
         raise ConfigError(f"--out: {out} is a folder, expected a file, as report.html")
     opened = open_run(run, device)
-    path = opened.report(out)
+    with working("writing the report"):
+        path = opened.report(out)
     note(f"wrote {path}")
 
 
 def demo(
     out: Annotated[
         str, typer.Option("--out", "-o", metavar="DIR", help="The run folder to write.")
-    ] = "runs/demo",
-    seconds: Annotated[float, typer.Option(metavar="S", min=1, help="Time for training.")] = 90,
+    ] = "jensen-demo",
+    seconds: Annotated[
+        float, typer.Option(metavar="S", min=1, help="Time for training; the rest takes about 20 more.")
+    ] = 75,
     as_json: Json = False,
 ) -> None:
     """Train a VAE on 5,000 digits, score it beside gzip and PNG, write a report: about two minutes."""
     from jensen.jobs.demo import demo as job
 
-    quiet: Any = note if as_json else typer.echo
-    with TrainingProgress(as_json) as progress:
-        result = job(out, seconds=seconds, listener=progress, say=quiet)
+    with TrainingProgress(as_json) as progress, sigterm_as_interrupt():
+
+        def say(text: str) -> None:
+            progress.stop()
+            typer.echo(text, err=as_json)
+
+        result = job(out, seconds=seconds, listener=progress, say=say)
     if as_json:
         print_json(result)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,34 +31,39 @@ class TrainingProgress:
         self.quiet = quiet and not self.live
         self._offset_of, self._offset = offset, None
         self._said_at, self._train, self._valid, self._name = -EVERY_SECONDS, None, None, ""
-        self._last = ""
+        self._last, self._step = "", 0
         self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> TrainingProgress:
         if self.live:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[words]}"),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("starting", total=None, words="")
+            self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def _start(self) -> Any:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[words]}"),
+            console=_stderr(),
+            transient=True,
+            redirect_stdout=False,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("starting", total=None, words="")
+        return self._bar
+
     def stop(self) -> None:
-        """Clear the live line, or say the last plain one."""
+        """Clear the live line, until the next event, or say the last plain one."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
         elif self._last:
             note(self._last)
         self._last = ""
@@ -65,11 +71,15 @@ class TrainingProgress:
     def __call__(self, event: Event) -> None:
         if self.quiet or event.kind == "end":
             return
+        if event.step < self._step:  # of another training
+            self._train = self._valid = None
+        self._step = event.step
         self._remember(event)
         words = ", ".join(self._words(event))
-        if self._bar is not None:
+        if self.live:
+            bar = self._bar or self._start()
             total = 1.0 if event.remaining is not None else None
-            self._bar.update(
+            bar.update(
                 self._task,
                 description=f"epoch {event.epoch}",
                 completed=event.progress,
@@ -119,10 +129,9 @@ class ShareProgress:
 
     def __enter__(self) -> ShareProgress:
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import Progress
 
-            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar = Progress(console=_stderr(), transient=True, redirect_stdout=False)
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=1.0)
         return self
@@ -134,6 +143,25 @@ class ShareProgress:
     def __call__(self, share: float) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=share)
+
+
+@contextlib.contextmanager
+def working(title: str) -> Iterator[None]:
+    """Something turns on a terminal while work is done that cannot say how far it is."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.live import Live
+    from rich.spinner import Spinner
+
+    with Live(Spinner("dots", title), console=_stderr(), transient=True, redirect_stdout=False):
+        yield
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def log_jacobian_of(out: str) -> float:
