@@ -55,7 +55,7 @@ def test_another_run_is_left_alone(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_demo_twice_in_a_folder_with_other_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_demo_in_a_folder_with_other_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "PARTICLES", 5)
     (tmp_path / "notes.txt").write_text("mine")
     events, lines = [], []
@@ -78,5 +78,9 @@ def test_demo_twice_in_a_folder_with_other_things(tmp_path: Path, monkeypatch: p
     assert np.asarray(Image.open(io.BytesIO((tmp_path / "picture.png").read_bytes()))).std() > 1
 
     (tmp_path / "vae" / "spec.yaml").unlink()  # as after a kill between two files
-    demo(tmp_path, seconds=3, say=lambda _: None)
+    module._make_room(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "demo.json", "map", "notes.txt", "picture.png", "report.html"
+    ]  # fmt: skip
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "map" / "spec.yaml").exists()  # whole, so training replaces it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 import shlex
@@ -194,9 +195,9 @@ def test_the_command_shown_trains_the_same_model(folder: Path):
         "train.clip": 5.0,
     }
     run = train("vae", "digits", out=folder / "again", settings=given, epochs=1, binarize="static", seed=3)
-    page = report(run).read_text()
-    look(report(run))
-    command = re.search(r"jensen train .*?(?=</code>)", page)
+    path = report(run)
+    look(path)
+    command = re.search(r"jensen train .*?(?=</code>)", html.unescape(path.read_text()))
     assert command
     words = shlex.split(command.group())
     assert words[:6] == ["jensen", "train", "vae", "digits", "--out", "again"]

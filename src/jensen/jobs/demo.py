@@ -268,7 +268,7 @@ def _make_room(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread, as in training: two that share busy cores wait for one another and take several times longer."""
+    """One thread, as in training: two that share busy cores wait for one another, several times longer."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
