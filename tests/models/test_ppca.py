@@ -148,7 +148,8 @@ def test_fewer_rows_than_dimensions(rows):
     x = table(rows, dims=8)
     run = fitted(dataset(x), "closed-form")
     p = run.model.p["x"].module
-    assert p.scale.item() == pytest.approx(1e-3, rel=0.01) or rows > 3
+    if rows <= LATENTS + 1:  # nothing is left over for σ
+        assert p.scale.item() == pytest.approx(1e-3, rel=0.01)
     w = p.weight.detach().double().numpy()
     covariance = w @ w.T + p.scale.item() ** 2 * np.eye(8)
     z = run.schema.prepare(x).double().numpy() - p.mean.detach().double().numpy()
@@ -156,7 +157,7 @@ def test_fewer_rows_than_dimensions(rows):
     score = run.score()
     assert score.rows is not None
     # In float32 σ = 0.001 leaves about three digits of a squared distance that is 0 or a few.
-    np.testing.assert_allclose(score.rows, np.atleast_1d(truth), atol=0.1)
+    np.testing.assert_allclose(score.rows, np.atleast_1d(truth), atol=5e-3)
 
 
 def test_nearly_singular_data_score_exactly():
@@ -173,7 +174,7 @@ def test_nearly_singular_data_score_exactly():
     )
     score = run.score()
     assert score.rows is not None
-    np.testing.assert_allclose(score.rows - run.schema.log_jacobian, truth, atol=0.05)
+    np.testing.assert_allclose(score.rows - run.schema.log_jacobian, truth, atol=1e-3)
 
 
 def test_encodings_are_posterior_means():
