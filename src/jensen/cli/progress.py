@@ -32,6 +32,7 @@ class TrainingProgress:
         self._offset_of, self._offset = offset, None
         self._said_at, self._train, self._valid, self._name = -EVERY_SECONDS, None, None, ""
         self._last, self._step = "", 0
+        self.told = False  # of any step or epoch
         self._bar: Any = None
         self._task: Any = None
 
@@ -69,6 +70,7 @@ class TrainingProgress:
         self._last = ""
 
     def __call__(self, event: Event) -> None:
+        self.told = self.told or event.kind != "end"
         if self.quiet or event.kind == "end":
             return
         if event.step < self._step:  # of another training

@@ -16,7 +16,7 @@ from jensen.cli.arguments import Settings, read_settings
 from jensen.cli.failures import INTERRUPTED, TERMINATED, fail
 from jensen.cli.inputs import STDIN, read_stdin
 from jensen.cli.options import Binarize, Drop, Group, Json, Label, Time, Weight
-from jensen.cli.printing import duration, print_json
+from jensen.cli.printing import duration, note, print_json
 from jensen.cli.progress import TrainingProgress, log_jacobian_of
 from jensen.errors import ConfigError
 
@@ -78,7 +78,8 @@ def train(
 
     jensen train vae mnist-5k --out runs/a latents=20 --minutes 2
     """
-    given = read_settings(settings or [], config)
+    model, data, tokens = _told_apart(model, data, settings or [])
+    given = read_settings(tokens, config)
     training = {
         "epochs": epochs,
         "minutes": minutes,
@@ -119,6 +120,9 @@ def train(
     ):
         try:
             run = _train(model, data, out, given, preset, resume, overwrite, progress, training, of_data)
+            progress.stop()
+            if resume and not progress.told and not as_json:
+                note("training had ended already; --epochs with a larger number lengthens it")
         except KeyboardInterrupt:
             code, word = (TERMINATED, "terminated") if terminated else (INTERRUPTED, "interrupted")
             progress.stop()
@@ -130,6 +134,20 @@ def train(
         print_json(summary)
     else:
         _print_summary(run, summary)
+
+
+def _told_apart(
+    model: str | None, data: str | None, tokens: list[str]
+) -> tuple[str | None, str | None, list[str]]:
+    """Model, data and settings, where the first may be left out because a run goes on."""
+    names: list[str | None] = []
+    early = []
+    for word in (model, data):
+        is_setting = word is not None and "=" in word and not Path(word).exists()
+        early += [word] if is_setting else []
+        names += [] if is_setting else [word]
+    model, data, *_ = *names, None, None
+    return model, data, [*early, *tokens]
 
 
 def _train(
