@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +243,4 @@ def _reference(data: Any) -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    from jensen import __version__
-
-    return {"jensen": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    return {"jensen": metadata.version("jensen"), "torch": str(torch.__version__), "python": platform.python_version()}
