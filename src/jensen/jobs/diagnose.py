@@ -25,7 +25,7 @@ ACTIVE_SHARE = 0.5  # of units; with fewer active the posterior is called collap
 FLOOR_SHARE = 0.01  # of scales at their floor
 GAP_NATS_PER_DIM = 0.25  # inference gap per latent dimension in use
 PARTICLES = 100
-REFINE_DATA, REFINE_STEPS = 100, 300
+REFINE_DATA, REFINE_STEPS = 100, 150
 
 
 @dataclass(frozen=True)
@@ -207,13 +207,13 @@ def _refine(model: Model, batch: dict[str, Tensor]) -> Tensor | None:
             return DiagonalNormal(loc, log_scale.exp(), event_dims=q.event_dims)
 
     own = Joint({name: Own()})
-    optimizer = torch.optim.Adam([loc, log_scale], 0.01)
+    optimizer = torch.optim.Adam([loc, log_scale], 0.02)
     wanted = [p.requires_grad for p in model.parameters()]
     model.requires_grad_(False)
     try:
         for step in range(REFINE_STEPS):
             for group in optimizer.param_groups:
-                group["lr"] = 0.01 * (1 - step / REFINE_STEPS)
+                group["lr"] = 0.02 * (1 - step / REFINE_STEPS)
             optimizer.zero_grad()
             (-evidence(model.p, own, batch, particles=4).elbo().sum()).backward()
             optimizer.step()

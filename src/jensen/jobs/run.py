@@ -76,7 +76,10 @@ class Run:
             record = self.spec["data"]
             if record["ref"] is None:
                 raise DataError("this run was trained on data in memory; name the data to use")
-            data = load_data(record["ref"], **record["options"])
+            try:
+                data = load_data(record["ref"], **record["options"])
+            except ConfigError as e:
+                raise DataError(f"the data of {self.name} are not where they were: {e}; name the data to use") from None
             for name, digest in record["splits"].items():
                 if name not in data.splits or data.splits[name].sha256 != digest:
                     raise IntegrityError(

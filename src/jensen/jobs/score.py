@@ -11,7 +11,7 @@ from jensen.core import EXACT, Score, mean_and_stderr, seeded
 from jensen.errors import CapabilityError, ConfigError, JensenError, ResourceError, did_you_mean
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
-from jensen.objectives.estimators import ESTIMATORS, Estimate
+from jensen.objectives.estimators import ESTIMATORS, Estimate, rows_within
 
 DEFAULT_PARTICLES = {"exact": 1, "elbo": 1, "iw": 500, "prior": 5000, "ais": 16}
 BATCH = 500
@@ -27,6 +27,7 @@ def score(
     particles: int | None = None,
     limit: int | None = None,
     seed: int = 0,
+    memory: float = 1024.0,
     keep: bool = True,
     listener: Any = None,
 ) -> Score:
@@ -39,6 +40,7 @@ def score(
         particles: draws a datum (chains for "ais"); default 500 for iw, 5,000 for prior, 16 for ais, 1 for elbo.
         limit: score a random subset of so many.
         seed: of draws and subset.
+        memory: megabytes that a walk may take; particles are walked in blocks to keep within it.
         keep: add the score to the run folder's scores.json.
         listener: called with the share done, in [0, 1].
 
@@ -62,7 +64,7 @@ def score(
     k = 1 if estimator == "exact" else k
     found, name, part = run.split(data, split)
     chosen = run.pick(part, limit, seed)
-    estimates = _estimate(run, part, torch.from_numpy(chosen), estimator, k, seed, listener)
+    estimates = _estimate(run, part, torch.from_numpy(chosen), estimator, k, seed, memory, listener)
     rows = torch.cat([e.rows for e in estimates]) + run.schema.log_jacobian
     variance = torch.cat([e.variance for e in estimates])
     sizes = [e.effective_sample_size for e in estimates if e.effective_sample_size is not None]
@@ -93,25 +95,26 @@ def score(
 
 
 def _estimate(
-    run: Run, part: Any, chosen: Tensor, estimator: str, particles: int, seed: int, listener: Any
+    run: Run, part: Any, chosen: Tensor, estimator: str, particles: int, seed: int, memory: float, listener: Any
 ) -> list[Estimate]:
     tensors = run.tensors(part)
     run.model.eval()
     estimates = []
-    batch_size = max(1, BATCH if particles <= BATCH else BATCH // 10)
+    rows = rows_within(run.model, tensors.take(slice(0, 1)), memory)
+    batch_size = max(1, BATCH if particles <= BATCH else BATCH // 10)  # between two calls of the listener
     with seeded(seed, run.device):
         for start in range(0, len(chosen), batch_size):
             batch = tensors.take(chosen[start : start + batch_size].to(run.device))
             observed = {n: v for n, v in batch.items() if n in ("x", *run.model.context)}
             try:
-                estimate = ESTIMATORS[estimator].estimate(run.model, observed, particles)
+                estimate = ESTIMATORS[estimator].estimate(run.model, observed, particles, rows)
             except JensenError:
                 raise
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
                 if isinstance(e, RuntimeError) and "DefaultCPUAllocator" not in str(e) and "memory" not in str(e):
                     raise
                 raise ResourceError(
-                    f"out of memory scoring {batch_size} data with {particles} particles; try --particles {particles // 2}"
+                    f"out of memory scoring {batch_size} data with {particles} particles; try --memory {memory / 4:g}"
                 ) from None
             estimates.append(Estimate(*(v.cpu() if v is not None else None for v in estimate.__dict__.values())))
             if listener is not None:

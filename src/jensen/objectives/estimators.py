@@ -24,7 +24,7 @@ from jensen.core import ESTIMATE, EXACT, LOWER_BOUND, Joint, Model, evidence
 from jensen.errors import CapabilityError
 
 Observed = Mapping[str, Tensor]
-ROWS = 4096  # rows (particles times data) walked at once: large enough for the processor, small enough for its cache
+ROWS = {"cpu": 1024, "cuda": 65536}  # walked at once at most: more would only leave the processor's cache
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,20 @@ class Estimator:
 
     name: str
     kind: str
-    estimate: Callable[[Model, Observed, int], Estimate]
+    estimate: Callable[[Model, Observed, int, int], Estimate]
+    """(model, observed (B, *event), particles, rows at once) → estimate."""
 
 
 @torch.no_grad()
-def exact(model: Model, observed: Observed, particles: int = 1) -> Estimate:
+def exact(model: Model, observed: Observed, particles: int = 1, rows: int = ROWS["cpu"]) -> Estimate:
     """log p(x) where log w is constant: one draw is enough."""
-    rows = model.evidence(observed).log_w[0].double()
-    return Estimate(rows, torch.zeros_like(rows))
+    blocks = _log_weights(lambda o, k: model.evidence(o, k).log_w, observed, 1, rows)
+    log_p = torch.cat([block[0] for block in blocks])
+    return Estimate(log_p, torch.zeros_like(log_p))
 
 
 @torch.no_grad()
-def elbo(model: Model, observed: Observed, particles: int = 1, rows: int = ROWS) -> Estimate:
+def elbo(model: Model, observed: Observed, particles: int = 1, rows: int = ROWS["cpu"]) -> Estimate:
     """The evidence lower bound, mean over K draws of log w."""
     moments = _Moments()
     for log_w in _log_weights(lambda o, k: model.evidence(o, k).log_w, observed, particles, rows):
@@ -68,13 +70,13 @@ def elbo(model: Model, observed: Observed, particles: int = 1, rows: int = ROWS)
 
 
 @torch.no_grad()
-def importance(model: Model, observed: Observed, particles: int = 500, rows: int = ROWS) -> Estimate:
+def importance(model: Model, observed: Observed, particles: int = 500, rows: int = ROWS["cpu"]) -> Estimate:
     """The importance-weighted bound, logmeanexp of log w over K draws from q."""
     return _log_mean(lambda o, k: model.evidence(o, k).log_w, observed, particles, rows)
 
 
 @torch.no_grad()
-def prior(model: Model, observed: Observed, particles: int = 5000, rows: int = ROWS) -> Estimate:
+def prior(model: Model, observed: Observed, particles: int = 5000, rows: int = ROWS["cpu"]) -> Estimate:
     """Naive Monte Carlo: the same with q replaced by the prior, so log w = log p(x | z)."""
     hidden = _prior_of(model, "prior")
     return _log_mean(lambda o, k: evidence(model.p, hidden, o, k).log_w, observed, particles, rows)
@@ -84,6 +86,7 @@ def annealed(
     model: Model,
     observed: Observed,
     particles: int = 16,
+    rows: int = ROWS["cpu"],
     temperatures: int = 200,
     leapfrog: int = 10,
     start_step: float = 0.1,
@@ -98,6 +101,15 @@ def annealed(
     Raises:
         CapabilityError: a hidden variable is discrete, or p gives no density over it.
     """
+    width = max(1, rows // particles)
+    if width < next(iter(observed.values())).shape[0]:  # in parts, to keep within the rows
+        parts = zip(*(v.split(width) for v in observed.values()), strict=True)
+        done = [
+            annealed(model, dict(zip(observed, part, strict=True)), particles, rows, temperatures, leapfrog,
+                     start_step, generator)
+            for part in parts
+        ]  # fmt: skip
+        return Estimate(*(torch.cat([getattr(e, n) for e in done]) for n in Estimate.__dataclass_fields__))
     hidden = _prior_of(model, "ais")
     names = [f.name for f in hidden]
     k, b = particles, next(iter(observed.values())).shape[0]
@@ -155,6 +167,35 @@ ESTIMATORS: dict[str, Estimator] = {
     "prior": Estimator("prior", ESTIMATE, prior),
     "ais": Estimator("ais", ESTIMATE, annealed),
 }
+
+
+def rows_within(model: Model, observed: Observed, megabytes: float) -> int:
+    """How many rows (particles times data) a walk may take at once within a memory limit.
+
+    One row is walked and what its modules put out is counted; a walk keeps about four such amounts at a time (a
+    layer, the one before it, the distribution and its terms).
+
+    Args:
+        observed: one datum or more; the first is walked.
+    """
+    counted = [0]
+
+    def count(module: torch.nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            counted[0] += output.numel() * output.element_size()
+
+    first = {name: value[:1] for name, value in observed.items()}
+    leaves = [m for m in model.modules() if not list(m.children())]
+    hooks = [m.register_forward_hook(count) for m in leaves]
+    try:
+        with torch.no_grad():
+            model.evidence(first)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    device = next(iter(observed.values())).device.type
+    widest = counted[0] + 8 * sum(v.numel() for v in first.values())
+    return max(1, min(ROWS.get(device, ROWS["cpu"]), int(megabytes * 2**20 / (4 * widest))))
 
 
 def _prior_of(model: Model, estimator: str) -> Joint:

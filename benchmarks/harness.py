@@ -1,0 +1,103 @@
+"""Times contestants in turn, prints a table of medians and ratios, and keeps the result."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def arguments(about: str | None, **defaults: Any) -> argparse.Namespace:
+    """Options common to all benchmarks, and a benchmark's own with their defaults."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    return options
+
+
+def interleave(contestants: dict[str, Callable[[], int]], rounds: int, unit: str) -> dict[str, Any]:
+    """Run each contestant once a round, after one round of warm-up. A contestant returns the work it did.
+
+    Returns:
+        rates of every round by contestant, in `unit`.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, work in contestants.items():
+            began = time.perf_counter()
+            done = work()
+            rate = done / (time.perf_counter() - began)
+            if turn:
+                rates[name].append(rate)
+        if turn:
+            print(f"round {turn}: " + ", ".join(f"{n} {r[-1]:,.0f}" for n, r in rates.items()), file=sys.stderr)
+    return {"unit": unit, "rounds": rounds, "rates": rates}
+
+
+def ratio(rates: dict[str, list[float]], a: str, b: str) -> float:
+    """Median over rounds of the rate of a over that of b in the same round."""
+    return statistics.median(x / y for x, y in zip(rates[a], rates[b], strict=True))
+
+
+def keep(path: Path | None, table: dict[str, Any], ours: str | list[str], extra: dict[str, Any]) -> None:
+    """Print the table, and write it with command, date and kind of machine."""
+    rates, names = table["rates"], [ours] if isinstance(ours, str) else ours
+    width = max(map(len, rates))
+    print(f"{'':{width}}  {table['unit']:>12}" + "".join(f"  {'× by ' + n:>16}" for n in names))
+    ratios: dict[str, dict[str, float]] = {n: {} for n in names}
+    for other in rates:
+        row = f"{other:{width}}  {statistics.median(rates[other]):12,.0f}"
+        for n in names:
+            ratios[n][other] = ratio(rates, n, other)
+            row += f"  {ratios[n][other]:16.2f}"
+        print(row)
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        **extra,
+        "unit": table["unit"],
+        "rounds": table["rounds"],
+        "medians": {n: statistics.median(r) for n, r in rates.items()},
+        "ratios": ratios,
+        "rates": {n: [round(x, 1) for x in r] for n, r in rates.items()},
+    }
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"kept in {path}")
+
+
+def machine() -> dict[str, Any]:
+    """The kind of machine: processor, cores, threads used, versions."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    flags: list[str] = []
+    if cpuinfo.exists():
+        text = cpuinfo.read_text()
+        model = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), model)
+        known = next((line for line in text.splitlines() if line.startswith("flags")), "")
+        flags = [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in known.split()]
+    return {
+        "processor": model,
+        "features": flags,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
