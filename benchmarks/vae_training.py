@@ -1,0 +1,202 @@
+"""Training throughput of a VAE 784-400-20, batch 128: this package, two plain loops and Pythae, in turn, in one run.
+
+    python benchmarks/vae_training.py [--rounds 10] [--out benchmarks/results/vae_training.json]
+
+- **jensen fp32, jensen bf16**: the trainer that `jensen train` runs, as in a run of 100 epochs: logging, metrics.jsonl,
+  averaged weights, checkpoints, and validation on 10,000 pictures as often as it does (every fourth epoch here); four
+  epochs a round. `no validation` is the same with a single picture to validate on, to compare like with like.
+- **hand-tuned loop**: tensors indexed on the device, fused Adam, nothing else: no logging, no validation.
+- **official example**: the loop of PyTorch's own VAE example: a DataLoader over a dataset of tensors, `.item()` each step.
+- **Pythae** (extra `bench`): its trainer, with the same network.
+
+Fifty thousand binary pictures, drawn at random: the work does not depend on what they show.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from harness import arguments, interleave, keep
+from torch import Tensor, nn
+
+from jensen.conditionals.amortized import set_precision
+from jensen.core import seeded
+from jensen.data import Schema, TensorSplit
+from jensen.registry import build
+from jensen.training.folder import Folder
+from jensen.training.settings import training_settings
+from jensen.training.trainer import Trainer
+
+BATCH, EPOCHS = 128, 4
+SCHEMA = Schema.of_pictures((1, 28, 28), levels=2)
+
+
+def pictures(n: int) -> Tensor:
+    """Binary pictures, float32, (n, 784)."""
+    return (torch.rand(n, 784) < 0.13).float()
+
+
+def jensen(train: Tensor, valid: Tensor, precision: str, folder: Path) -> Callable[[], int]:
+    """The real trainer, in the middle of a run of 100 epochs."""
+    with seeded(0):
+        model = build("vae", SCHEMA, {"latents": 20, "encoder.hidden": [400], "decoder.hidden": [400]})
+    settings = training_settings({"epochs": 100, "batch_size": BATCH, "precision": precision})
+    spec = {"model": "vae", "settings": {}}
+    splits = [TensorSplit(x.view(-1, 1, 28, 28)) for x in (train, valid)]
+    trainer = Trainer(model, splits[0], splits[1], settings, Folder.create(folder, spec, SCHEMA, overwrite=False))
+    set_precision(model, torch.bfloat16 if precision == "bf16" else None)
+    model.initialize(trainer.train.take(slice(0, 20_000)))
+    trainer._start_stage()
+
+    def work() -> int:
+        for _ in range(EPOCHS):
+            trainer._epoch()  # what `run` repeats
+        return EPOCHS * len(train)
+
+    return work
+
+
+class Plain(nn.Module):
+    """The VAE of PyTorch's example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc21, self.fc22 = nn.Linear(784, 400), nn.Linear(400, 20), nn.Linear(400, 20)
+        self.fc3, self.fc4 = nn.Linear(20, 400), nn.Linear(400, 784)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = F.relu(self.fc1(x))
+        mean, log_var = self.fc21(h), self.fc22(h)
+        z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
+        return self.fc4(F.relu(self.fc3(z))), mean, log_var
+
+
+def negative_elbo(x: Tensor, logits: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """Summed over the batch, in nats."""
+    reconstruction = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+    return reconstruction - 0.5 * torch.sum(1 + log_var - mean.pow(2) - log_var.exp())
+
+
+def hand_tuned(train: Tensor) -> Callable[[], int]:
+    """Nothing but the work."""
+    model = Plain()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+
+    def work() -> int:
+        for _ in range(EPOCHS):
+            for index in torch.randperm(len(train)).split(BATCH):
+                x = train[index]
+                loss = negative_elbo(x, *model(x)) / len(x)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+        return EPOCHS * len(train)
+
+    return work
+
+
+def official(train: Tensor) -> Callable[[], int]:
+    """As in the example: a loader of single items, a default Adam, the loss read at each step."""
+    model = Plain()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    labels = torch.zeros(len(train), dtype=torch.long)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(train, labels), BATCH, shuffle=True)
+
+    def work() -> int:
+        total = 0.0
+        for x, _ in loader:
+            optimizer.zero_grad()
+            loss = negative_elbo(x, *model(x))
+            loss.backward()
+            total += loss.item()
+            optimizer.step()
+        return len(train)
+
+    return work
+
+
+def pythae(train: Tensor, valid: Tensor, folder: Path) -> Callable[[], int] | None:
+    """Pythae's trainer with the same network; None where it is not installed."""
+    warnings.simplefilter("ignore")
+    try:
+        from pythae.models import VAE, VAEConfig
+        from pythae.models.base.base_utils import ModelOutput
+        from pythae.models.nn import BaseDecoder, BaseEncoder
+        from pythae.trainers import BaseTrainer, BaseTrainerConfig
+    except ImportError:
+        return None
+    logging.disable(logging.INFO)
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            BaseEncoder.__init__(self)
+            self.fc1, self.fc21, self.fc22 = nn.Linear(784, 400), nn.Linear(400, 20), nn.Linear(400, 20)
+
+        def forward(self, x: Tensor) -> ModelOutput:
+            h = F.relu(self.fc1(x))
+            return ModelOutput(embedding=self.fc21(h), log_covariance=self.fc22(h))
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            BaseDecoder.__init__(self)
+            self.fc3, self.fc4 = nn.Linear(20, 400), nn.Linear(400, 784)
+
+        def forward(self, z: Tensor) -> ModelOutput:
+            return ModelOutput(reconstruction=torch.sigmoid(self.fc4(F.relu(self.fc3(z)))))
+
+    model = VAE(VAEConfig(input_dim=(784,), latent_dim=20, reconstruction_loss="bce"), Encoder(), Decoder())
+
+    def work() -> int:
+        config = BaseTrainerConfig(
+            output_dir=str(folder), num_epochs=1, learning_rate=1e-3, no_cuda=True,
+            per_device_train_batch_size=BATCH, per_device_eval_batch_size=BATCH,
+        )  # fmt: skip
+        data = [_PythaeData(x) for x in (train, valid)]
+        BaseTrainer(model, train_dataset=data[0], eval_dataset=data[1], training_config=config).train()
+        return len(train)
+
+    return work
+
+
+class _PythaeData(torch.utils.data.Dataset):
+    def __init__(self, x: Tensor):
+        self.data, self.labels = x, torch.ones(len(x))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        from pythae.data.datasets import DatasetOutput
+
+        return DatasetOutput(data=self.data[i], labels=self.labels[i])
+
+
+def main() -> None:
+    options = arguments(__doc__, rounds=10, train=50_000, valid=10_000)
+    torch.manual_seed(0)
+    train, valid = pictures(options.train), pictures(options.valid)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        contestants: dict[str, Callable[[], int] | None] = {
+            "jensen fp32": jensen(train, valid, "fp32", folder / "fp32"),
+            "hand-tuned loop": hand_tuned(train),
+            "jensen bf16": jensen(train, valid, "bf16", folder / "bf16"),
+            "jensen fp32, no validation": jensen(train, valid[:1], "fp32", folder / "none"),
+            "official example": official(train),
+            "Pythae": pythae(train, valid, folder / "pythae"),
+        }
+        present = {n: work for n, work in contestants.items() if work is not None}
+        if "Pythae" not in present:
+            print('Pythae is not installed: pip install -e ".[bench]"')
+        table = interleave(present, options.rounds, unit="images/s")
+    keep(options.out, table, ["jensen fp32", "jensen bf16"], {"batch": BATCH, "network": "784-400-20", "seed": 0})
+
+
+if __name__ == "__main__":
+    main()
