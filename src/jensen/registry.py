@@ -58,12 +58,12 @@ class Setting:
 
     def check(self, value: Any) -> Any:
         """The value, converted to this setting's type. Raises `ValueError` with a one-line reason."""
-        from pydantic import TypeAdapter, ValidationError
+        from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-        if isinstance(value, bool) and bool not in _plain_types(self.annotation):
+        if _holds_bool(value) and bool not in _plain_types(self.annotation):
             raise ValueError(f"expected {self.type_name()}, got {value!r}")
         try:
-            return TypeAdapter(self.annotation).validate_python(value)
+            return TypeAdapter(self.annotation, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
         except ValidationError as e:
             first = e.errors()[0]
             where = "".join(f"[{i}]" for i in first["loc"] if isinstance(i, int))
@@ -217,12 +217,44 @@ def _configure_slot(setting: Setting, value: Any, path: str, problems: list[str]
     if "name" not in chosen or chosen["name"] == default["name"]:
         chosen = {**default, **chosen}
     assert setting.role
+    name = chosen.pop("name")
+    if not isinstance(name, str):
+        problems.append(f"{path}: expected the name of a {setting.role}, got {name!r}")
+        return {}
     try:
-        found = find(setting.role, chosen.pop("name"))
+        found = find(setting.role, name)
     except ConfigError as e:
         problems.extend(f"{path}: {problem}" for problem in e.problems)
         return {}
     return {"name": found.name, **_configure(found, chosen, path + ".", problems)}
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The dotted form of nested settings.
+
+    >>> flatten({"prior": {"name": "vamp", "components": 9}, "latents": 4})
+    {'prior': 'vamp', 'prior.components': 9, 'latents': 4}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix[:-1] if prefix and key == "name" else prefix + key] = value
+    return flat
+
+
+def override(settings: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, dotted, with others over them. A slot given anew drops what was said of it before.
+
+    >>> override({"prior": "vamp", "prior.components": 9}, {"prior": "normal"})
+    {'prior': 'normal'}
+    >>> override({"prior": "vamp", "prior.components": 9}, {"prior.components": 5})
+    {'prior': 'vamp', 'prior.components': 5}
+    """
+    over = flatten(by)
+    kept = {k: v for k, v in flatten(settings).items() if not any(k.startswith(f"{o}.") for o in over)}
+    return {**kept, **over}
 
 
 def nest(settings: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -283,6 +315,10 @@ def _plain_types(annotation: Any) -> set[Any]:
     if typing.get_origin(annotation) is typing.Literal:
         return {type(a) for a in arguments}
     return set().union(*map(_plain_types, arguments)) if arguments else {annotation}
+
+
+def _holds_bool(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_bool, value)))
 
 
 def _bounds(extra: Any) -> list[str]:

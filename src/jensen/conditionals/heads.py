@@ -442,11 +442,14 @@ def gaussian(
 ) -> Head:
     """Gaussian likelihood of real data, with a floor under its scale.
 
-    `variance`: "input" puts out a scale for every datum and element, "learned" has one for each element,
-    "fixed" is `scale` throughout. Elsewhere `scale` is where training starts. Without the floor `min_scale`
-    the likelihood is unbounded: a decoder that reproduces one datum may shrink its scale for ever. For
-    pictures both are in units of half the grey range; the density is over real grey levels, and not the
-    probability of a level.
+    Without the floor the likelihood is unbounded: a decoder that reproduces one datum may shrink its scale for
+    ever. For pictures the density is over real grey levels; it is not the probability of a level.
+
+    Settings:
+        variance: "input" puts out a scale for every datum and element, "learned" has one for each element,
+            "fixed" is `scale` throughout.
+        scale: where training starts, or the fixed scale; in prepared units, for pictures half the grey range.
+        min_scale: the floor under a scale that is not fixed, in the same units.
     """
     _accept("gaussian", support, "real", "levels")
     if variance != "fixed":
@@ -477,8 +480,9 @@ def student_t(
 ) -> Head:
     """Student-t likelihood of real data with outliers.
 
-    `df` fixes the degrees of freedom; without it they are learned for each element, above 2. `min_scale` is
-    the floor that bounds the likelihood. For pictures it is in units of half the grey range.
+    Settings:
+        df: degrees of freedom; None learns them for each element, above 2.
+        min_scale: the floor that bounds the likelihood, in prepared units, for pictures half the grey range.
     """
     _accept("student-t", support, "real", "levels")
     _below(min_scale, 1.0)
@@ -489,7 +493,9 @@ def student_t(
 def discretized_logistic(support: Support, *, min_scale: Positive = 1e-3) -> Head:
     """Probability of each level by a logistic density cut into bins.
 
-    `min_scale`, in units of half the range of levels, keeps gradients in bounds; the probability is bounded.
+    Settings:
+        min_scale: a floor, in units of half the range of levels, that keeps gradients in bounds; the probability
+            is bounded without it.
     """
     _accept("discretized-logistic", support, "levels")
     _below(min_scale, DiscretizedLogisticHead.start)
@@ -500,7 +506,12 @@ def discretized_logistic(support: Support, *, min_scale: Positive = 1e-3) -> Hea
 def discretized_logistic_mixture(
     support: Support, *, components: Annotated[int, Field(ge=1)] = 5, min_scale: Positive = 1e-3
 ) -> Head:
-    """Probability of each level by a mixture of logistic densities cut into bins."""
+    """Probability of each level by a mixture of logistic densities cut into bins.
+
+    Settings:
+        components: logistic densities in the mixture, for each element.
+        min_scale: a floor under their scales, in units of half the range of levels.
+    """
     _accept("discretized-logistic-mixture", support, "levels")
     _below(min_scale, DiscretizedLogisticMixtureHead.start)
     return DiscretizedLogisticMixtureHead(support, components, min_scale)
@@ -525,6 +536,9 @@ def diagonal(latents: tuple[int, ...], *, min_scale: Annotated[float, Field(gt=0
     """Normal posterior with a diagonal covariance; mean and scale come from the network.
 
     q(z|x) = N(μ(x), σ(x)²), σ = min_scale + softplus(raw + c), which is 1 where raw is 0.
+
+    Settings:
+        min_scale: a floor under σ.
     """
     return GaussianHead(Support("real", tuple(latents)), "input", 1.0, min_scale)
 
@@ -534,5 +548,8 @@ def mean(latents: tuple[int, ...], *, scale: Positive = 1.0) -> Head:
     """Normal posterior whose mean comes from the network and whose scale is fixed.
 
     With scale 1 and a standard normal prior, KL = ½‖μ‖².
+
+    Settings:
+        scale: the fixed standard deviation.
     """
     return GaussianHead(Support("real", tuple(latents)), "fixed", scale, 0.0)
