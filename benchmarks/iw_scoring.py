@@ -13,9 +13,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from harness import arguments, interleave, keep
 from torch import Tensor
 
+from harness import arguments, interleave, keep
 from jensen.core import Model, seeded
 from jensen.data import Schema
 from jensen.objectives.estimators import importance

@@ -6,7 +6,7 @@
   averaged weights, checkpoints, and validation on 10,000 pictures as often as it does (every fourth epoch here); four
   epochs a round. `no validation` is the same with a single picture to validate on, to compare like with like.
 - **hand-tuned loop**: tensors indexed on the device, fused Adam, nothing else: no logging, no validation.
-- **official example**: the loop of PyTorch's own VAE example: a DataLoader over a dataset of tensors, `.item()` each step.
+- **official example**: PyTorch's own VAE example: a DataLoader over a dataset of tensors, `.item()` each step.
 - **Pythae** (extra `bench`): its trainer, with the same network.
 
 Fifty thousand binary pictures, drawn at random: the work does not depend on what they show.
@@ -22,9 +22,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from harness import arguments, interleave, keep
 from torch import Tensor, nn
 
+from harness import arguments, interleave, keep
 from jensen.conditionals.amortized import set_precision
 from jensen.core import seeded
 from jensen.data import Schema, TensorSplit

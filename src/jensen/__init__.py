@@ -1,9 +1,9 @@
 """Likelihood-based deep generative models: one package, many jobs.
 
-    import jensen
-    run = jensen.train("vae", "mnist-5k", binarize="static", latents=20, epochs=20, out="runs/vae")
-    run = jensen.open("runs/vae")
-    run.score(); run.sample(64); run.encode(); run.report()
+import jensen
+run = jensen.train("vae", "mnist-5k", binarize="static", latents=20, epochs=20, out="runs/vae")
+run = jensen.open("runs/vae")
+run.score(); run.sample(64); run.encode(); run.report()
 """
 
 from __future__ import annotations

@@ -136,9 +136,7 @@ def component(
     return register
 
 
-def model(
-    name: str, *, paper: str = "", toy: str = "picture"
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def model(name: str, *, paper: str = "", toy: str = "picture") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a model builder: `builder(schema, *, settings...) -> Model`.
 
     `toy` is the kind of data, "picture" or "table", on which `jensen models` builds it to compute what it offers.

@@ -107,9 +107,7 @@ def test_resume_of_a_run_that_had_ended_says_so(jensen, ppca):
 
 def test_importing_the_command_line_imports_nothing_heavy():
     script = "import sys, jensen.cli; print(*sys.modules)"
-    found = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout.split()
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     for heavy in ("torch", "numpy", "pandas", "yaml", "pydantic", "PIL", "sklearn", "matplotlib"):
         assert heavy not in found
 

@@ -54,9 +54,7 @@ def data(kind: Kind, n: int, shape: tuple[int, ...]) -> Tensor:
         case "levels":
             return (where * (LEVELS - 1) + 1.5 * torch.randn(n, *shape)).round().clamp(0, LEVELS - 1)
         case "count":
-            return torch.poisson(
-                5 * where * torch.distributions.Gamma(2.0, 2.0).sample(torch.Size((n, *shape)))
-            )
+            return torch.poisson(5 * where * torch.distributions.Gamma(2.0, 2.0).sample(torch.Size((n, *shape))))
         case "real":
             return 2 * where + (0.5 + where) * torch.randn(n, *shape)
 
@@ -160,9 +158,7 @@ def test_the_initial_bias_of_constant_data_is_finite(name, kind):
 def test_a_head_refuses_other_data_and_says_what_fits(name, kind):
     if kind in TABLE[name][0]:
         return
-    with pytest.raises(
-        ConfigError, match=f"'{name}' is for .* no likelihood for .*choose .*'{FITTING[kind][0]}'"
-    ):
+    with pytest.raises(ConfigError, match=f"'{name}' is for .* no likelihood for .*choose .*'{FITTING[kind][0]}'"):
         head(name, kind)
 
 

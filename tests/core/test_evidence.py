@@ -441,7 +441,7 @@ def test_no_closed_form_where_p_conditions_on_what_came_from_it():
 
 
 def test_closed_form_where_the_upper_layer_came_first():
-    """Top-down, q(b | x) q(a | x, b) against p(a | b), the closed form is the term, with few draws of b as with many."""
+    """Top-down, q(b | x) q(a | x, b) against p(a | b), the closed form is the term, however many draws of b."""
     p = chain()[0]
     q = Joint({"b | x": Linear(4, 2, 0.7), "a | x, b": Linear(6, 3, 0.6)})
     x, k = data(2, 4), 20_000

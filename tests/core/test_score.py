@@ -46,9 +46,7 @@ class TestMean:
 
     def test_weights_that_are_equal_change_nothing(self):
         rows = torch.randn(37)
-        assert mean_and_stderr(rows, torch.full((37,), 3.0)) == pytest.approx(
-            mean_and_stderr(rows), rel=1e-12
-        )
+        assert mean_and_stderr(rows, torch.full((37,), 3.0)) == pytest.approx(mean_and_stderr(rows), rel=1e-12)
 
     def test_rows_without_weight_do_not_move_the_mean(self):
         rows, weights = torch.tensor([1.0, 5.0, 1e9]), torch.tensor([3.0, 1.0, 0.0])

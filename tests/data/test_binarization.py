@@ -14,11 +14,7 @@ from jensen.errors import ConfigError, DataError
 
 def grey(n: int = 30) -> np.ndarray:
     """Pictures holding every grey level."""
-    return (
-        np.random.default_rng(0)
-        .permuted(np.tile(np.arange(256, dtype=np.uint8), (n, 1)), axis=1)
-        .reshape(n, 16, 16)
-    )
+    return np.random.default_rng(0).permuted(np.tile(np.arange(256, dtype=np.uint8), (n, 1)), axis=1).reshape(n, 16, 16)
 
 
 def test_static_is_fixed_and_takes_only_certain_pixels_for_granted():

@@ -19,10 +19,7 @@ finite = st.floats(-1e6, 1e6, allow_nan=False, width=32)
 def restored(frame: pandas.DataFrame) -> pandas.DataFrame:
     """All rows of a frame, prepared and restored, in their old order."""
     data = load_data(frame)
-    parts = [
-        data.schema.restore(data.schema.prepare(split.x)).set_axis(split.index)
-        for split in data.splits.values()
-    ]
+    parts = [data.schema.restore(data.schema.prepare(split.x)).set_axis(split.index) for split in data.splits.values()]
     return pandas.concat(parts).sort_index()
 
 

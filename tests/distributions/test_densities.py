@@ -94,8 +94,7 @@ def test_density_integrates_to_one_and_gives_the_moments(name):
         low, high = ends(name)
         centre = min(max(p.mean[d].item(), low), high)
         parts = [
-            quad(integrand, a, b, limit=200, epsabs=1e-7, epsrel=1e-7)[0]
-            for a, b in ((low, centre), (centre, high))
+            quad(integrand, a, b, limit=200, epsabs=1e-7, epsrel=1e-7)[0] for a, b in ((low, centre), (centre, high))
         ]
         return sum(parts)
 
@@ -150,11 +149,7 @@ class _BinnedLogistic:
 @pytest.mark.parametrize("name", [n for n in ALL if n not in ("affine", "mixture")])
 def test_log_prob_matches_another_library(name):
     p, other = reference(name)
-    x = (
-        values_of(p)[:60].expand(-1, 3)
-        if name in DISCRETE
-        else tensor(-2, -0.3, 0, 0.1, 0.5, 0.9, 4)[:, None]
-    )
+    x = values_of(p)[:60].expand(-1, 3) if name in DISCRETE else tensor(-2, -0.3, 0, 0.1, 0.5, 0.9, 4)[:, None]
     if name == "continuous bernoulli":
         x = x.clamp(0, 1)
     x = x.expand(-1, 3)
@@ -192,9 +187,7 @@ def test_draws_follow_the_density(name):
             grid = torch.linspace(draws[:, d].min().item(), draws[:, d].max().item(), 4001).double()
             density = p.log_prob_terms(grid[:, None].expand(-1, 3)).exp()[:, d]
             cdf = torch.cumulative_trapezoid(density, grid)
-            result = st.kstest(
-                draws[:, d].numpy(), lambda x, g=grid, c=cdf: np.interp(x, g[1:].numpy(), c.numpy())
-            )
+            result = st.kstest(draws[:, d].numpy(), lambda x, g=grid, c=cdf: np.interp(x, g[1:].numpy(), c.numpy()))
             assert result.statistic < 0.02
 
 
@@ -358,9 +351,7 @@ def test_extreme_counts_in_float32(x, dispersion):
 def test_negative_binomial_keeps_its_digits_in_float32(dispersion):
     x, log_mean = torch.tensor([0.0, 3.0, 20.0, 300.0]), torch.tensor([0.0, 1.0, 3.0, 6.0])
     single = NegativeBinomial(log_mean, torch.full((4,), dispersion)).log_prob_terms(x)
-    double = NegativeBinomial(log_mean.double(), torch.full((4,), dispersion).double()).log_prob_terms(
-        x.double()
-    )
+    double = NegativeBinomial(log_mean.double(), torch.full((4,), dispersion).double()).log_prob_terms(x.double())
     torch.testing.assert_close(single.double(), double, atol=1e-3, rtol=1e-4)
 
 
@@ -375,9 +366,7 @@ def test_normal_shares_parameters_across_the_batch():
     p, whole = DiagonalNormal(loc, scale), DiagonalNormal(loc, scale.expand(4, 3))
     torch.testing.assert_close(p.log_prob(x), whole.log_prob(x))
     assert (p.batch_shape, p.event_shape) == ((4,), (3,))
-    torch.testing.assert_close(
-        p.unflatten((2, 2)).log_prob(x.reshape(2, 2, 3)), whole.log_prob(x).reshape(2, 2)
-    )
+    torch.testing.assert_close(p.unflatten((2, 2)).log_prob(x.reshape(2, 2, 3)), whole.log_prob(x).reshape(2, 2))
     single = DiagonalNormal(loc, torch.tensor(2.0))
     torch.testing.assert_close(single.log_prob(x), single.log_prob_terms(x).sum(-1))
     torch.testing.assert_close(p.entropy(), torch_.Normal(loc, scale).entropy().sum(-1))

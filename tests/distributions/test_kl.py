@@ -132,13 +132,10 @@ def test_monte_carlo_where_no_closed_form_is_known():
     found = divergence(q, p)
     assert found.kind == "monte carlo"
     assert found.value.shape == (2,)
-    counts = divergence(
-        Poisson(torch.zeros(1)), NegativeBinomial(torch.zeros(1), torch.ones(1)), samples=5000
-    )
+    counts = divergence(Poisson(torch.zeros(1)), NegativeBinomial(torch.zeros(1), torch.ones(1)), samples=5000)
     x = torch.arange(60.0)
     log_q, log_p = (
-        d.log_prob_terms(x)
-        for d in (Poisson(torch.zeros(1)), NegativeBinomial(torch.zeros(1), torch.ones(1)))
+        d.log_prob_terms(x) for d in (Poisson(torch.zeros(1)), NegativeBinomial(torch.zeros(1), torch.ones(1)))
     )
     exact = (log_q.exp() * (log_q - log_p)).sum()
     assert counts.stderr is not None

@@ -44,9 +44,7 @@ def test_grid_puts_pictures_row_by_row_with_lines_between():
 
 def test_grid_reads_probabilities_levels_and_colours():
     assert np.asarray(pictures.grid(np.full((1, 1, 1, 1), 0.2), levels=2, pad=0, scale=1)).tolist() == [[51]]
-    assert (
-        np.asarray(pictures.grid(np.full((1, 1, 1, 1), 300.0), pad=0, scale=2)).tolist() == [[255, 255]] * 2
-    )
+    assert np.asarray(pictures.grid(np.full((1, 1, 1, 1), 300.0), pad=0, scale=2)).tolist() == [[255, 255]] * 2
     colours = np.arange(3).reshape(1, 3, 1, 1)
     assert np.asarray(pictures.grid(colours, pad=0, scale=1)).tolist() == [[[0, 1, 2]]]
 

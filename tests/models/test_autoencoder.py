@@ -31,9 +31,7 @@ def dataset(x: np.ndarray) -> Dataset:
 
 def test_a_linear_autoencoder_finds_the_subspace_of_pca():
     x = table()
-    run = train(
-        "autoencoder", dataset(x), settings={"latents": 2, **LINEAR}, epochs=200, batch_size=100, lr=0.03
-    )
+    run = train("autoencoder", dataset(x), settings={"latents": 2, **LINEAR}, epochs=200, batch_size=100, lr=0.03)
     pca = PCA(2).fit(x)
     decoder = run.model.p["x"].module.network.output.weight.detach().numpy()
     angles = subspace_angles(decoder, pca.components_.T)
@@ -67,9 +65,7 @@ def test_noise_on_a_single_number_is_finite():
 
 def test_it_has_no_likelihood_and_no_samples_and_says_why():
     run = train("autoencoder", dataset(table(30)), settings={"latents": 2, **LINEAR}, epochs=1)
-    with pytest.raises(
-        CapabilityError, match="autoencoder cannot score: it has no likelihood: 'z' is a deterministic"
-    ):
+    with pytest.raises(CapabilityError, match="autoencoder cannot score: it has no likelihood: 'z' is a deterministic"):
         run.score()
     with pytest.raises(CapabilityError, match="autoencoder cannot sample"):
         run.sample(3)

@@ -169,9 +169,7 @@ def test_nearly_singular_data_score_exactly():
     p = run.model.p["x"].module
     w = p.weight.detach().double().numpy()
     covariance = w @ w.T + p.scale.item() ** 2 * np.eye(22)
-    truth = multivariate_normal(p.mean.detach().double().numpy(), covariance).logpdf(
-        run.schema.prepare(x).double()
-    )
+    truth = multivariate_normal(p.mean.detach().double().numpy(), covariance).logpdf(run.schema.prepare(x).double())
     score = run.score()
     assert score.rows is not None
     np.testing.assert_allclose(score.rows - run.schema.log_jacobian, truth, atol=1e-3)

@@ -31,9 +31,7 @@ def lecture_vae(latents: int) -> Model:
 
 def pictures() -> Tensor:
     """All sixteen."""
-    return torch.tensor([[int(c) for c in f"{i:04b}"] for i in range(16)], dtype=torch.float64).reshape(
-        -1, 1, 2, 2
-    )
+    return torch.tensor([[int(c) for c in f"{i:04b}"] for i in range(16)], dtype=torch.float64).reshape(-1, 1, 2, 2)
 
 
 def grid(latents: int) -> tuple[Tensor, Tensor]:

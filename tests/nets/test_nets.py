@@ -39,9 +39,7 @@ PICTURE: dict[str, Builder] = {
     "conv-bilinear": partial(conv, channels=[4, 6, 8], hidden=12, upsampling="bilinear"),
     "resconv": partial(resconv, channels=[8, 16], hidden=12),
     "resconv-dropout": partial(resconv, channels=[8, 8], blocks=2, hidden=12, dropout=0.3),
-    "resconv-transposed": partial(
-        resconv, channels=[8], hidden=12, activation="relu", upsampling="transposed"
-    ),
+    "resconv-transposed": partial(resconv, channels=[8], hidden=12, activation="relu", upsampling="transposed"),
 }
 VECTOR_TO_VECTOR = [((9,), (4,)), ((1,), (1,))]
 PICTURES = [((2, 13, 7), (5,)), ((5,), (2, 13, 7)), ((1, 28, 28), (3, 20, 28)), ((1, 1, 1), (1, 1, 1))]
@@ -191,9 +189,7 @@ def test_group_norm_fits_any_width(width: int):
 
 @pytest.mark.parametrize("build", [conv, resconv])
 def test_convolution_between_vectors_is_refused(build: Builder):
-    with pytest.raises(
-        ConfigError, match=rf"{build.__name__}.*got \(9,\) -> \(4,\); for vectors choose .*mlp"
-    ):
+    with pytest.raises(ConfigError, match=rf"{build.__name__}.*got \(9,\) -> \(4,\); for vectors choose .*mlp"):
         build((9,), (4,))
     with pytest.raises(ConfigError, match=rf"{build.__name__}.*channels.*\[\]"):
         build((1, 8, 8), (4,), channels=[])

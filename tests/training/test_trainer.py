@@ -253,9 +253,7 @@ def test_training_without_a_budget_stops_and_keeps_the_best():
 
 def test_the_last_weights_can_be_kept():
     model = point(Stage((GradientPhase(ascend),)), validate=measured(lambda n: -float(n)))
-    Trainer(
-        model, rows(100), TensorSplit(torch.zeros(2, 1)), settings(batch_size=2, epochs=3, keep="last")
-    ).run()
+    Trainer(model, rows(100), TensorSplit(torch.zeros(2, 1)), settings(batch_size=2, epochs=3, keep="last")).run()
     assert a_of(model).item() == pytest.approx(momentum(150), rel=1e-3)
 
 
@@ -282,9 +280,7 @@ def test_minutes_fix_the_steps_once(monkeypatch, tmp_path):
 
     fake = SimpleNamespace(perf_counter=tick, monotonic=tick)
     monkeypatch.setattr("jensen.training.trainer.time", fake)
-    folder = Folder.create(
-        tmp_path / "run", {"model": "point"}, Schema.of_table(np.zeros((2, 1)), ["x"]), False
-    )
+    folder = Folder.create(tmp_path / "run", {"model": "point"}, Schema.of_table(np.zeros((2, 1)), ["x"]), False)
     seen: list[float] = []
 
     def look(model: Model, batch: Batch, progress: float) -> Terms:
@@ -418,21 +414,15 @@ def failing_at(step: int, fail: Callable[[Model], Terms]) -> Callable[[Model, Ba
 
 
 def run_folder(tmp_path) -> Folder:
-    return Folder.create(
-        tmp_path / "run", {"model": "point"}, Schema.of_table(np.zeros((2, 1)), ["x"]), False
-    )
+    return Folder.create(tmp_path / "run", {"model": "point"}, Schema.of_table(np.zeros((2, 1)), ["x"]), False)
 
 
 def test_a_term_that_is_no_number_stops_the_run_and_is_named(tmp_path):
     def broken(model: Model) -> Terms:
-        return Terms(
-            a_of(model).sum() * math.nan, {"reconstruction": torch.ones(()), "kl_z": torch.tensor(math.nan)}
-        )
+        return Terms(a_of(model).sum() * math.nan, {"reconstruction": torch.ones(()), "kl_z": torch.tensor(math.nan)})
 
     folder = run_folder(tmp_path)
-    trainer = Trainer(
-        point(Stage((GradientPhase(failing_at(5, broken)),))), rows(), None, settings(epochs=9), folder
-    )
+    trainer = Trainer(point(Stage((GradientPhase(failing_at(5, broken)),))), rows(), None, settings(epochs=9), folder)
     with pytest.raises(TrainingError) as caught:
         trainer.run()
     message = str(caught.value)
@@ -452,12 +442,8 @@ def test_a_parameter_that_is_no_number_is_named_and_what_was_good_is_kept(tmp_pa
 
     folder = run_folder(tmp_path)
     loss = failing_at(75, ruin)
-    trainer = Trainer(
-        point(Stage((GradientPhase(loss),))), rows(100), None, settings(epochs=9, batch_size=2), folder
-    )
-    with pytest.raises(
-        TrainingError, match=r"batch 25 of 50 \(step 75\): elbo = nan; parameter p\.x\.b is not finite"
-    ):
+    trainer = Trainer(point(Stage((GradientPhase(loss),))), rows(100), None, settings(epochs=9, batch_size=2), folder)
+    with pytest.raises(TrainingError, match=r"batch 25 of 50 \(step 75\): elbo = nan; parameter p\.x\.b is not finite"):
         trainer.run()
     kept = point()
     record = folder.load_model(kept)
@@ -473,9 +459,7 @@ def test_a_ruined_state_is_never_written(tmp_path):
     def loss(model: Model, batch: Batch, progress: float) -> Terms:
         seen[0] += 1
         slope = math.inf if seen[0] == 20 else 1.0
-        return Terms(
-            (a_of(model) - a_of(model).detach()).sum() * slope if slope == 1 else _infinite(model), {}
-        )
+        return Terms((a_of(model) - a_of(model).detach()).sum() * slope if slope == 1 else _infinite(model), {})
 
     def _infinite(model: Model) -> Tensor:
         return torch.sqrt(a_of(model) - a_of(model).detach()).sum()  # 0, with an infinite slope
@@ -611,9 +595,7 @@ def test_bfloat16_in_training_and_float32_in_scoring():
         linear = next(m for m in module.network if isinstance(m, nn.Linear))
         hidden: list[torch.dtype] = []
         linear.register_forward_hook(lambda m, args, out: hidden.append(out.dtype))
-        module.register_forward_hook(
-            lambda m, args, out: seen.add((model.training, hidden[-1], out.loc.dtype))
-        )
+        module.register_forward_hook(lambda m, args, out: seen.add((model.training, hidden[-1], out.loc.dtype)))
 
     from jensen.registry import build
 

@@ -37,17 +37,11 @@ def diagnose(
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(
-            metavar="RUN RUN... [DATA]", help="Run folders, then data to score on.", show_default=False
-        ),
+        typer.Argument(metavar="RUN RUN... [DATA]", help="Run folders, then data to score on.", show_default=False),
     ],
     split: DataSplit = None,
-    estimator: Annotated[
-        str, typer.Option(metavar="E", help="auto, exact, elbo, iw, prior or ais.")
-    ] = "auto",
-    particles: Annotated[
-        int | None, typer.Option(metavar="K", help="Draws per datum.", show_default=False)
-    ] = None,
+    estimator: Annotated[str, typer.Option(metavar="E", help="auto, exact, elbo, iw, prior or ais.")] = "auto",
+    particles: Annotated[int | None, typer.Option(metavar="K", help="Draws per datum.", show_default=False)] = None,
     limit: Limit = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -62,9 +56,7 @@ def compare(
     opened = [open_run(folder, device) for folder in folders]
     given = data_for(opened[0], data)
     with working("scoring"):
-        found = job(
-            opened, given, split=split, estimator=estimator, particles=particles, limit=limit, seed=seed
-        )
+        found = job(opened, given, split=split, estimator=estimator, particles=particles, limit=limit, seed=seed)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -83,9 +75,7 @@ def report(
     run: RunFolder,
     out: Annotated[
         str | None,
-        typer.Option(
-            "--out", "-o", metavar="FILE", help="Where to; by default RUN/report.html.", show_default=False
-        ),
+        typer.Option("--out", "-o", metavar="FILE", help="Where to; by default RUN/report.html.", show_default=False),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -99,9 +89,7 @@ def report(
 
 
 def demo(
-    out: Annotated[
-        str, typer.Option("--out", "-o", metavar="DIR", help="The run folder to write.")
-    ] = "jensen-demo",
+    out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="The run folder to write.")] = "jensen-demo",
     seconds: Annotated[
         float, typer.Option(metavar="S", min=1, help="Time for training; the rest takes about 20 more.")
     ] = 75,

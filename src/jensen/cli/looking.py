@@ -36,9 +36,7 @@ def models(as_json: Json = False) -> None:
 
 
 def show(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model, or a component, as mlp.", show_default=False)
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model, or a component, as mlp.", show_default=False)],
     as_json: Json = False,
 ) -> None:
     """Settings of a model: type, default, bounds, meaning; and of what can fill its slots."""
@@ -92,13 +90,9 @@ def data(
             print_json({"data": rows})
             return
         print_table(["name", "holds", "where"], [[r["name"], r["description"], r["origin"]] for r in rows])
-        typer.echo(
-            "\nDescribe one: jensen data NAME. Your own: .csv, .parquet, .npz, .npy, a folder of pictures."
-        )
+        typer.echo("\nDescribe one: jensen data NAME. Your own: .csv, .parquet, .npz, .npy, a folder of pictures.")
         return
-    loaded = (
-        read_stdin(lambda path: load_data(path, **options)) if ref == STDIN else load_data(ref, **options)
-    )
+    loaded = read_stdin(lambda path: load_data(path, **options)) if ref == STDIN else load_data(ref, **options)
     report = describe(loaded)
     if as_json:
         print_json(report)
@@ -110,9 +104,7 @@ def _print_data(report: Mapping[str, Any]) -> None:
     typer.echo(f"{report['name']}: {report['description']}" if report["description"] else report["name"])
     shape = " x ".join(map(str, report["shape"]))
     is_image = "values" in report
-    what = (
-        f"pictures {shape} ({report['dims']} pixels)" if is_image else f"a table of {report['dims']} columns"
-    )
+    what = f"pictures {shape} ({report['dims']} pixels)" if is_image else f"a table of {report['dims']} columns"
     kind = {"levels": f"grey levels or colours, 0..{(report['levels'] or 1) - 1}", "real": "real numbers"}
     typer.echo(f"holds   {what}, {kind.get(report['kind'], report['kind'])}")
     if report["binarization"] != "none":
@@ -218,8 +210,7 @@ def _model_dict(model: Any) -> dict[str, Any]:
     return {
         **_component_dict(model),
         "components": {
-            role: [_component_dict(registry.find(role, name)) for name in registry.names(role)]
-            for role in roles
+            role: [_component_dict(registry.find(role, name)) for name in registry.names(role)] for role in roles
         },
         "training": _settings_rows(registry.find("training", "gradient"), "train."),
         "presets": _presets(model.name),
@@ -231,9 +222,7 @@ def _presets(model: str) -> list[dict[str, Any]]:
 
     shipped = [(name, load_preset(name)) for name in presets()]
     return [
-        {"preset": n, "data": p.get("data"), "about": p.get("about", "")}
-        for n, p in shipped
-        if p["model"] == model
+        {"preset": n, "data": p.get("data"), "about": p.get("about", "")} for n, p in shipped if p["model"] == model
     ]
 
 
@@ -285,9 +274,7 @@ def _show_model(model: Any) -> None:
     if found["presets"]:
         _heading("Presets, given as --preset NAME")
         print_table(["preset", "data", "about"], [list(p.values()) for p in found["presets"]])
-    example = next(
-        (f" {s['setting']}={s['default']}" for s in found["settings"] if s["type"].startswith("int")), ""
-    )
+    example = next((f" {s['setting']}={s['default']}" for s in found["settings"] if s["type"].startswith("int")), "")
     data = "breast-cancer" if model.toy == "table" else "mnist-5k"
     typer.echo(f"\nTrain it: jensen train {found['name']} {data} --out runs/a{example}")
 

@@ -7,19 +7,13 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-RunFolder = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run folder, as train wrote it.", show_default=False)
-]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, as train wrote it.", show_default=False)]
 RunData = Annotated[
     str | None,
     typer.Argument(metavar="[DATA]", help="A name, a path or - for stdin; by default the run's own data."),
 ]
-DataSplit = Annotated[
-    str | None, typer.Option("--split", metavar="NAME", help="train, valid or test. [default: test]")
-]
-Limit = Annotated[
-    int | None, typer.Option("--limit", metavar="N", help="Take N data at random.", show_default=False)
-]
+DataSplit = Annotated[str | None, typer.Option("--split", metavar="NAME", help="train, valid or test. [default: test]")]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Take N data at random.", show_default=False)]
 Seed = Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Seed of draws and of random subsets.")]
 Out = Annotated[
     str,
@@ -35,12 +29,8 @@ Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, c
 
 # Of data
 
-Label = Annotated[
-    str | None, typer.Option("--label", metavar="COL", help="Column of labels.", show_default=False)
-]
-Drop = Annotated[
-    list[str] | None, typer.Option("--drop", metavar="COL", help="Column to leave out; repeat for more.")
-]
+Label = Annotated[str | None, typer.Option("--label", metavar="COL", help="Column of labels.", show_default=False)]
+Drop = Annotated[list[str] | None, typer.Option("--drop", metavar="COL", help="Column to leave out; repeat for more.")]
 Binarize = Annotated[
     str | None,
     typer.Option(
@@ -49,9 +39,7 @@ Binarize = Annotated[
 ]
 Group = Annotated[
     str | None,
-    typer.Option(
-        "--group", metavar="COL", help="Column of groups that stay in one split.", show_default=False
-    ),
+    typer.Option("--group", metavar="COL", help="Column of groups that stay in one split.", show_default=False),
 ]
 Time = Annotated[
     str | None,

@@ -45,9 +45,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], numbers: 
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=bool(headers)
-    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=bool(headers))
     for header in headers or [""] * (len(rows[0]) if rows else 0):
         table.add_column(header, justify="right" if header in numbers else "left", overflow="fold")
     for row in rows:

@@ -113,9 +113,7 @@ class TrainingProgress:
             words.append(f"{event.rate:,.0f} data/s")
         if event.remaining is not None:
             words.append(f"{duration(max(0.0, event.remaining))} left")
-        numbers = [
-            f"{k} {v:.2f}" for k, v in (("train", self._train), ("valid", self._valid)) if v is not None
-        ]
+        numbers = [f"{k} {v:.2f}" for k, v in (("train", self._train), ("valid", self._valid)) if v is not None]
         if numbers:
             words.append(f"{self._name.replace('_', ' ')} {' '.join(numbers)}")
         return words

@@ -25,14 +25,10 @@ if TYPE_CHECKING:
 
 
 def train(
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="See jensen models.", show_default=False)
-    ] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="See jensen models.", show_default=False)] = None,
     data: Annotated[
         str | None,
-        typer.Argument(
-            metavar="DATA", help="A name (jensen data), a path or - for stdin.", show_default=False
-        ),
+        typer.Argument(metavar="DATA", help="A name (jensen data), a path or - for stdin.", show_default=False),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -53,13 +49,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes through the data.", show_default=False)] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall-clock budget.", show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Data per step.", show_default=False)] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Learning rate at its highest.", show_default=False)
-    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate at its highest.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and draws.", show_default=False)] = None,
-    precision: Annotated[
-        str | None, typer.Option(metavar="P", help="fp32 or bf16.", show_default=False)
-    ] = None,
+    precision: Annotated[str | None, typer.Option(metavar="P", help="fp32 or bf16.", show_default=False)] = None,
     device: Annotated[
         str | None, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:1.", show_default=False)
     ] = None,
@@ -104,9 +96,7 @@ def train(
         given.problems.insert(0, "--out is missing: the run folder to write, as --out runs/a")
     missing = [name for name, value in (("MODEL", model), ("DATA", data)) if value is None and not resume]
     if missing:
-        given.problems.insert(
-            0, f"{' and '.join(missing)} missing, as in: jensen train vae mnist-5k --out runs/a"
-        )
+        given.problems.insert(0, f"{' and '.join(missing)} missing, as in: jensen train vae mnist-5k --out runs/a")
     if resume and overwrite:
         given.problems.append("--resume goes on with a run and --overwrite replaces it: expected one of them")
     if (out is None or missing) and given.problems:
@@ -136,9 +126,7 @@ def train(
         _print_summary(run, summary)
 
 
-def _told_apart(
-    model: str | None, data: str | None, tokens: list[str]
-) -> tuple[str | None, str | None, list[str]]:
+def _told_apart(model: str | None, data: str | None, tokens: list[str]) -> tuple[str | None, str | None, list[str]]:
     """Model, data and settings, where the first may be left out because a run goes on."""
     names: list[str | None] = []
     early = []
@@ -264,6 +252,4 @@ def _print_summary(run: Run, summary: dict[str, Any]) -> None:
     if run.capabilities.likelihood:
         typer.echo(f"next: jensen score {out}")
     else:
-        typer.echo(
-            f"next: jensen reconstruct {out} --out reconstructions.{'png' if run.schema.is_image else 'csv'}"
-        )
+        typer.echo(f"next: jensen reconstruct {out} --out reconstructions.{'png' if run.schema.is_image else 'csv'}")

@@ -22,9 +22,7 @@ def score(
     run: RunFolder,
     data: RunData = None,
     split: DataSplit = None,
-    estimator: Annotated[
-        str, typer.Option(metavar="E", help="auto, exact, elbo, iw, prior or ais.")
-    ] = "auto",
+    estimator: Annotated[str, typer.Option(metavar="E", help="auto, exact, elbo, iw, prior or ais.")] = "auto",
     particles: Annotated[
         int | None,
         typer.Option(metavar="K", help="Draws per datum; by default the estimator's.", show_default=False),
@@ -33,9 +31,7 @@ def score(
     seed: Seed = 0,
     out: Annotated[
         str | None,
-        typer.Option(
-            "--out", "-o", metavar="FILE", help="Nats of each row: .csv, .parquet, ...", show_default=False
-        ),
+        typer.Option("--out", "-o", metavar="FILE", help="Nats of each row: .csv, .parquet, ...", show_default=False),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -71,9 +67,7 @@ def _rows(run: Run, data: Any, result: Score, limit: int | None, seed: int) -> A
 
     _, _, part = run.split(data, result.split)
     assert result.rows is not None
-    return pandas.DataFrame(
-        {"row": part.index[run.pick(part, limit, seed)], "nats": result.rows.double().numpy()}
-    )
+    return pandas.DataFrame({"row": part.index[run.pick(part, limit, seed)], "nats": result.rows.double().numpy()})
 
 
 def _print_score(result: Score) -> None:
@@ -131,9 +125,7 @@ def encode(
     data: RunData = None,
     split: DataSplit = None,
     limit: Limit = None,
-    draws: Annotated[
-        int, typer.Option(metavar="D", min=0, help="Draws of the posterior, in place of its mean.")
-    ] = 0,
+    draws: Annotated[int, typer.Option(metavar="D", min=0, help="Draws of the posterior, in place of its mean.")] = 0,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:

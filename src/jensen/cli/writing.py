@@ -78,9 +78,7 @@ def encoded(
 def _to_stdout(result: Any, levels: int | None, columns: list[str] | None, across: int | None) -> None:
     """Tables as CSV; pictures as PNG, but not into a terminal."""
     if levels is not None and sys.stdout.isatty():
-        raise ConfigError(
-            "--out -: pictures would be written to the terminal; name a file, as --out samples.png"
-        )
+        raise ConfigError("--out -: pictures would be written to the terminal; name a file, as --out samples.png")
     content = encoded(result, ".csv" if levels is None else ".png", levels, columns, across)
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
@@ -110,13 +108,9 @@ def _frame(result: Any, columns: list[str] | None) -> pandas.DataFrame:
 
 def _grid(result: Any, levels: int | None, across: int | None) -> Any:
     if levels is None:
-        raise ConfigError(
-            "--out: a .png holds pictures; for rows of numbers use .csv, .parquet, .npy or .npz"
-        )
+        raise ConfigError("--out: a .png holds pictures; for rows of numbers use .csv, .parquet, .npy or .npz")
     if result.shape[1] not in (1, 3):
-        raise ConfigError(
-            f"--out: a .png holds grey or colour pictures, got {result.shape[1]} channels; use .npz"
-        )
+        raise ConfigError(f"--out: a .png holds grey or colour pictures, got {result.shape[1]} channels; use .npz")
     from jensen.jobs.pictures import grid
 
     return grid(result, columns=across, levels=levels)

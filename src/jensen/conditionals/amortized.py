@@ -17,10 +17,10 @@ class Rescale(nn.Module):
 
     def __init__(self, levels: int):
         super().__init__()
-        self.half = (levels - 1) / 2
+        self.middle = (levels - 1) / 2
 
     def forward(self, x: Tensor) -> Tensor:
-        return x / self.half - 1.0
+        return x / self.middle - 1.0
 
 
 def rescaled(network: nn.Module, support: Support) -> nn.Module:
@@ -60,7 +60,8 @@ class AmortizedCode(Deterministic):
 
     def __init__(self, network: nn.Module, noise: float = 0.0):
         super().__init__(network)
-        self.noise, self.precision = noise, None
+        self.noise = noise
+        self.precision: torch.dtype | None = None
 
     def forward(self, *parents: Tensor) -> Tensor:
         if self.noise and self.training:

@@ -261,9 +261,7 @@ class CategoricalHead(Head):
 class GaussianHead(Head):
     """The output is μ and, where the variance depends on the input, the raw scale."""
 
-    def __init__(
-        self, support: Support, variance: Literal["input", "learned", "fixed"], scale: float, floor: float
-    ):
+    def __init__(self, support: Support, variance: Literal["input", "learned", "fixed"], scale: float, floor: float):
         super().__init__(support, per_element=2 if variance == "input" else 1)
         self.variance, self.scale, self.floor = variance, scale, floor
         if variance == "learned":
@@ -475,9 +473,7 @@ def categorical(support: Support) -> Head:
 
 
 @component("likelihood", "student-t")
-def student_t(
-    support: Support, *, df: Annotated[float | None, Field(gt=0)] = None, min_scale: Positive = 0.01
-) -> Head:
+def student_t(support: Support, *, df: Annotated[float | None, Field(gt=0)] = None, min_scale: Positive = 0.01) -> Head:
     """Student-t likelihood of real data with outliers.
 
     Settings:

@@ -117,7 +117,7 @@ class Model(nn.Module):
 
     @property
     def likelihood(self) -> str | None:
-        """"exact" where q draws nothing, or only from declared exact posteriors; "lower_bound"; None without one."""
+        """ "exact" where q draws nothing, or only from declared exact posteriors; "lower_bound"; None without one."""
         if self._no_likelihood():
             return None
         drawn = [f for f in self.q if not f.deterministic]

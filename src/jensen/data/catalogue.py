@@ -131,13 +131,10 @@ def _read_omniglot(path: Path) -> Raw:
     """All pictures by the file's random split; labels are the alphabets."""
     a = files.read_arrays(path)
     x, split, y = (
-        np.concatenate([a[f"train_{key}"], a[f"test_{key}"]])
-        for key in ("images", "random_split", "alphabet")
+        np.concatenate([a[f"train_{key}"], a[f"test_{key}"]]) for key in ("images", "random_split", "alphabet")
     )
     names = tuple(map(str, a["alphabet_names"]))
-    return Raw(
-        _parts(x[:, None], y, {s: np.flatnonzero(split == i) for i, s in enumerate(SPLITS)}), 256, names
-    )
+    return Raw(_parts(x[:, None], y, {s: np.flatnonzero(split == i) for i, s in enumerate(SPLITS)}), 256, names)
 
 
 def _read_silhouettes(path: Path) -> Raw:
@@ -182,16 +179,13 @@ def _sklearn_table(name: str) -> Raw:
     import sklearn.datasets
 
     frame = getattr(sklearn.datasets, f"load_{name}")(as_frame=True).frame
-    return Raw(
-        {ALL: Part(frame.rename(columns=lambda c: c.replace(" (cm)", "").replace(" ", "_")))}, named=True
-    )
+    return Raw({ALL: Part(frame.rename(columns=lambda c: c.replace(" (cm)", "").replace(" ", "_")))}, named=True)
 
 
 def _remotes(base: str, digests: tuple[str, str, str, str]) -> tuple[download.Remote, ...]:
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     return tuple(
-        download.Remote(f"{base}/{name}-ubyte.gz", digest)
-        for name, digest in zip(names, digests, strict=True)
+        download.Remote(f"{base}/{name}-ubyte.gz", digest) for name, digest in zip(names, digests, strict=True)
     )
 
 
@@ -276,14 +270,10 @@ ENTRIES: dict[str, Entry] = {
             package=_sklearn("breast_cancer"),
             label="target",
         ),
-        Entry(
-            "wine", "178 wines, 13 real columns; label: cultivar", package=_sklearn("wine"), label="target"
-        ),
+        Entry("wine", "178 wines, 13 real columns; label: cultivar", package=_sklearn("wine"), label="target"),
         Entry("iris", "150 irises, 4 real columns; label: species", package=_sklearn("iris"), label="target"),
         Entry("diabetes", "442 patients, 10 real columns", package=_sklearn("diabetes"), drop=("target",)),
-        Entry(
-            "banknote", "1372 banknotes, 4 real columns; label: class", "uci_banknote.csv.gz", label="class"
-        ),
+        Entry("banknote", "1372 banknotes, 4 real columns; label: class", "uci_banknote.csv.gz", label="class"),
         Entry("concrete", "1030 concretes, 8 real columns", "uci_concrete.csv.gz", drop=("strength",)),
         Entry(
             "red-wine",
@@ -301,9 +291,7 @@ ENTRIES: dict[str, Entry] = {
         _debd("dna", "DNA splice junctions, 180 binary columns; published split"),
         _debd("mushrooms", "mushrooms, 112 binary columns; published split"),
         _debd("accidents", "traffic accidents, 111 binary columns; published split"),
-        Entry(
-            "adult", "census income, mixed columns with gaps", unsupported="a table of mixed types with gaps"
-        ),
+        Entry("adult", "census income, mixed columns with gaps", unsupported="a table of mixed types with gaps"),
         Entry("ptb", "Penn Treebank, word level", unsupported="text"),
         Entry("tinyshakespeare", "Shakespeare, character level", unsupported="text"),
         Entry("fsdd", "spoken digits, 8 kHz", unsupported="sound"),

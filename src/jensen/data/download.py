@@ -78,9 +78,7 @@ def read_idx(path: Path) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as e:
         raise DataError(f"{path}: corrupt or not a .gz file ({e})") from None
     if content[:3] != b"\0\0\x08":
-        raise DataError(
-            f"{path}: expected an IDX file of bytes, got one that starts with {content[:4].hex()}"
-        )
+        raise DataError(f"{path}: expected an IDX file of bytes, got one that starts with {content[:4].hex()}")
     start = 4 + 4 * content[3]
     shape = tuple(np.frombuffer(content, ">u4", content[3], offset=4).tolist())
     if len(content) != start + np.prod(shape):

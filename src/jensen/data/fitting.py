@@ -41,9 +41,7 @@ def fit_table(x: Any, source: Source, schema: Schema) -> np.ndarray:
         DataError: columns are missing, or hold what the model cannot take.
     """
     if isinstance(x, np.ndarray):
-        raise DataError(
-            f"{source.name}: expected a table of {schema.dims} columns, got pictures {x.shape[1:]}"
-        )
+        raise DataError(f"{source.name}: expected a table of {schema.dims} columns, got pictures {x.shape[1:]}")
     missing = [name for name in schema.names if name not in x.columns]
     if missing and not source.raw.named and x.shape[1] == schema.dims:
         x = x.set_axis(schema.names, axis=1)

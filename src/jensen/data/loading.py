@@ -183,9 +183,7 @@ def _schema(
         if name not in names:
             raise ConfigError(f"kinds: {source.name} has no column {name!r}{did_you_mean(name, names)}")
     found = column_kinds(names, dtypes, np.concatenate(list(x.values())), kinds)
-    return Schema.of_table(
-        train, names, found, dtypes, classes=classes, label=label, container=source.container
-    )
+    return Schema.of_table(train, names, found, dtypes, classes=classes, label=label, container=source.container)
 
 
 def _classes(rows: Mapping[str, Rows]) -> tuple[str, ...] | None:
@@ -215,9 +213,7 @@ def _picture_schema(
         raise ConfigError(f"binarize: {source.name} is binarised already; leave it out")
     if levels == 2:
         raise ConfigError(f"binarize: expected grey pictures, got 0/1 pictures ({source.name})")
-    return Schema.of_pictures(
-        shape, 2, grey=levels, binarization=binarize, binarization_seed=seed, classes=classes
-    )
+    return Schema.of_pictures(shape, 2, grey=levels, binarization=binarize, binarization_seed=seed, classes=classes)
 
 
 def _binarized(split: Split, schema: Schema, name: str) -> Split:

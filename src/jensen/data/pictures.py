@@ -97,16 +97,12 @@ def read_folder(folder: Path) -> Raw:
         mode, this = _header(path)
         size, first = size or this, first or path
         if this != size:
-            raise DataError(
-                f"{path}: expected {size[0]}x{size[1]} pixels as in {first.name}, got {this[0]}x{this[1]}"
-            )
+            raise DataError(f"{path}: expected {size[0]}x{size[1]} pixels as in {first.name}, got {this[0]}x{this[1]}")
         modes.add(mode)
     if size is None:
         raise DataError(f"{folder}: no pictures; expected files ending in {', '.join(sorted(SUFFIXES))}")
     mode = "RGB" if modes - {"1", "L", "LA"} else "1" if modes == {"1"} else "L"
-    arrays = {
-        name: np.stack([_pixels(path, mode) for path in paths]) for name, paths in files.items() if paths
-    }
+    arrays = {name: np.stack([_pixels(path, mode) for path in paths]) for name, paths in files.items() if paths}
     return pictures(arrays, {name: _folder_labels(roots[name], files[name]) for name in arrays})
 
 

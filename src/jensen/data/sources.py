@@ -65,9 +65,7 @@ def _open_named(ref: str | os.PathLike[str]) -> Source:
         entry = ENTRIES[name]
         raw, origin = entry.load()
         container = "pandas" if raw.named else "array"
-        return Source(
-            raw, name, entry.description, origin, container, entry.label, entry.drop, registered=True
-        )
+        return Source(raw, name, entry.description, origin, container, entry.label, entry.drop, registered=True)
     if not path.exists():
         raise ConfigError(f"{name!r} is neither a data set nor an existing path{did_you_mean(name, ENTRIES)}")
     raw = files.read_path(path)

@@ -21,9 +21,7 @@ def check_fractions(fractions: Sequence[float]) -> Fractions:
     """Shares of train, valid and test. Raises `ConfigError` unless train > 0 and the three sum to 1."""
     good = len(fractions) == 3 and min(fractions) >= 0 and fractions[0] > 0 and abs(sum(fractions) - 1) < 1e-6
     if not good:
-        raise ConfigError(
-            f"fractions: expected train > 0, valid and test summing to 1, got {tuple(fractions)}"
-        )
+        raise ConfigError(f"fractions: expected train > 0, valid and test summing to 1, got {tuple(fractions)}")
     return fractions[0], fractions[1], fractions[2]
 
 

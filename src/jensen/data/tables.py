@@ -31,9 +31,7 @@ def frame_of(array: np.ndarray, name: str) -> pandas.DataFrame:
     import pandas
 
     if array.ndim not in (1, 2):
-        raise DataError(
-            f"{name}: expected a table (N, D) or pictures (N, H, W[, C]), got shape {array.shape}"
-        )
+        raise DataError(f"{name}: expected a table (N, D) or pictures (N, H, W[, C]), got shape {array.shape}")
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name}: expected numbers, got dtype {array.dtype}")
     array = array[:, None] if array.ndim == 1 else array
@@ -79,9 +77,7 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words) -> np.nda
             counts = wrong.sum(axis=0)
             columns = ", ".join(f"{frame.columns[j]!r} ({counts[j]})" for j in np.flatnonzero(counts))
             row = int(wrong.any(axis=1).argmax())
-            raise DataError(
-                f"{name}: {what}, which are not supported yet, first at {line(row)}; in columns: {columns}"
-            )
+            raise DataError(f"{name}: {what}, which are not supported yet, first at {line(row)}; in columns: {columns}")
     return out
 
 

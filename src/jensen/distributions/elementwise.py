@@ -107,9 +107,7 @@ class Elementwise(Distribution):
     def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> Self:
         """The same density for every index of a larger batch, without copying."""
         shape = torch.Size(batch_shape) + self.event_shape
-        return self._map(
-            lambda parameter, own: parameter.expand(shape + parameter.shape[parameter.ndim - own :])
-        )
+        return self._map(lambda parameter, own: parameter.expand(shape + parameter.shape[parameter.ndim - own :]))
 
     def __repr__(self) -> str:
         name, batch, event = type(self).__name__, tuple(self.batch_shape), tuple(self.event_shape)

@@ -42,7 +42,9 @@ class Comparison:
         lines = []
         width = max(map(len, self.names))
         for kind in self.kinds:
-            lines.append({"exact": "exact log p(x)", "lower_bound": "lower bounds", "estimate": "estimates"}[kind] + ":")
+            lines.append(
+                {"exact": "exact log p(x)", "lower_bound": "lower bounds", "estimate": "estimates"}[kind] + ":"
+            )
             ranked = [i for i, s in enumerate(self.scores) if s.kind == kind]
             for i in sorted(ranked, key=lambda i: -self.scores[i].nats):
                 s, d = self.scores[i], self.differences[i]
@@ -51,7 +53,9 @@ class Comparison:
                     text += f"  {s.bits_per_dim:.4f} bits/dim"
                 if d is not None:
                     text += f"  {d.nats:+.3f} ± {d.stderr:.3f} against {self.names[0]}"
-                    text += "" if d.same_kind else " (another kind of number: a bound against an exact value says little)"
+                    text += (
+                        "" if d.same_kind else " (another kind of number: a bound and an exact value hardly compare)"
+                    )
                 lines.append(text)
         return "\n".join(lines)
 

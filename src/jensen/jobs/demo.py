@@ -187,9 +187,7 @@ def picture(run: Run, map_run: Run) -> Image.Image:
 
 def remake_picture(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     """Draw the picture of a finished demo again, as `docs/_static/demo.png` was drawn."""
-    write_atomically(
-        Path(out), pictures.png(picture(open_run(Path(folder) / "vae"), open_run(Path(folder) / "map")))
-    )
+    write_atomically(Path(out), pictures.png(picture(open_run(Path(folder) / "vae"), open_run(Path(folder) / "map"))))
     return Path(out)
 
 

@@ -173,13 +173,12 @@ def _inference_gap(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     text = f"IW-{PARTICLES} − ELBO = {gap:.2f} ± {stderr:.2f} nats"
     refined = _refine(model, {n: v[:REFINE_DATA] for n, v in batch.items()})
     if refined is not None:
-        few = {n: v[:REFINE_DATA] for n, v in batch.items()}
-        best = float(refined.mean())
-        amortised, tight = float(bound[:REFINE_DATA].mean()), float(importance(model, few, PARTICLES).rows.mean())
-        evidence_ |= {"amortization_gap": best - amortised, "approximation_gap": tight - best, "refined": len(refined)}
+        best, tight = (float(rows.mean()) for rows in refined)
+        amortised, n = float(bound[:REFINE_DATA].mean()), min(REFINE_DATA, len(bound))
+        evidence_ |= {"amortization_gap": best - amortised, "approximation_gap": tight - best, "refined": n}
         text += (
-            f"; on {len(refined)} data {best - amortised:.2f} of it is amortisation (the encoder against the best q "
-            f"of its family) and {tight - best:.2f} the family's own"
+            f"; with the best q of its family for each of {n} data the ELBO gains {best - amortised:.2f} "
+            f"(amortisation) and IW-{PARTICLES} stands another {tight - best:.2f} above that (the family)"
         )
     used = max(1, sum(math.prod(model.evidence(batch).q[n].event_shape) for n in model.hidden))
     return Finding(
@@ -191,8 +190,8 @@ def _inference_gap(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     )
 
 
-def _refine(model: Model, batch: dict[str, Tensor]) -> Tensor | None:
-    """The ELBO of each datum, (B,), under its own best diagonal normal, started from the encoder's."""
+def _refine(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """ELBO and IW bound of each datum, (B,), under its own best diagonal normal, started from the encoder's."""
     with torch.no_grad():
         e = model.evidence(batch)
     (name, *more) = list(e.q)
@@ -221,7 +220,8 @@ def _refine(model: Model, batch: dict[str, Tensor]) -> Tensor | None:
         for p, flag in zip(model.parameters(), wanted, strict=True):
             p.requires_grad_(flag)
     with torch.no_grad():
-        return evidence(model.p, own, batch, particles=50).elbo().double()
+        e = evidence(model.p, own, batch, particles=PARTICLES)
+        return e.elbo().double(), e.importance_bound().double()
 
 
 def _overfitting(run: Run, batch: dict[str, Tensor], data: Any) -> Finding | None:

@@ -197,7 +197,9 @@ def _geodesic(model: Model, path: Tensor, shapes: dict[str, torch.Size], iterati
     ends, inner = (path[:1], path[-1:]), path[1:-1].clone().requires_grad_()
     if not len(inner):
         return path
-    optimizer = torch.optim.Adam([inner], lr=0.02 * float((path[-1] - path[0]).norm() / math.sqrt(path.shape[1])) + 1e-6)
+    optimizer = torch.optim.Adam(
+        [inner], lr=0.02 * float((path[-1] - path[0]).norm() / math.sqrt(path.shape[1])) + 1e-6
+    )
     for _ in range(iterations):
         optimizer.zero_grad()
         x = decode(model, _separate(torch.cat([ends[0], inner, ends[1]]), shapes), mean=True)

@@ -76,9 +76,7 @@ def _has_standard_normal_prior(run: Run) -> bool:
 
 
 @torch.no_grad()
-def _manifold(
-    run: Run, center: np.ndarray, basis: np.ndarray, points: np.ndarray, standard: bool
-) -> np.ndarray | None:
+def _manifold(run: Run, center: np.ndarray, basis: np.ndarray, points: np.ndarray, standard: bool) -> np.ndarray | None:
     """Expected pictures at quantiles of the prior, or of the data's own coordinates."""
     names = code_names(run.model)
     if len(names) != 1:

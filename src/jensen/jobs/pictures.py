@@ -273,9 +273,7 @@ def correlation_pairs(data: np.ndarray, samples: np.ndarray) -> Figure:
         figure = _figure(4.2, 3.6)
         axes = figure.subplots()
         axes.plot([-1, 1], [-1, 1], color=MUTED, lw=1)
-        axes.plot(
-            correlation(data)[pairs], correlation(samples)[pairs], "o", ms=3.5, mew=0, color=MODEL, alpha=0.6
-        )
+        axes.plot(correlation(data)[pairs], correlation(samples)[pairs], "o", ms=3.5, mew=0, color=MODEL, alpha=0.6)
         axes.set(xlabel="correlation in data", ylabel="correlation in samples", xlim=(-1, 1), ylim=(-1, 1))
         axes.set(aspect="equal", xticks=[-1, -0.5, 0, 0.5, 1], yticks=[-1, -0.5, 0, 0.5, 1])
         return figure
@@ -339,9 +337,7 @@ def scatter(
                 colour = CLASSES[i % len(CLASSES)] if i >= 0 else RULE
                 name = _name(classes[i], 20) if i >= 0 else "no label"
                 size = 5.5 if short else 4.2
-                axes.plot(
-                    *of_class.T, ls="", marker=marker, ms=size, mew=0, color=colour, alpha=0.9, label=name
-                )
+                axes.plot(*of_class.T, ls="", marker=marker, ms=size, mew=0, color=colour, alpha=0.9, label=name)
             handles, found = axes.get_legend_handles_labels()
             if short:  # a mark is its own label
                 found, look = (

@@ -207,9 +207,7 @@ def _numbers(run: Run) -> tuple[str, str]:
     if continuous:
         caption += "These are densities in the units of the data, so bits/dim has no meaning here."
     else:
-        caption += (
-            f"Bits/dim is the same in bits for each of the {run.schema.dims:,} dimensions; lower is better."
-        )
+        caption += f"Bits/dim is the same in bits for each of the {run.schema.dims:,} dimensions; lower is better."
     if run.capabilities.likelihood is None:
         caption = f"This model has no likelihood: {_text(run.capabilities.no_likelihood)}. "
         caption += "What training maximised is listed; it compares with nothing but itself."
@@ -261,9 +259,7 @@ def _training(run: Run) -> tuple[str, str]:
     divergences = [key for key in logged if key.startswith("kl_")]
     if divergences:
         colours = [THIRD, MODEL, DATA, MUTED]
-        found = [
-            c for i, k in enumerate(divergences) for c in curve(f"KL of {k[3:]}", "valid", k, colours[i % 4])
-        ]
+        found = [c for i, k in enumerate(divergences) for c in curve(f"KL of {k[3:]}", "valid", k, colours[i % 4])]
         panels.append(Panel("KL(q ‖ p) (nats per datum)", found))
     caption = (
         f"How training went, over its steps: {_text(MONITORS.get(monitor, monitor))}, on the training and "
@@ -304,9 +300,7 @@ def _samples(run: Run, subject: _Subject) -> tuple[str, str]:
     names = run.schema.names
     shown = names[:COLUMNS]
     body = _legend([("data", "data fill"), ("samples", "model")])
-    body += _row(
-        (_plot(pictures.histogram(n, data[:, j], samples[:, j]), n) for j, n in enumerate(shown)), "small"
-    )
+    body += _row((_plot(pictures.histogram(n, data[:, j], samples[:, j]), n) for j, n in enumerate(shown)), "small")
     caption = (
         f"New rows that the model dreams up, {rows:,} of them, beside all {len(data):,} data: how often each "
         f"value occurs, column by column, in the units of the data{_of(len(shown), len(names), 'columns')}"
@@ -335,9 +329,7 @@ def _reconstructions(run: Run, subject: _Subject) -> tuple[str, str]:
         return (
             f"Data that the model was not trained on (upper rows), each encoded to {_code(run)} and decoded "
             "to the expected picture E[x | z] (below it).",
-            _row(
-                [_picture(np.concatenate(blocks), levels, "", "data above, reconstructions below", columns)]
-            ),
+            _row([_picture(np.concatenate(blocks), levels, "", "data above, reconstructions below", columns)]),
         )
     data, part = subject.few(300)
     back, names = _matrix(reconstruct(run, data)), run.schema.names
@@ -423,9 +415,7 @@ def latent_map_section(found: LatentMap, run: Run, other: bool) -> tuple[str, st
         pad = 0 if event[-1] >= 20 else 1
         image = pictures.grid(found.manifold.reshape(-1, *event), columns, run.schema.levels or 256, pad)
         where = (
-            "at equal steps of probability of the prior"
-            if found.spread == "prior"
-            else "over the range of the data"
+            "at equal steps of probability of the prior" if found.spread == "prior" else "over the range of the data"
         )
         figures.append(_figure(_image(image, "decoded pictures over the map"), f"pictures decoded {where}"))
         caption += "; beside it, what the model decodes at places of the same plane"
@@ -451,9 +441,7 @@ def _diagnosis(run: Run, subject: _Subject) -> tuple[str, str]:
             f"<div><b>{_text(f.name)}</b><p>{_text(f.sentence)}.</p>{advice}</div></li>"
         )
     body = f'<ul class="findings">{"".join(items)}</ul>'
-    kl = next(
-        (f.evidence["kl_per_dimension"] for f in found.findings if "kl_per_dimension" in f.evidence), []
-    )
+    kl = next((f.evidence["kl_per_dimension"] for f in found.findings if "kl_per_dimension" in f.evidence), [])
     if len(kl) > 1:
         shown = sorted(kl, reverse=True)[:100]
         body += _plot(
@@ -499,9 +487,7 @@ def _reproduce(run: Run) -> tuple[str, str]:
     blocks = []
     if ref is not None:
         flags = {
-            k: training.pop(k)
-            for k in ("epochs", "minutes", "batch_size", "lr", "seed", "precision")
-            if k in training
+            k: training.pop(k) for k in ("epochs", "minutes", "batch_size", "lr", "seed", "precision") if k in training
         }
         words = ["jensen", "train", run.spec["model"], ref, "--out", "again"]
         for key, value in {**options, **flags}.items():
@@ -541,11 +527,7 @@ def overrides(run: Run) -> dict[str, Any]:
 def _changed(component: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted settings that differ from what is filled in where only the names of components are given."""
     flat, plain = _flat(settings), _flat(configure(component, {}))
-    slots = {
-        k: v
-        for k, v in flat.items()
-        if any(other.startswith(f"{k}.") for other in flat) or _is_slot(settings, k)
-    }
+    slots = {k: v for k, v in flat.items() if any(other.startswith(f"{k}.") for other in flat) or _is_slot(settings, k)}
     filled = _flat(configure(component, slots))
     return {k: v for k, v in flat.items() if v != (plain.get(k) if k in slots else filled.get(k))}
 
@@ -589,11 +571,7 @@ def _title(monitor: str) -> str:
 
 
 def _kind_of(run: Run, monitor: str) -> str:
-    return (
-        "exact"
-        if monitor == "log_likelihood"
-        else KINDS.get(run.capabilities.likelihood or "", "lower bound")
-    )
+    return "exact" if monitor == "log_likelihood" else KINDS.get(run.capabilities.likelihood or "", "lower bound")
 
 
 def _latest(scores: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -664,8 +642,7 @@ def _duration(seconds: float) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: int = 0) -> str:
     def cells(tag: str, values: Sequence[str]) -> str:
         return "".join(
-            f"<{tag}{' class=number' if i < numeric else ''}>{html.escape(v)}</{tag}>"
-            for i, v in enumerate(values)
+            f"<{tag}{' class=number' if i < numeric else ''}>{html.escape(v)}</{tag}>" for i, v in enumerate(values)
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
@@ -694,9 +671,7 @@ def _picture(x: np.ndarray, levels: int, caption: str, alt: str, columns: int | 
 def _plot(figure: Any, alt: str, caption: str = "") -> str:
     drawn = pictures.svg(figure)
     width = round(figure.get_figwidth() * 96)
-    drawn = drawn.replace(
-        "<svg", f'<svg role="img" aria-label="{html.escape(alt)}" style="max-width:{width}px"', 1
-    )
+    drawn = drawn.replace("<svg", f'<svg role="img" aria-label="{html.escape(alt)}" style="max-width:{width}px"', 1)
     return _figure(drawn, caption)
 
 
@@ -743,9 +718,7 @@ def _factors(run: Run) -> str:
 
     lines = [f"<div>{_text(product('p', run.model.p))}<span>how data come about</span></div>"]
     if len(run.model.q):
-        lines.append(
-            f"<div>{_text(product('q', run.model.q))}<span>how what is hidden is inferred</span></div>"
-        )
+        lines.append(f"<div>{_text(product('q', run.model.q))}<span>how what is hidden is inferred</span></div>")
     return f'<div class="factors">{"".join(lines)}</div>'
 
 
@@ -754,8 +727,7 @@ def page(run: Run, parts: Sequence[Section], title: str | None = None) -> str:
     title = title or run.name
     links = "".join(f'<a href="#{s.id}">{_text(s.title)}</a>' for s in parts if s.body)
     body = "".join(
-        f'<section id="{s.id}"><h2>{_text(s.title)}</h2><p class="caption">{_unbroken(s.caption)}</p>'
-        f"{s.body}</section>"
+        f'<section id="{s.id}"><h2>{_text(s.title)}</h2><p class="caption">{_unbroken(s.caption)}</p>{s.body}</section>'
         for s in parts
     )
     versions = ", ".join(f"{k} {v}" for k, v in run.spec["versions"].items())

@@ -116,7 +116,10 @@ def _estimate(
                 raise ResourceError(
                     f"out of memory scoring {batch_size} data with {particles} particles; try --memory {memory / 4:g}"
                 ) from None
-            estimates.append(Estimate(*(v.cpu() if v is not None else None for v in estimate.__dict__.values())))
+            sizes = estimate.effective_sample_size
+            estimates.append(
+                Estimate(estimate.rows.cpu(), estimate.variance.cpu(), None if sizes is None else sizes.cpu())
+            )
             if listener is not None:
                 listener(min(1.0, (start + batch_size) / len(chosen)))
     return estimates

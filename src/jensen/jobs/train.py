@@ -16,7 +16,7 @@ from jensen.core import seeded
 from jensen.data import Dataset, load_data
 from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.run import Run, open_run
-from jensen.registry import MODEL, build, configure, find, nest
+from jensen.registry import MODEL, build, configure, find, nest, override
 from jensen.training.folder import Folder
 from jensen.training.settings import Settings, training_settings
 from jensen.training.trainer import Event, Trainer, pick_device
@@ -153,9 +153,7 @@ def _differences(spec: Mapping[str, Any], model: str, data: Any, preset: str | N
     return problems
 
 
-def _changed(
-    given: Mapping[str, Any], now: Mapping[str, Any], was: Mapping[str, Any], path: str = ""
-) -> list[str]:
+def _changed(given: Mapping[str, Any], now: Mapping[str, Any], was: Mapping[str, Any], path: str = "") -> list[str]:
     """Which given settings would change what a record says; `now` is the configuration that they make."""
     problems = []
     for key, value in given.items():
@@ -203,12 +201,15 @@ def _sort(
     model_settings: dict[str, Any] = {}
     training: dict[str, Any] = {}
     data_options: dict[str, Any] = {}
+    of_training = find("training", "gradient").settings
     if preset:
         shipped = load_preset(preset)
         if shipped["model"] != model:
             raise ConfigError(f"preset {preset!r} is for {shipped['model']!r}, got {model!r}")
-        settings = {**shipped.get("settings", {}), **settings}
-    of_training = find("training", "gradient").settings
+        bare = {k: v for k, v in options.items() if k not in DATA_OPTIONS}
+        given = {f"train.{k}" if k in of_training else k: v for k, v in {**settings, **bare}.items()}
+        settings = override(shipped.get("settings", {}), given)
+        options = {k: v for k, v in options.items() if k in DATA_OPTIONS}
     for key, value in {**settings, **options}.items():
         if key == "train":
             if not isinstance(value, Mapping):

@@ -6,8 +6,6 @@ stride, so every pixel is covered equally often and no checkerboard appears (Ode
 "Deconvolution and checkerboard artifacts", Distill 2016).
 """
 
-# ruff: noqa: B006  (defaults are settings: read, never changed)
-
 from __future__ import annotations
 
 import math
@@ -151,11 +149,7 @@ def double(n: int, m: int, size: Size2, upsampling: Upsampling) -> list[nn.Modul
     if upsampling == "transposed":
         # The adjoint of `halve`. Both 2s - 1 and 2s come from s: the output padding says which.
         height, width = size
-        return [
-            nn.ConvTranspose2d(
-                n, m, 4, stride=2, padding=_padding(size), output_padding=(height % 2, width % 2)
-            )
-        ]
+        return [nn.ConvTranspose2d(n, m, 4, stride=2, padding=_padding(size), output_padding=(height % 2, width % 2))]
     return [nn.Upsample(size=size, mode=upsampling), nn.Conv2d(n, m, 3, padding=1)]
 
 

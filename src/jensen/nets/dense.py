@@ -1,7 +1,5 @@
 """Fully connected networks. Pictures are flattened on the way in and shaped again on the way out."""
 
-# ruff: noqa: B006  (defaults are settings: read, never changed)
-
 from __future__ import annotations
 
 import math
@@ -60,8 +58,7 @@ def mlp(
 @component(
     "network",
     "gated",
-    paper="Dauphin, Fan, Auli and Grangier 2017, arXiv:1612.08083; "
-    "in VAEs: Tomczak and Welling 2018, arXiv:1705.07120",
+    paper="Dauphin, Fan, Auli and Grangier 2017, arXiv:1612.08083; in VAEs: Tomczak and Welling 2018, arXiv:1705.07120",
 )
 def gated(
     inputs: Shape,

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -63,9 +64,11 @@ def exact(model: Model, observed: Observed, particles: int = 1, rows: int = ROWS
 @torch.no_grad()
 def elbo(model: Model, observed: Observed, particles: int = 1, rows: int = ROWS["cpu"]) -> Estimate:
     """The evidence lower bound, mean over K draws of log w."""
-    moments = _Moments()
+    moments = None
     for log_w in _log_weights(lambda o, k: model.evidence(o, k).log_w, observed, particles, rows):
+        moments = moments or _Moments(log_w[0])
         moments.add(log_w)
+    assert moments is not None
     return Estimate(moments.mean, moments.variance / particles)
 
 
@@ -125,7 +128,9 @@ def annealed(
     def densities(z: Tensor) -> tuple[Tensor, Tensor]:
         """log p(z) and log p(x | z) at flat positions, each (K·B,)."""
         parts = z.split([math.prod(s) for s in shapes], 1)
-        given = {n: part.unflatten(1, s) if len(s) != 1 else part for n, part, s in zip(names, parts, shapes, strict=True)}
+        given = {
+            n: part.unflatten(1, s) if len(s) != 1 else part for n, part, s in zip(names, parts, shapes, strict=True)
+        }
         e = evidence(model.p, Joint(), {**repeated, **given})
         return sum(e.log_p[n][0] for n in names), sum(e.log_p[n][0] for n in e.log_p if n not in names)  # pyright: ignore
 
@@ -140,7 +145,7 @@ def annealed(
     betas = ((ramp - ramp[0]) / (ramp[-1] - ramp[0])).tolist()
     step = torch.full((b,), start_step, dtype=z.dtype, device=z.device)
     log_w = torch.zeros(k * b, dtype=torch.float64, device=z.device)
-    for before, beta in zip(betas[:-1], betas[1:], strict=True):
+    for before, beta in pairwise(betas):
         slope, log_prior, log_likelihood = gradient(z, beta)
         log_w += (beta - before) * log_likelihood.double()
         momentum = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
@@ -238,20 +243,20 @@ def _log_mean(log_w: Callable[[Observed, int], Tensor], observed: Observed, part
 def _estimate(total: Tensor, square: Tensor, particles: int) -> Estimate:
     """From log Σ w and log Σ w²: log mean w, its variance by the delta method, and the effective sample size."""
     size = torch.exp(2 * total - square)  # (Σ w)² / Σ w²
-    variance = (1 / size - 1 / particles).clamp_min(0) * particles / max(1, particles - 1)
+    if particles == 1:
+        return Estimate(total, torch.full_like(total, math.nan), size)
+    variance = (1 / size - 1 / particles).clamp_min(0) * particles / (particles - 1)
     return Estimate(total - math.log(particles), variance, size)
 
 
 class _Moments:
-    """Mean and variance over particles, accumulated in blocks."""
+    """Mean and variance over particles, accumulated in blocks, about the first particle to keep digits."""
 
-    def __init__(self) -> None:
-        self.n, self.sum, self.square, self.shift = 0, None, None, None
+    def __init__(self, first: Tensor) -> None:
+        self.n, self.shift = 0, first
+        self.sum = self.square = torch.zeros_like(first)
 
     def add(self, block: Tensor) -> None:
-        if self.shift is None:
-            self.shift = block[0]
-            self.sum = self.square = torch.zeros_like(block[0])
         centred = block - self.shift
         self.n += len(block)
         self.sum = self.sum + centred.sum(0)
@@ -259,10 +264,10 @@ class _Moments:
 
     @property
     def mean(self) -> Tensor:
-        return self.shift + self.sum / self.n  # pyright: ignore
+        return self.shift + self.sum / self.n
 
     @property
     def variance(self) -> Tensor:
         if self.n < 2:
-            return torch.full_like(self.shift, math.nan)  # pyright: ignore
-        return ((self.square - self.sum**2 / self.n) / (self.n - 1)).clamp_min(0)  # pyright: ignore
+            return torch.full_like(self.shift, math.nan)
+        return ((self.square - self.sum**2 / self.n) / (self.n - 1)).clamp_min(0)

@@ -28,8 +28,8 @@ class LeanAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        grads = [p.grad for p in self._parameters]
-        if any(g is None for g in grads):  # some parameter had no part in this loss
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        if len(grads) < len(self._parameters):  # some parameter had no part in this loss
             super().step(closure)
             return
         if self._lists is None:
@@ -37,7 +37,7 @@ class LeanAdam(torch.optim.Adam):
         group = self.param_groups[0]
         first, second, steps = self._lists
         torch._foreach_add_(steps, 1)
-        kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
+        kernel: Any = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
         kernel(
             self._parameters, grads, first, second, [], steps,
             lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],

@@ -1,11 +1,11 @@
 """A run folder: what was trained, on what, and where training stands. No pickles; loading runs no code.
 
-    spec.yaml            model, settings, data, seed, versions
-    schema.json          fields of a datum and their preparation
-    model.safetensors    the weights to use
-    state/               what an exact resume needs
-    metrics.jsonl        one line an epoch
-    scores.json          scores so far
+spec.yaml            model, settings, data, seed, versions
+schema.json          fields of a datum and their preparation
+model.safetensors    the weights to use
+state/               what an exact resume needs
+metrics.jsonl        one line an epoch
+scores.json          scores so far
 """
 
 from __future__ import annotations

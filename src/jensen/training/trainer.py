@@ -444,9 +444,7 @@ class Trainer:
         score = valid[self.stage.monitor]
         if not math.isfinite(score):
             self._swap_back(kept)
-            raise TrainingError(
-                f"epoch {at.epoch}: validation {self.stage.monitor} = {score}{self._keep_last_good()}"
-            )
+            raise TrainingError(f"epoch {at.epoch}: validation {self.stage.monitor} = {score}{self._keep_last_good()}")
         if at.best is None or score > at.best:
             if at.best is None or score - at.best > self._tolerance(at.best):
                 at.patience_step = at.stage_step
@@ -561,8 +559,8 @@ class Trainer:
         position = {k: v for k, v in self.at.__dict__.items() if k != "extra"}
         record = {"position": position, "counts": self.counts, "batch_size": self.settings.batch_size}
         save_tensors(self.folder.state_path, tensors, {**record, "minutes": self.settings.minutes})
-        keep_best = self.best is not None and self.settings.keep == "best"
-        self._save_weights(self.best if keep_best else self._averaged_state())
+        best = self.best if self.settings.keep == "best" else None
+        self._save_weights(best or self._averaged_state())
         self._saved_at = time.monotonic()
 
     def _save_weights(self, use: dict[str, Tensor]) -> None:
@@ -629,7 +627,8 @@ class Trainer:
             at.total_steps = None  # measured anew
         else:
             return
-        more = at.total_steps > at.stage_step if at.total_steps is not None else 60 * s.minutes > self._elapsed
+        fixed, budget = at.total_steps, 60 * (s.minutes or 0)
+        more = fixed > at.stage_step if fixed is not None else budget > self._elapsed
         at.done = at.done and not more
 
 

@@ -1,0 +1,372 @@
+"""Laws that hold for every registered model, with every registered component in each of its slots.
+
+A new model or component is tested here because it is registered.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2, kstest
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from jensen.core import EXACT, LOWER_BOUND, Model, Observed, seeded
+from jensen.data import Dataset, Schema, Split
+from jensen.distributions import Elementwise
+from jensen.errors import CapabilityError, ConfigError
+from jensen.jobs.models import table
+from jensen.jobs.run import Run, open_run
+from jensen.jobs.train import train
+from jensen.objectives import GradientPhase
+from jensen.objectives.estimators import elbo, importance, prior
+from jensen.registry import MODEL, build, find, names
+
+
+def _columns(rows: np.ndarray, kind: str) -> Schema:
+    return Schema.of_table(rows, [f"c{i}" for i in range(rows.shape[1])], [kind] * rows.shape[1])  # pyright: ignore
+
+
+_RNG = np.random.default_rng(0)
+REAL = _RNG.normal(size=(24, 3)) @ np.array([[1, 0.5, 0], [0, 1, 0.5], [0, 0, 1]])
+COUNTS = _RNG.poisson(2.0, size=(24, 3)).astype(float)
+BITS = _RNG.integers(0, 2, size=(24, 4)).astype(float)
+BINARY_PICTURES = _RNG.integers(0, 2, size=(24, 1, 2, 2), dtype=np.uint8)
+GREY_PICTURES = _RNG.integers(0, 3, size=(24, 1, 1, 2), dtype=np.uint8)
+
+DATA: dict[str, tuple[Schema, np.ndarray]] = {
+    "real table": (_columns(REAL, "real"), REAL),
+    "count table": (_columns(COUNTS, "count"), COUNTS),
+    "binary table": (_columns(BITS, "binary"), BITS),
+    "binary pictures": (Schema.of_pictures((1, 2, 2), levels=2), BINARY_PICTURES),
+    "grey pictures": (Schema.of_pictures((1, 1, 2), levels=3), GREY_PICTURES),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model on some data, with one slot filled by a component other than the default's."""
+
+    model: str
+    data: str
+    slot: str = ""
+    component: str = ""
+    settings: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.model} of {self.data}" + (f", {self.slot}={self.component}" if self.slot else "")
+
+    @property
+    def schema(self) -> Schema:
+        return DATA[self.data][0]
+
+    @functools.lru_cache  # noqa: B019
+    def build(self) -> Model:
+        """In float64 and eval, with weights away from where they start."""
+        with seeded(1):
+            model = build(self.model, self.schema, self.settings).double().eval()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        return model
+
+    @property
+    def x(self) -> Tensor:
+        """Prepared data, (8, *event)."""
+        schema, rows = DATA[self.data]
+        return schema.prepare(rows).double()[:8]
+
+    def dataset(self) -> Dataset:
+        schema, rows = DATA[self.data]
+        return Dataset("toy", schema, {"train": Split(rows), "valid": Split(rows[:8]), "test": Split(rows[8:16])})
+
+
+def variants() -> list[Variant]:
+    """Every model as it comes on all data that it takes, and with every component in every slot."""
+    found = []
+    for model in names(MODEL):
+        slots = {k: s.role for k, s in find(MODEL, model).settings.items() if s.role}
+        small = {"latents": 2} if "latents" in find(MODEL, model).settings else {}
+        candidates: list[tuple[str, str]] = [("", "")]
+        candidates += [(slot, name) for slot, role in slots.items() for name in names(role or "")]
+        for data in DATA:
+            for slot, name in candidates:
+                default = find(MODEL, model).settings[slot].default if slot else None
+                if slot and name == default:
+                    continue
+                if slot and slots[slot] in ("prior", "posterior", "objective") and data != "binary pictures":
+                    continue  # what they do does not depend on the kind of data
+                variant = Variant(model, data, slot, name, {**small, **({slot: name} if slot else {})})
+                try:
+                    variant.build()
+                except ConfigError:  # does not fit these data
+                    continue
+                found.append(variant)
+    return found
+
+
+VARIANTS = variants()
+every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+
+
+def likelihood(kind: str | None) -> pytest.MarkDecorator:
+    chosen = [v for v in VARIANTS if v.build().likelihood == kind]
+    return pytest.mark.parametrize("variant", chosen, ids=str)
+
+
+def rows_of(model: Model, x: Tensor, particles: int) -> Tensor:
+    with torch.no_grad():
+        return model.evidence({"x": x}, particles).log_w
+
+
+# Every component is under these laws
+
+
+@pytest.mark.parametrize("role", ["network", "likelihood", "prior", "posterior", "objective"])
+def test_every_component_is_tried(role):
+    slots = {(m, k): s.role for m in names(MODEL) for k, s in find(MODEL, m).settings.items()}
+    tried = {v.component for v in VARIANTS if slots.get((v.model, v.slot)) == role}
+    tried |= {s.default for m in names(MODEL) for s in find(MODEL, m).settings.values() if s.role == role}
+    assert tried >= set(names(role))
+
+
+def test_every_model_is_tried():
+    assert {v.model for v in VARIANTS} == set(names(MODEL))
+
+
+# Likelihood
+
+
+@likelihood(EXACT)
+def test_an_exact_model_has_constant_weight(variant):
+    log_w = rows_of(variant.build(), variant.x, 5)
+    torch.testing.assert_close(log_w, log_w[:1].expand(5, -1), rtol=0, atol=1e-9)
+
+
+@likelihood(LOWER_BOUND)
+def test_bounds_are_ordered_below_the_likelihood(variant):
+    """ELBO ≤ IW ≤ log p, which many draws from the prior find, each within four standard errors."""
+    model, x = variant.build(), {"x": variant.x}
+    low, middle, high = elbo(model, x, 200), importance(model, x, 200), prior(model, x, 4000)
+    for under, over in ((low, middle), (middle, high)):
+        error = (under.variance + over.variance).sum().sqrt()
+        assert (under.rows - over.rows).sum() < 4 * error
+    # Where neither hangs on a few draws both are estimates of log p, and agree.
+    enough = (middle.effective_sample_size > 50) & (high.effective_sample_size > 50)
+    error = (middle.variance + high.variance)[enough].sum().sqrt()
+    assert (middle.rows - high.rows)[enough].sum().abs() <= 4 * error
+
+
+@likelihood(None)
+def test_a_model_without_likelihood_says_why(variant):
+    assert variant.build().capabilities("counting").no_likelihood
+    run = train(variant.model, variant.dataset(), settings=variant.settings, epochs=1)
+    with pytest.raises(CapabilityError, match="cannot score: it has no likelihood: "):
+        run.score()
+
+
+@likelihood(LOWER_BOUND)
+def test_closed_form_and_monte_carlo_divergences_agree(variant):
+    model, k = variant.build(), 1000
+    with torch.no_grad():
+        e = model.evidence({"x": variant.x}, k)
+        for name, closed in e.divergences().items():
+            ratio = e.log_q[name] - e.log_p[name]
+            assert ((ratio.mean(0) - closed).abs() < 4.5 * ratio.std(0) / math.sqrt(k) + 1e-12).all()
+            assert (closed > -1e-9).all()
+
+
+@every_variant
+def test_masking_everything_scores_zero(variant):
+    model, x = variant.build(), variant.x
+    holes = torch.full_like(x, math.nan)
+    masks = [torch.zeros(len(x), dtype=torch.bool)]
+    if isinstance(model.evidence({"x": x}).p["x"], Elementwise):
+        masks.append(torch.zeros_like(x, dtype=torch.bool))
+    for mask in masks:
+        e = model.evidence({"x": Observed(holes, mask)}, 2)
+        assert (e.log_p["x"] == 0).all()
+        assert all(torch.isfinite(value).all() for value in e.values.values())
+
+
+@every_variant
+def test_a_datums_score_does_not_depend_on_its_batch(variant):
+    """Given what was drawn, each density of a row alone is that of the row among others."""
+    model, x = variant.build(), variant.x
+    with torch.no_grad():
+        e = model.evidence({"x": x})
+        for i in range(len(x)):
+            row = {name: value[i : i + 1] for name, value in e.values.items()}
+            alone = model.evidence(row)
+            for name, value in e.log_p.items():
+                torch.testing.assert_close(alone.log_p[name][0, 0], value[0, i], rtol=1e-9, atol=1e-9)
+            for factor in model.q:
+                met = factor.module(*(row[parent] for parent in factor.parents))
+                if isinstance(met, Distribution):
+                    found = met.log_prob(row[factor.name])[0]
+                    torch.testing.assert_close(found, e.log_q[factor.name][0, i], rtol=1e-9, atol=1e-9)
+                else:
+                    torch.testing.assert_close(met, row[factor.name], rtol=1e-9, atol=1e-9)
+
+
+@every_variant
+def test_no_batch_normalisation(variant):
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in variant.build().modules())
+
+
+# Training
+
+
+@every_variant
+def test_every_parameter_receives_a_gradient(variant):
+    model = variant.build()
+    phases = [p for stage in model.objective.stages for p in stage.phases if isinstance(p, GradientPhase)]
+    model.zero_grad()
+    if phases:
+        for phase in phases:
+            phase.loss(model, {"x": variant.x}, 1.0).loss.backward()
+    else:
+        model.evidence({"x": variant.x}).elbo().sum().backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    model.zero_grad()
+    assert not silent
+
+
+@every_variant
+def test_saving_and_loading_scores_identically(variant, tmp_path):
+    """Through a run folder: train, open again, and compare row by row."""
+    data = variant.dataset()
+    run = train(variant.model, data, out=tmp_path / "run", settings=variant.settings, epochs=2, batch_size=10)
+    again = open_run(tmp_path / "run")
+    assert again.spec == run.spec
+    x = {"x": data.schema.prepare(data.split("test").x)}
+
+    def walked(run: Run) -> dict[str, Tensor]:
+        with seeded(3), torch.no_grad():
+            e = run.model.evidence(x, 3)
+            return {**e.log_p, **{f"q {n}": v for n, v in e.log_q.items()}}
+
+    before, after = walked(run), walked(again)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.isfinite(value).all()
+        assert torch.equal(value, after[name])
+    if run.capabilities.likelihood:
+        one, two = run.score(data.split("test").x, particles=5), again.score(data.split("test").x, particles=5)
+        assert one.rows is not None and two.rows is not None
+        assert torch.equal(one.rows, two.rows)
+        assert one.kind == run.capabilities.likelihood
+
+
+@every_variant
+def test_validation_logs_what_is_monitored(variant):
+    model, x = variant.build(), variant.x
+    logged = model.objective.validate(model, {"x": x})
+    assert all(stage.monitor in logged for stage in model.objective.stages)
+    assert all(value.shape == (len(x),) for value in logged.values())
+
+
+# Sampling
+
+
+def outcomes(schema: Schema) -> Tensor:
+    """Every datum there is, (N, *event)."""
+    values = torch.arange(float(schema.levels or 2), dtype=torch.float64)
+    return torch.cartesian_prod(*[values] * schema.dims).reshape(-1, *schema.event_shape)
+
+
+def countable() -> list[Variant]:
+    """Where all data can be listed. Networks and objectives are left to the other laws."""
+    kinds = ("binary table", "binary pictures", "grey pictures")
+    roles = {k: s.role for m in names(MODEL) for k, s in find(MODEL, m).settings.items()}
+    return [
+        v
+        for v in VARIANTS
+        if v.data in kinds
+        and roles.get(v.slot) in (None, "prior", "posterior", "likelihood")
+        and v.build().capabilities("counting").sample
+        and v.build().evidence({"x": v.x}).p["x"].support.is_discrete  # pyright: ignore
+    ]
+
+
+@pytest.mark.parametrize("variant", countable(), ids=str)
+def test_a_sampler_agrees_with_its_probabilities(variant):
+    """All data are listed: probabilities sum to one, and samples have them (chi-square, one in ten thousand)."""
+    model, x = variant.build(), outcomes(variant.schema)
+    with seeded(0):
+        p = prior(model, {"x": x}, 4000).rows.exp() if model.hidden else rows_of(model, x, 1)[0].exp()
+    assert p.sum().item() == pytest.approx(1, abs=0.02)
+    n = 2000
+    with torch.no_grad():
+        drawn = model.sample(n)["x"].flatten(1)
+    counts = (drawn[:, None] == x.flatten(1)).all(-1).sum(0)
+    assert counts.sum() == n
+    expected = n * p / p.sum()
+    rare = expected < 5
+    if rare.any():
+        expected = torch.cat([expected[~rare], expected[rare].sum(0, keepdim=True)])
+        counts = torch.cat([counts[~rare], counts[rare].sum(0, keepdim=True)])
+    statistic = ((counts - expected) ** 2 / expected).sum().item()
+    assert statistic < chi2.ppf(0.9999, len(expected) - 1)
+
+
+@pytest.mark.parametrize("name", names("likelihood"))
+def test_a_sampler_agrees_with_its_density(name):
+    """On one real column: the density integrates to one, and samples follow it (Kolmogorov-Smirnov)."""
+    rows = _RNG.normal(size=(20, 1))
+    try:
+        model = build("vae", _columns(rows, "real"), {"latents": 1, "likelihood": name}).double().eval()
+    except ConfigError:
+        assert name not in ("auto", "gaussian", "student-t")
+        return
+    grid = torch.linspace(-60, 60, 6001, dtype=torch.float64)
+    with torch.no_grad():
+        z = torch.randn(4000, 1, dtype=torch.float64)
+        head = model.p["x"].module(z)
+        density = torch.stack([head.log_prob(g.reshape(1)).exp().mean() for g in grid.split(1)])
+        drawn = model.sample(2000)["x"][:, 0].numpy()
+    cumulative = torch.cumulative_trapezoid(density, grid).numpy()
+    assert cumulative[-1] == pytest.approx(1, abs=2e-3)
+    assert kstest(drawn, lambda v: np.interp(v, grid[1:].numpy(), cumulative)).pvalue > 1e-4
+
+
+# What is said of a model
+
+
+def components() -> list[tuple[str, str]]:
+    roles = ("network", "likelihood", "prior", "posterior", "objective", MODEL, "training")
+    return [(role, name) for role in roles for name in names(role)]
+
+
+@pytest.mark.parametrize(("role", "name"), components())
+def test_every_setting_is_explained(role, name):
+    found = find(role, name)
+    text = inspect.getdoc(found.function) or ""
+    assert found.summary.endswith((".", ":"))
+    settings = text.partition("Settings:\n")[2].partition("\n\n")[0]
+    explained = re.findall(r"^    (\w+): \S", settings, flags=re.MULTILINE)
+    assert sorted(explained) == sorted(found.settings)
+
+
+@pytest.mark.parametrize("name", names(MODEL))
+def test_every_model_names_its_source(name):
+    assert re.search(r"\d{4}", find(MODEL, name).paper)
+
+
+def test_the_table_of_models_is_computed():
+    """As the lectures have it: a prescribed model bounds, samples fast, and codes with bits-back."""
+    found = {row["model"]: row for row in table()}
+    assert set(found) == set(names(MODEL))
+    vae, ppca, autoencoder = found["vae"], found["ppca"], found["autoencoder"]
+    assert (vae["likelihood"], vae["sampling"]) == ("lower bound", "fast")
+    assert (vae["lossy compression"], vae["lossless compression"]) == ("yes", "with bits-back")
+    assert (ppca["likelihood"], ppca["encoding"], ppca["lossless compression"]) == ("exact", "yes", "no")
+    assert (autoencoder["likelihood"], autoencoder["sampling"], autoencoder["encoding"]) == ("none", "no", "yes")
