@@ -106,13 +106,14 @@ class Trainer:
     ):
         self.settings, self.folder, self.listener = settings, folder, listener
         self.device = pick_device(settings.device)
-        self.model, self.train, self.valid = model.to(self.device), train, valid
+        self.model, self.train, self.valid = model.to(self.device), _weighty(train), valid
+        self._mean_weight = 1.0 if train.weight is None else float(self.train.weight.double().mean())
         self.objective: Objective = model.objective
         self.helpers = self.objective.helpers
         if self.helpers is not None:
             self.helpers.to(self.device)
         self.at = Position()
-        self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+        self.steps_per_epoch = math.ceil(len(self.train) / settings.batch_size)
         self.optimizers: list[torch.optim.Optimizer] = []
         self.average: list[Tensor] | None = None
         self.best: dict[str, Tensor] | None = None
@@ -289,7 +290,10 @@ class Trainer:
             if self.device.type == "cpu" and not math.isfinite(terms.loss.item()):
                 self._not_finite(terms.logged, terms.loss)
             optimizer.zero_grad(set_to_none=True)
-            terms.loss.backward()
+            loss = terms.loss  # a weighted mean over the batch: what a batch counts follows from its rows' weights
+            if "weight" in batch:
+                loss = loss * (batch["weight"].mean() / self._mean_weight)
+            loss.backward()
             if s.clip:
                 norm = nn.utils.clip_grad_norm_(list(phase.parameters(self.model)), s.clip)
                 terms.logged["gradient_norm"] = norm.detach()
@@ -630,6 +634,14 @@ class Trainer:
         fixed, budget = at.total_steps, 60 * (s.minutes or 0)
         more = fixed > at.stage_step if fixed is not None else budget > self._elapsed
         at.done = at.done and not more
+
+
+def _weighty(train: TensorSplit) -> TensorSplit:
+    """The rows that count: a batch without any weight would have no mean."""
+    if train.weight is None or train.weight.all() or not train.weight.any():
+        return train
+    kept = train.weight > 0
+    return TensorSplit(train.x[kept], None if train.y is None else train.y[kept], train.weight[kept], train.top)
 
 
 def _is_gradient(phase: GradientPhase | UpdatePhase) -> bool:
