@@ -94,7 +94,7 @@ def diagnose(
 
 @torch.no_grad()
 def _collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
-    """Active units, and KL and mutual information of each dimension, in nats."""
+    """Active units, the KL in all, and that of each dimension (of its marginal, where q is not diagonal), in nats."""
     e = model.evidence(batch)
     names = [name for name in e.q if name in e.p]
     if not names:
@@ -103,33 +103,32 @@ def _collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     for name in names:
         terms = e.kl_terms(name)
         if terms is None:
-            z = e.q[name].rsample((PARTICLES,)) if e.q[name].has_rsample else e.q[name].sample((PARTICLES,))
-            terms = _marginal_kl(z)
+            terms = _marginal_kl(e.q[name].mean, e.q[name].variance)
         kl.append(terms.flatten(1).mean(0))
         active.append(e.q[name].mean.expand(e.batch, *e.q[name].event_shape).flatten(1).var(0) > ACTIVE_VARIANCE)
     kl_all, active_all = torch.cat(kl), torch.cat(active)
+    most = float(kl_all.max())
     share = float(active_all.float().mean())
     used, units = int(active_all.sum()), len(active_all)
-    order = kl_all.sort(descending=True).values.tolist()
+    total = float(sum(e.kl(name).mean() for name in names))  # more than the sum where q correlates its dimensions
     return Finding(
         "posterior collapse",
         share >= ACTIVE_SHARE,
         f"{used} of {units} latent dimensions are active (their posterior means vary by more than "
-        f"{ACTIVE_VARIANCE} over the data); KL {sum(order):.2f} nats in all, {order[0]:.2f} in the busiest dimension",
+        f"{ACTIVE_VARIANCE} over the data); KL {total:.2f} nats in all, {most:.2f} in the busiest dimension",
         {
             "active_units": used,
             "units": units,
             "kl_per_dimension": kl_all.tolist(),
-            "mutual_information_at_most": sum(order),
+            "mutual_information_at_most": total,
         },
         "fewer latents, or objective.warmup=0.3, objective.free_bits=0.1, or a weaker decoder",
     )
 
 
-def _marginal_kl(z: Tensor) -> Tensor:
-    """KL from N(0, 1) of each dimension of draws (K, B, D), by their moments: exact where they are normal."""
-    mean, variance = z.mean(0), z.var(0).clamp_min(1e-12)
-    return 0.5 * (mean.square() + variance - 1 - variance.log())
+def _marginal_kl(mean: Tensor, variance: Tensor) -> Tensor:
+    """KL from N(0, 1) of each dimension, (B, D), by its moments: exact where it is normal."""
+    return 0.5 * (mean.square() + variance - 1 - variance.clamp_min(1e-12).log())
 
 
 @torch.no_grad()
@@ -139,7 +138,9 @@ def _floor(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     dist = e.p.get(model.data)
     scale = getattr(dist, "scale", None)
     floor = _least_scale(model)
-    if scale is None or floor is None:
+    if dist is None or scale is None or floor is None:
+        return None
+    if dist.support.is_discrete:  # pyright: ignore[reportOptionalMemberAccess] -- a probability is bounded anyway
         return None
     unit = float(getattr(getattr(getattr(model.p[model.data].module, "head", None), "support", None), "unit", 1.0))
     share = float((scale / unit <= floor * 1.05).float().mean())
@@ -171,10 +172,11 @@ def _inference_gap(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     gap, stderr = mean_and_stderr(importance(model, batch, PARTICLES).rows - bound)
     evidence_: dict[str, Any] = {"gap": gap, "stderr": stderr, "particles": PARTICLES}
     text = f"IW-{PARTICLES} − ELBO = {gap:.2f} ± {stderr:.2f} nats"
-    refined = _refine(model, {n: v[:REFINE_DATA] for n, v in batch.items()})
+    few = torch.randperm(len(bound))[:REFINE_DATA].to(bound.device)  # at random: data may come ordered by class
+    refined = _refine(model, {n: v[few] for n, v in batch.items()})
     if refined is not None:
         best, tight = (float(rows.mean()) for rows in refined)
-        amortised, n = float(bound[:REFINE_DATA].mean()), min(REFINE_DATA, len(bound))
+        amortised, n = float(bound[few].mean()), len(few)
         evidence_ |= {"amortization_gap": best - amortised, "approximation_gap": tight - best, "refined": n}
         text += (
             f"; with the best q of its family for each of {n} data the ELBO gains {best - amortised:.2f} "
@@ -191,7 +193,10 @@ def _inference_gap(model: Model, batch: dict[str, Tensor]) -> Finding | None:
 
 
 def _refine(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """ELBO and IW bound of each datum, (B,), under its own best diagonal normal, started from the encoder's."""
+    """ELBO and IW bound of each datum, (B,), under its own best q of the family, sought from the encoder's.
+
+    The family is diagonal normals, of the encoder's scale where the posterior fixes it.
+    """
     with torch.no_grad():
         e = model.evidence(batch)
     (name, *more) = list(e.q)
@@ -206,7 +211,9 @@ def _refine(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor] | N
             return DiagonalNormal(loc, log_scale.exp(), event_dims=q.event_dims)
 
     own = Joint({name: Own()})
-    optimizer = torch.optim.Adam([loc, log_scale], 0.02)
+    head = getattr(model.q[name].module, "head", None)
+    fixed = getattr(head, "variance", None) == "fixed"
+    optimizer = torch.optim.Adam([loc] if fixed else [loc, log_scale], 0.02)
     wanted = [p.requires_grad for p in model.parameters()]
     model.requires_grad_(False)
     try:

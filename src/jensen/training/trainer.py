@@ -107,7 +107,8 @@ class Trainer:
         self.settings, self.folder, self.listener = settings, folder, listener
         self.device = pick_device(settings.device)
         self.model, self.train, self.valid = model.to(self.device), _weighty(train), valid
-        self._mean_weight = 1.0 if train.weight is None else float(self.train.weight.double().mean())
+        weight = self.train.weight
+        self._mean_weight = 1.0 if weight is None else float(weight.double().mean())
         self.objective: Objective = model.objective
         self.helpers = self.objective.helpers
         if self.helpers is not None:
