@@ -18,7 +18,7 @@ class Score:
     """Log-likelihood of data under a model, in nats per datum, in the units of the user's data.
 
     Attributes:
-        nats: mean over data, so negative for pictures; higher is better.
+        nats: mean over data, by their weights where they carry some; negative for pictures; higher is better.
         stderr: standard error of that mean over data.
         stderr_mc: standard error of the estimator itself, for these data (0 where it is exact). It does not cover
             bias: the logarithms of importance-weighted, prior and AIS estimates are low on average.
@@ -33,6 +33,7 @@ class Score:
         log_jacobian: added to go from prepared to the user's units, in nats.
         effective_sample_size: median over data, where the estimator weighs particles.
         rows: nats of each datum, (n,).
+        weights: of the rows, (n,); None where all count alike.
     """
 
     nats: float
@@ -53,6 +54,7 @@ class Score:
     log_jacobian: float = 0.0
     effective_sample_size: float | None = None
     rows: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def bits_per_dim(self) -> float | None:
@@ -60,8 +62,8 @@ class Score:
         return bits_per_dim(self.nats, self.dims) if self.measure == "counting" else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the rows, fit for JSON."""
-        out = {k: v for k, v in asdict(self).items() if k != "rows"}
+        """Everything but the rows and their weights, fit for JSON."""
+        out = {k: v for k, v in asdict(self).items() if k not in ("rows", "weights")}
         out["bits_per_dim"] = self.bits_per_dim
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in out.items()}
 
@@ -112,5 +114,5 @@ def difference(a: Score, b: Score) -> Difference:
             problems.append(f"{name} differs: {left!r} and {right!r}; scores compare only on the same data")
     if problems or a.rows is None or b.rows is None:
         raise ConfigError(problems or "scores without rows cannot be paired")
-    nats, stderr = mean_and_stderr(a.rows - b.rows)
+    nats, stderr = mean_and_stderr(a.rows - b.rows, a.weights)
     return Difference(nats, stderr, a.kind == b.kind)

@@ -68,12 +68,14 @@ def score(
     rows = torch.cat([e.rows for e in estimates]) + run.schema.log_jacobian
     variance = torch.cat([e.variance for e in estimates])
     sizes = [e.effective_sample_size for e in estimates if e.effective_sample_size is not None]
-    nats, stderr = mean_and_stderr(rows)
+    weights = None if part.weight is None else torch.from_numpy(part.weight[chosen])
+    nats, stderr = mean_and_stderr(rows, weights)
+    share = torch.full_like(rows, 1 / len(rows)) if weights is None else weights / weights.sum()
     kind = EXACT if estimator == "exact" else ESTIMATORS[estimator].kind
     result = Score(
         nats=nats,
         stderr=stderr,
-        stderr_mc=float(variance.sum().sqrt()) / len(rows),
+        stderr_mc=float((share.square() * variance).sum().sqrt()),
         kind=kind,
         estimator=estimator,
         particles=k,
@@ -88,6 +90,7 @@ def score(
         log_jacobian=run.schema.log_jacobian,
         effective_sample_size=float(torch.cat(sizes).median()) if sizes else None,
         rows=rows,
+        weights=weights,
     )
     if keep and run.folder is not None:
         run.folder.add_score(result.to_dict())

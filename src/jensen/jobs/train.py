@@ -16,7 +16,7 @@ from jensen.core import seeded
 from jensen.data import Dataset, load_data
 from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.run import Run, open_run
-from jensen.registry import MODEL, build, configure, find, nest, override
+from jensen.registry import MODEL, build, configure, find, flatten, nest, override
 from jensen.training.folder import Folder
 from jensen.training.settings import Settings, training_settings
 from jensen.training.trainer import Event, Trainer, pick_device
@@ -128,7 +128,9 @@ def _resume(
         problems += _changed(data_options, data_options, spec["data"]["options"], "data: ")
     if problems:
         raise ConfigError([f"--resume: {problem}" for problem in problems])
-    known = {**spec["training"], **{k: v for k, v in training.items() if k in MAY_CHANGE and v is not None}}
+    changes = {k: v for k, v in training.items() if k in MAY_CHANGE and v is not None}
+    no_budget = {"epochs": None, "minutes": None} if changes.keys() & {"epochs", "minutes"} else {}
+    known = {**spec["training"], **no_budget, **changes}
     spec = {**spec, "training": known}
     checked = training_settings(known)
     with seeded(checked.seed):
@@ -208,7 +210,11 @@ def _sort(
             raise ConfigError(f"preset {preset!r} is for {shipped['model']!r}, got {model!r}")
         bare = {k: v for k, v in options.items() if k not in DATA_OPTIONS}
         given = {f"train.{k}" if k in of_training else k: v for k, v in {**settings, **bare}.items()}
-        settings = override(shipped.get("settings", {}), given)
+        budget = {"train.epochs", "train.minutes"}
+        shipped = flatten(shipped.get("settings", {}))
+        if budget & given.keys():  # one budget replaces the other
+            shipped = {k: v for k, v in shipped.items() if k not in budget}
+        settings = override(shipped, given)
         options = {k: v for k, v in options.items() if k in DATA_OPTIONS}
     for key, value in {**settings, **options}.items():
         if key == "train":

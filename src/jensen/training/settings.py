@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from jensen.errors import ConfigError
 from jensen.registry import component, configure, find
 
 Positive = Annotated[float, Field(gt=0)]
@@ -93,4 +94,7 @@ def settings(
 def training_settings(given: Mapping[str, Any]) -> Settings:
     """Checked settings with defaults filled in. Raises `ConfigError` listing all problems."""
     found = find("training", "gradient")
-    return found.function(**configure(found, given, path="train."))
+    configured = configure(found, given, path="train.")
+    if configured["epochs"] is not None and configured["minutes"] is not None:
+        raise ConfigError("train.epochs and train.minutes: expected one of them, got both")
+    return found.function(**configured)

@@ -1,0 +1,99 @@
+"""Train a shipped preset as a user would, then score it on its whole test set; keep the curve and the score.
+
+    python benchmarks/likelihood.py vae-binarized-mnist --run runs/likelihood [--threads 2] [--particles 5000]
+        [--out benchmarks/results/vae-binarized-mnist.json] [key=value ...]
+
+Interrupted, it goes on where it stopped. Needs the preset's data (`JENSEN_DATA`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import machine
+from jensen.cli.arguments import read_settings
+from jensen.jobs.run import Run
+from jensen.jobs.train import load_preset, train
+from jensen.training.trainer import Event
+
+
+def at(log: list[dict[str, Any]], minutes: float) -> dict[str, float] | None:
+    """The best validation bound so far at a time; None where training was over before."""
+    lines = [line for line in log if line["seconds"] <= 60 * minutes]
+    if not lines or (lines[-1] is log[-1] and log[-1]["seconds"] < 60 * minutes * 0.9):
+        return None
+    return {"epoch": lines[-1]["epoch"], "valid_elbo": max(line["valid"]["elbo"] for line in lines)}
+
+
+def show(event: Event) -> None:
+    """A line an epoch that was validated."""
+    if event.kind == "epoch":
+        line = event.logged
+        print(
+            f"{line['seconds'] / 60:6.1f} min  epoch {line['epoch']:4}  train {line['train']['elbo']:.2f}  "
+            f"valid {line['valid']['elbo']:.2f} nats  {event.rate:,.0f} data/s",
+            flush=True,
+        )
+
+
+def scored(run: Run, estimator: str, particles: int) -> dict[str, Any]:
+    """A score of the whole test split, and how long it took."""
+    began = time.perf_counter()
+    score = run.score(estimator=estimator, particles=particles)
+    print(score, flush=True)
+    return {**score.to_dict(), "seconds": round(time.perf_counter() - began, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset")
+    parser.add_argument("settings", nargs="*")
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--particles", type=int, default=5000)
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    preset = load_preset(options.preset)
+    settings = read_settings(options.settings).values
+    resume = (options.run / "spec.yaml").exists()
+    run = train(
+        preset["model"],
+        preset["data"],
+        out=options.run,
+        preset=None if resume else options.preset,
+        settings=None if resume else settings,
+        resume=resume,
+        listener=show,
+    )
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "preset": options.preset,
+        "seed": run.spec["training"]["seed"],
+        "training": {
+            "minutes": round(run.log[-1]["seconds"] / 60, 2),
+            "epochs": run.log[-1]["epoch"],
+            "best_valid_elbo": max(line["valid"]["elbo"] for line in run.log),
+            "at_minutes": {str(m): at(run.log, m) for m in (5, 15, 30)},
+            "curve": [[round(line["seconds"] / 60, 2), round(line["valid"]["elbo"], 3)] for line in run.log],
+        },
+        "scores": [scored(run, "elbo", 1), scored(run, "iw", options.particles)],
+    }
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"kept in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
