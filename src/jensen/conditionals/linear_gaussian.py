@@ -66,7 +66,6 @@ class LinearGaussianPosterior(nn.Module):
         p = self.likelihood
         w, variance = p.weight, p.scale**2
         m = w.mT @ w + variance * torch.eye(w.shape[1], dtype=w.dtype, device=w.device)
-        # Cholesky of M: M = C Cᵀ, so σ² M⁻¹ = (σ C⁻ᵀ)(σ C⁻ᵀ)ᵀ. Its QR gives the lower factor wanted.
         c = torch.linalg.cholesky(m)
         loc = torch.cholesky_solve(w.mT @ (x.flatten(1) - p.mean).mT, c).mT  # (N, L)
         covariance = variance * torch.cholesky_inverse(c)

@@ -95,8 +95,9 @@ def interpolate(
         start, end: row numbers in the split.
         steps: data on the path, both ends included.
         how: "linear"; "spherical", which keeps the length typical of a high-dimensional normal (Shoemake 1985;
-            White 2016, arXiv:1609.04468); "geodesic", the shortest path by the decoder's pull-back metric
-            (Arvanitidis et al. 2018, arXiv:1710.11379), its energy minimised over a discretised curve.
+            White 2016, arXiv:1609.04468); "geodesic", a shortest path by the pull-back metric of the decoder's mean,
+            its energy minimised over a discretised curve (Arvanitidis et al. 2018, arXiv:1710.11379, whose term
+            for the decoder's variance is left out: the path does not shun places without data).
 
     Returns:
         (steps, ...) as `reconstruct`.
@@ -180,7 +181,10 @@ def _linear(a: Tensor, b: Tensor, steps: int) -> Tensor:
 
 
 def _spherical(a: Tensor, b: Tensor, steps: int) -> Tensor:
-    """Along the great circle between the directions, lengths interpolated linearly; linear where they are one."""
+    """Along the great circle between the directions, lengths interpolated linearly.
+
+    Linear where the directions are one or opposite.
+    """
     t = torch.linspace(0, 1, steps, device=a.device)[:, None]
     la, lb = a.norm(), b.norm()
     if la == 0 or lb == 0:

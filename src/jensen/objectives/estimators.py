@@ -8,7 +8,8 @@
 | prior  | ≤ log p(x), naive Monte Carlo: q is the prior | samples of the prior |
 | ais    | ≤ log p(x), an estimate by annealing | continuous hidden variables |
 
-All but the first take the logarithm of an average, so they are low on average; a standard error does not cover that.
+All but the first are low on average: elbo by KL(q ‖ p(z | x)), the rest because they take the logarithm of an
+average. A standard error does not cover that.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def annealed(
 
     Neal, "Annealed importance sampling", 2001; Wu et al., "On the quantitative analysis of decoder-based generative
     models", 2017, arXiv:1611.04273. `particles` are chains a datum; the step size of each datum's chains is tuned to
-    accept about 65% of the moves; β follows a sigmoid schedule.
+    accept about 65% of the moves; β follows a sigmoid schedule. A step that follows the chains it moves leaves
+    the mean weight only nearly unbiased: on a narrow normal posterior it came out 2% to 9% low with one to four
+    chains, and within its error of 0.3% with 16.
 
     Raises:
         CapabilityError: a hidden variable is discrete, or p gives no density over it.
