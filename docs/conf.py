@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import jensen
 from jensen import registry
+from jensen.jobs.train import load_preset, presets
 from jensen.registry import Component
 
 project = "jensen"
@@ -22,6 +26,7 @@ html_static_path = ["_static"]
 exclude_patterns = ["_build", "models_prose"]
 
 HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks" / "results"
 ROLES = ["network", "likelihood", "prior", "posterior", "objective"]
 
 
@@ -97,13 +102,89 @@ def components_page() -> str:
     return "\n".join(parts)
 
 
+def presets_page() -> str:
+    """Shipped settings, each with what it was measured to reach, read from benchmarks/results."""
+    parts = [
+        "# Presets\n",
+        "Settings that are shipped, each for one model on one data set: `jensen train MODEL DATA --preset NAME`.",
+        "Settings given besides override them, slot by slot.\n",
+    ]
+    for name in presets():
+        preset = load_preset(name)
+        command = f"jensen train {preset['model']} {preset['data']} --preset {name} --out runs/{name}"
+        settings = yaml.safe_dump(preset["settings"], sort_keys=False)
+        parts += [f"## {name}\n", preset["about"] + "\n", f"    {command}\n", f"```yaml\n{settings}```\n"]
+        result = RESULTS / f"{name}.json"
+        if result.exists():
+            parts.append(preset_result(json.loads(result.read_text())))
+    return "\n".join(parts)
+
+
+def preset_result(result: dict[str, Any]) -> str:
+    """The curve and the scores of a preset's kept run."""
+    training, machine = result["training"], result["machine"]
+    lines = [
+        f"Measured on {result['date']}, seed {result['seed']}, {machine['threads']} threads of {machine['processor']}: "
+        f"{training['epochs']} epochs in {training['minutes']:.1f} minutes, with `{result['command']}`.\n",
+        "| after | best validation ELBO, nats |",
+        "|---|---|",
+    ]
+    lines += [
+        f"| {m} minutes ({at['epoch']} epochs) | {at['valid_elbo']:.2f} |"
+        for m, at in training["at_minutes"].items()
+        if at
+    ]
+    lines.append(f"| the end ({training['minutes']:.1f} minutes) | {training['best_valid_elbo']:.2f} |")
+    lines += ["", "| test score, all data | nats | bits/dim | kind |", "|---|---|---|---|"]
+    for score in result["scores"]:
+        how = (
+            score["estimator"] if score["particles"] == 1 else f"{score['estimator']}, {score['particles']:,} particles"
+        )
+        nats = f"{score['nats']:.2f} ± {score['stderr']:.2f}"
+        lines.append(f"| {how} | {nats} | {score['bits_per_dim']:.4f} | {score['kind'].replace('_', ' ')} |")
+    return "\n".join(lines) + "\n"
+
+
+def results_page() -> str:
+    """Speeds that were kept: medians, and ratios of interleaved pairs."""
+    parts = ["# Measured speeds\n", "Medians over interleaved rounds; a ratio is the median of the rounds' ratios.\n"]
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text())
+        if "medians" not in result:
+            continue
+        machine, ours = result["machine"], list(result["ratios"])
+        parts += [
+            f"## {path.stem}\n",
+            f"`{result['command']}`, {result['date']}, {result['rounds']} rounds, {machine['threads']} threads of "
+            f"{machine['processor']} ({', '.join(machine['features'])}), torch {machine['torch']}.\n",
+            "| | " + " | ".join([result["unit"], *(f"{name} is faster by" for name in ours)]) + " |",
+            "|---" * (2 + len(ours)) + "|",
+        ]
+        for name, median in result["medians"].items():
+            cells = [f"{result['ratios'][o][name]:.2f} ×" for o in ours]
+            parts.append("| " + " | ".join([name, f"{median:,.0f}", *cells]) + " |")
+        parts.append("")
+    return "\n".join(parts)
+
+
 def index_page(models: list[Component]) -> str:
     """The list of models, and the table of contents of the folder."""
     parts = ["# Models\n", "`jensen models` prints what each of them offers, computed from the code.\n"]
     if models:
         parts += ["| model | what it is | source |", "|---|---|---|"]
         parts += [f"| [{m.name}]({m.name}.md) | {m.summary} | {m.paper} |" for m in models]
-    toctree = ["", "```{toctree}", ":hidden:", "", *(m.name for m in models), "components", "```", ""]
+    toctree = [
+        "",
+        "```{toctree}",
+        ":hidden:",
+        "",
+        *(m.name for m in models),
+        "components",
+        "presets",
+        "speeds",
+        "```",
+        "",
+    ]
     return "\n".join([*parts, *toctree])
 
 
@@ -112,6 +193,7 @@ def write_model_pages(app: Any = None) -> None:
     models = [registry.find(registry.MODEL, name) for name in registry.names(registry.MODEL)]
     pages = {f"{model.name}.md": model_page(model) for model in models}
     pages |= {"index.md": index_page(models), "components.md": components_page()}
+    pages |= {"presets.md": presets_page(), "speeds.md": results_page()}
     folder = HERE / "models"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.md"):
