@@ -172,6 +172,19 @@ def test_killed(name, tmp_path):
     assert_equal_runs(whole, parts)
 
 
+def test_killed_long_after_a_checkpoint(tmp_path):
+    """The log has lines beyond the checkpoint; they are dropped before going on from it."""
+    case = Case()
+    whole, parts = case.folder(tmp_path / "whole"), case.folder(tmp_path / "parts")
+    case.trainer(whole).run()
+    stop(case, parts, 10, interrupt)
+    with pytest.raises(Killed):
+        case.trainer(parts, 40, kill).run(resume=True)
+    assert log(parts)[-1]["step"] > 40
+    case.trainer(parts).run(resume=True)
+    assert_equal_runs(whole, parts)
+
+
 def test_killed_before_the_first_checkpoint(tmp_path):
     """Nothing was kept but lines of the log; the run starts anew and they go."""
     case = Case()

@@ -25,7 +25,7 @@ from jensen.jobs.run import open_run
 from jensen.jobs.train import train
 from jensen.objectives import Batch, GradientPhase, Objective, Stage, Terms, UpdatePhase
 from jensen.training.adam import LeanAdam
-from jensen.training.folder import Folder
+from jensen.training.folder import Folder, load_tensors
 from jensen.training.settings import Settings, training_settings
 from jensen.training.trainer import Event, Trainer, pick_device
 
@@ -293,7 +293,7 @@ def test_minutes_fix_the_steps_once(monkeypatch, tmp_path):
     assert 20 < clock[0] < 40
     assert seen == sorted(seen)
     steps = [b - a for a, b in itertools.pairwise(seen)]
-    assert max(steps) < 0.1  # no jump where the number becomes known
+    assert max(steps) < 0.02  # no jump where the number becomes known
     assert 0.9 < seen[-1] <= 1
 
 
@@ -453,21 +453,20 @@ def test_a_parameter_that_is_no_number_is_named_and_what_was_good_is_kept(tmp_pa
 
 def test_a_ruined_state_is_never_written(tmp_path):
     """Where a gradient is not finite, the loss before it was: the next checkpoint must not take it in."""
-    folder = run_folder(tmp_path)
-    seen = [0]
+    folder, seen = run_folder(tmp_path), [0]
 
     def loss(model: Model, batch: Batch, progress: float) -> Terms:
         seen[0] += 1
-        slope = math.inf if seen[0] == 20 else 1.0
-        return Terms((a_of(model) - a_of(model).detach()).sum() * slope if slope == 1 else _infinite(model), {})
-
-    def _infinite(model: Model) -> Tensor:
-        return torch.sqrt(a_of(model) - a_of(model).detach()).sum()  # 0, with an infinite slope
+        distance = a_of(model) - a_of(model).detach()  # 0, with slope 1
+        return Terms((distance.sqrt() if seen[0] == 20 else distance).sum(), {})
 
     chosen = settings(epochs=20, checkpoint_seconds=1e-9)
     trainer = Trainer(point(Stage((GradientPhase(loss),))), rows(), None, chosen, folder)
-    with pytest.raises(TrainingError, match=r"parameter p\.x\.a is not finite"):
+    with pytest.raises(TrainingError, match=r"parameter p\.x\.a is not finite; the last good state is in"):
         trainer.run()
+    assert seen[0] == 20
+    state, _ = load_tensors(folder.state_path)
+    assert torch.isfinite(state["model.p.x.a"]).all()
     kept = point()
     folder.load_model(kept)
     assert torch.isfinite(a_of(kept)).all()
