@@ -473,11 +473,11 @@ def categorical(support: Support) -> Head:
 
 
 @component("likelihood", "student-t")
-def student_t(support: Support, *, df: Annotated[float | None, Field(gt=0)] = None, min_scale: Positive = 0.01) -> Head:
+def student_t(support: Support, *, df: Annotated[float | None, Field(gt=1)] = None, min_scale: Positive = 0.01) -> Head:
     """Student-t likelihood of real data with outliers.
 
     Settings:
-        df: degrees of freedom; None learns them for each element, above 2.
+        df: degrees of freedom, above 1 so that there is a mean; None learns them for each element, above 2.
         min_scale: the floor that bounds the likelihood, in prepared units, for pictures half the grey range.
     """
     _accept("student-t", support, "real", "levels")

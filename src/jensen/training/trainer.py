@@ -378,7 +378,8 @@ class Trainer:
             return min(1.0, at.stage_step / at.total_steps)
         if s.minutes is not None:
             return min(1.0, self._elapsed / (60 * s.minutes))
-        return min(1.0, at.stage_step / max(OPEN_ENDED_STEPS, OPEN_ENDED_EPOCHS * self.steps_per_epoch))
+        nominal = max(OPEN_ENDED_STEPS, OPEN_ENDED_EPOCHS * self.steps_per_epoch)
+        return min(1.0, at.stage_step / min(nominal, s.max_epochs * self.steps_per_epoch))  # a warm-up always ends
 
     @property
     def open_ended(self) -> bool:
