@@ -24,19 +24,24 @@ class LeanAdam(torch.optim.Adam):
         super().__init__(parameters, lr, weight_decay=weight_decay, fused=True, decoupled_weight_decay=decoupled)
         self.decoupled = decoupled
         self._parameters = list(parameters)
-        self._lists: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
+        self._lists: tuple[list[Tensor], list[Tensor], list[Tensor], Tensor] | None = None
+
+    def step(self, closure: Any = None) -> None:
+        """As `update`; the base class wraps this name in hooks."""
+        self.update()
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def update(self) -> None:
+        """One step on the gradients as they stand."""
         grads = [p.grad for p in self._parameters if p.grad is not None]
         if len(grads) < len(self._parameters):  # some parameter had no part in this loss
-            super().step(closure)
+            super().step()
             return
         if self._lists is None:
             self._lists = self._moments()
         group = self.param_groups[0]
-        first, second, steps = self._lists
-        torch._foreach_add_(steps, 1)
+        first, second, steps, counter = self._lists
+        counter.add_(1)
         kernel: Any = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
         kernel(
             self._parameters, grads, first, second, [], steps,
@@ -52,7 +57,8 @@ class LeanAdam(torch.optim.Adam):
         super().load_state_dict(state_dict)
         self._lists = None
 
-    def _moments(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def _moments(self) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
+        """Both moments and the step of each parameter; the steps are views of one tensor, to be counted at once."""
         for p in self._parameters:
             if not self.state[p]:
                 self.state[p] = {
@@ -61,4 +67,8 @@ class LeanAdam(torch.optim.Adam):
                     "exp_avg_sq": torch.zeros_like(p),
                 }
         states = [self.state[p] for p in self._parameters]
-        return [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [s["step"] for s in states]
+        counter = torch.stack([s["step"] for s in states])
+        for state, step in zip(states, counter.unbind(), strict=True):
+            state["step"] = step
+        moments = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
+        return *moments, [s["step"] for s in states], counter

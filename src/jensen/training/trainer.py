@@ -298,7 +298,7 @@ class Trainer:
             if s.clip:
                 norm = nn.utils.clip_grad_norm_(list(phase.parameters(self.model)), s.clip)
                 terms.logged["gradient_norm"] = norm.detach()
-            optimizer.step()
+            optimizer.update() if isinstance(optimizer, LeanAdam) else optimizer.step()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
             raise _out_of_memory(e, s.batch_size) or e from None
         share = self._share(batch)
