@@ -52,6 +52,6 @@ def read_stdin(load: Callable[[Path], Dataset]) -> Dataset:
         path = Path(folder) / f"stdin{suffix}"
         path.write_bytes(content)
         try:
-            return replace(load(path), name="stdin", origin="stdin")
+            return replace(load(path), name="stdin", origin="stdin", recipe=None)
         except (DataError, ConfigError) as e:
             raise type(e)(str(e).replace(str(path), "stdin")) from None

@@ -98,13 +98,15 @@ class TensorSplit:
         return batch
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A data set: its schema and its splits, of which `train`, `valid` and `test` may be absent.
 
     Attributes:
         description: what it is, and what was done to it on reading.
         origin: the file, folder or package that it came from.
+        recipe: name or absolute path, and options, with which `load_data` makes the same again; None for data that
+            were in memory.
     """
 
     name: str
@@ -112,6 +114,11 @@ class Dataset:
     splits: Mapping[str, Split]
     description: str = ""
     origin: str = ""
+    recipe: tuple[str, dict[str, Any]] | None = None
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())
+        return f"<Dataset {self.name}: {self.schema.kind}, shape {self.schema.event_shape}; {sizes}>"
 
     def split(self, name: str) -> Split:
         """The split of that name. Raises `DataError` where there is none."""

@@ -14,10 +14,11 @@ from jensen.data.fitting import fit_pictures, fit_table
 from jensen.data.raw import ALL
 from jensen.data.rows import Rows, take_apart
 from jensen.data.schema import Schema, column_kinds
-from jensen.data.sources import Source, open_source
+from jensen.data.sources import Source, open_source, reference
 from jensen.errors import ConfigError, DataError, did_you_mean
 
 Binarize = Literal["none", "static", "dynamic"]
+_FRACTIONS = (0.8, 0.1, 0.1)
 _VALID_SHARE = 0.1  # of the training rows, where a file brings a test split and no validation split
 
 
@@ -31,7 +32,7 @@ def load_data(
     group: str | None = None,
     time: str | None = None,
     weight: str | None = None,
-    fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    fractions: Sequence[float] = _FRACTIONS,
     kinds: Mapping[str, str] | None = None,
     schema: Schema | None = None,
 ) -> Dataset:
@@ -61,6 +62,8 @@ def load_data(
     >>> {name: len(split) for name, split in data.splits.items()}
     {'train': 8, 'valid': 1, 'test': 1}
     """
+    given = {"binarize": binarize, "label": label, "group": group, "time": time, "weight": weight}
+    recipe = _recipe(ref, given, seed, drop, fractions, kinds) if schema is None else None
     shares = splits.check_fractions(fractions)
     _check_options(binarize, seed, group, time, kinds, schema)
     if isinstance(ref, Dataset):
@@ -89,7 +92,27 @@ def load_data(
         for name, (part, index) in chosen.items()
     }
     notes = filter(None, [source.description, *source.raw.notes, note])
-    return Dataset(source.name, schema, found, "; ".join(notes), source.origin)
+    return Dataset(source.name, schema, found, "; ".join(notes), source.origin, recipe)
+
+
+def _recipe(
+    ref: Any,
+    given: Mapping[str, Any],
+    seed: int,
+    drop: str | Sequence[str],
+    fractions: Sequence[float],
+    kinds: Mapping[str, str] | None,
+) -> tuple[str, dict[str, Any]] | None:
+    """What a run records of data, in plain values; options that are not given stay out."""
+    where = reference(ref)
+    if where is None:
+        return None
+    options = {name: value for name, value in given.items() if value is not None}
+    options |= {"seed": seed} if seed else {}
+    options |= {"drop": [drop] if isinstance(drop, str) else list(drop)} if drop else {}
+    options |= {"fractions": list(fractions)} if tuple(fractions) != _FRACTIONS else {}
+    options |= {"kinds": dict(kinds)} if kinds else {}
+    return where, options
 
 
 def _check_options(

@@ -59,6 +59,14 @@ def open_source(ref: Any) -> Source:
     raise ConfigError(f"data: expected {expected}, got {type(ref).__name__}")
 
 
+def reference(ref: Any) -> str | None:
+    """How to find data again: a registered name, or an absolute path; None for what is in memory."""
+    if not isinstance(ref, str | os.PathLike):
+        return None
+    name = os.fspath(ref)
+    return name if name in ENTRIES else str(Path(ref).expanduser().resolve())
+
+
 def _open_named(ref: str | os.PathLike[str]) -> Source:
     name, path = os.fspath(ref), Path(ref).expanduser()
     if name in ENTRIES:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jensen.core import Difference, Score, difference
 from jensen.errors import ConfigError
-from jensen.jobs.run import Run
+from jensen.jobs.run import Run, open_run
 from jensen.jobs.score import score
 
 
@@ -52,7 +53,7 @@ class Comparison:
                 if s.bits_per_dim is not None:
                     text += f"  {s.bits_per_dim:.4f} bits/dim"
                 if d is not None:
-                    text += f"  {d.nats:+.3f} ± {d.stderr:.3f} against {self.names[0]}"
+                    text += f"  {d.nats:+.3f} ± {d.stderr:.3f} nats against {self.names[0]}"
                     text += (
                         "" if d.same_kind else " (another kind of number: a bound and an exact value hardly compare)"
                     )
@@ -61,7 +62,7 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[Run],
+    runs: Sequence[Run | str | os.PathLike[str]],
     data: Any = None,
     *,
     split: str | None = None,
@@ -72,12 +73,20 @@ def compare(
 ) -> Comparison:
     """Score runs on the same data and difference them datum by datum.
 
+    Args:
+        runs: two or more, or their folders.
+        data: what to score on; None for each run's own.
+        split, estimator, particles, limit, seed: as in `score`.
+
     Raises:
         ConfigError: fewer than two runs; or the runs were scored on different data, binarisations, measures or units.
         CapabilityError: a run has no likelihood.
     """
+    if isinstance(runs, Run | str | os.PathLike):
+        raise ConfigError("compare: expected a list of runs, as compare([a, b], data), got one run")
     if len(runs) < 2:
         raise ConfigError(f"compare: expected two runs or more, got {len(runs)}")
+    runs = [run if isinstance(run, Run) else open_run(run) for run in runs]
     scores = [
         score(run, data, split=split, estimator=estimator, particles=particles, limit=limit, seed=seed, keep=False)
         for run in runs

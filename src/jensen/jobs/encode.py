@@ -34,6 +34,10 @@ def encode(
     Returns:
         (n, L) float32; (n, draws, L) with draws. Several hidden variables are joined, in q's order.
     """
+    if draws and not run.model.hidden:
+        raise CapabilityError(
+            f"{run.spec['model']} has one code for a datum and no posterior to draw from; leave out draws"
+        )
     tensors, chosen = _part(run, data, split, limit, seed)
     parts = []
     with seeded(seed, run.device):

@@ -485,7 +485,7 @@ def _reproduce(run: Run) -> tuple[str, str]:
     given, options = overrides(run), run.spec["data"]["options"]
     training = _changed(find("training", "gradient"), run.spec["training"])
     blocks = []
-    if ref is not None:
+    if ref is not None and not options.keys() & {"seed", "fractions", "kinds"}:  # which only Python takes
         flags = {
             k: training.pop(k) for k in ("epochs", "minutes", "batch_size", "lr", "seed", "precision") if k in training
         }
@@ -507,7 +507,8 @@ def _reproduce(run: Run) -> tuple[str, str]:
     if ref is None:
         lines.insert(1, "# data: the array or table in memory that this was trained on")
     blocks.append("\n".join(lines))
-    caption = "The same run again, from the shell or from Python; the seed is among the settings."
+    where = "from the shell or from Python" if len(blocks) > 1 else "from Python"
+    caption = f"The same run again, {where}; the seed is among the settings."
     if ref is None:
         caption = "The same run again, from Python: the data were in memory and have no name of their own."
     if run.spec["training"].get("minutes"):

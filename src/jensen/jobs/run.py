@@ -18,7 +18,7 @@ from jensen.registry import build
 from jensen.training.folder import Folder
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A trained model and what is needed to use it.
 
@@ -36,6 +36,10 @@ class Run:
     folder: Folder | None = None
     log: list[dict[str, Any]] = field(default_factory=list)
     _data: Dataset | None = None
+
+    def __repr__(self) -> str:
+        where = f" in {self.folder.path}" if self.folder else ""
+        return f"<Run {self.spec['model']} on {self.spec['data']['name']}{where}>"
 
     @property
     def name(self) -> str:

@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from importlib import metadata, resources
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ import yaml
 
 from jensen.core import seeded
 from jensen.data import Dataset, load_data
+from jensen.data.sources import reference
 from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.run import Run, open_run
 from jensen.registry import MODEL, build, configure, find, flatten, nest, override
@@ -41,7 +41,8 @@ def train(
 
     Args:
         model: a registered name (`jensen models`).
-        data: a registered name, a path, an array, a frame or a `Dataset`.
+        data: a registered name, a path, an array, a frame or a `Dataset`. The record says how to find the data again
+            where they have a name or a path, which a `Dataset` from `load_data` remembers.
         out: the run folder; None keeps the run in memory.
         settings: of model and training, dotted or nested; training's stand under `train`.
         preset: the name of shipped settings; what is given besides overrides them.
@@ -71,15 +72,16 @@ def train(
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
     with seeded(checked.seed):
         built = build(model, loaded.schema, configured)
+    ref, recorded = loaded.recipe if loaded.recipe is not None else (None, data_options)
     spec = {
         "model": model,
         "settings": configured,
         "training": {**checked.__dict__},
         "preset": preset,
         "data": {
-            "ref": _reference(data),
+            "ref": ref,
             "name": loaded.name,
-            "options": data_options,
+            "options": recorded,
             "splits": {name: split.sha256 for name, split in loaded.splits.items()},
         },
         "versions": _versions(),
@@ -145,11 +147,14 @@ def _resume(
 
 def _differences(spec: Mapping[str, Any], model: str, data: Any, preset: str | None) -> list[str]:
     """Where model, data or preset are not those of a run's record."""
-    recorded, ref = spec["data"]["ref"], _reference(data)
+    recorded, known = spec["data"]["ref"], data.recipe if isinstance(data, Dataset) else None
+    ref = known[0] if known else reference(data)
     pairs = [("model", spec["model"], model), ("preset", spec.get("preset"), preset or spec.get("preset"))]
     if recorded is not None and ref is not None:
         pairs.append(("data", recorded, ref))
     problems = [f"the run's {name} is {was!r}, got {now!r}" for name, was, now in pairs if was != now]
+    if known and known[0] == recorded and known[1] != spec["data"]["options"]:
+        problems.append(f"the run's data were loaded with {spec['data']['options']}, got {known[1]}")
     if recorded is None and data is None:
         problems.append("the run was trained on data in memory; give them again")
     return problems
@@ -238,15 +243,6 @@ def _collect(problems: list[str], check: Callable[[], Any]) -> Any:
         return check()
     except ConfigError as e:
         problems.extend(e.problems)
-
-
-def _reference(data: Any) -> str | None:
-    """How to find the data again: a registered name, or an absolute path; None for data in memory."""
-    if not isinstance(data, str | os.PathLike):
-        return None
-    from jensen.data.catalogue import ENTRIES
-
-    return str(data) if str(data) in ENTRIES else str(Path(data).expanduser().resolve())
 
 
 def _versions() -> dict[str, str]:
