@@ -216,6 +216,7 @@ def test_an_empty_folder(tmp_path):
         ("a,b\n1,2\n3,4,5\n", "corrupt or not a table"),
         ("a,b\n1,2,3\n4,5,6\n", "corrupt or not a table"),
         ("id,b\n9007199254740995,2\n", "column 'id', row 1 (line 2): 9007199254740995 is too large"),
+        ("a;b\n1,5;2\n", "row 1 (line 2) holds '1,5'; decimals take a point"),
         ("day,b\n2024-01-01,2\n", "column 'day' is not numeric: row 1 (line 2) holds '2024-01-01'"),
     ],
 )
@@ -357,6 +358,36 @@ def test_a_data_set_is_taken_as_it_is_or_refitted():
     refitted = load_data(data, schema=other)
     assert refitted.schema == other
     np.testing.assert_array_equal(refitted.split("train").x, data.split("train").x)
+
+
+def test_a_data_set_says_how_to_load_it_again(tmp_path):
+    path = tmp_path / "t.csv"
+    FRAME.to_csv(path, index=False)
+    made = load_data(path, seed=3, drop="b", fractions=[0.5, 0.25, 0.25])
+    where, options = made.recipe
+    again = load_data(where, **options)
+    assert {n: s.sha256 for n, s in again.splits.items()} == {n: s.sha256 for n, s in made.splits.items()}
+    assert load_data(FRAME).recipe is None
+    assert load_data("iris").recipe == ("iris", {})
+
+
+def test_a_data_set_is_shown_in_one_line():
+    assert repr(load_data("iris")) == "<Dataset iris: real, shape (4,); train 120, valid 15, test 15>"
+
+
+@pytest.mark.parametrize(
+    ("header", "told"), [("0.5,-1.2", True), ("7,3", True), ("0,1", False), ("1,2", False), ("a,2", False)]
+)
+def test_names_that_are_numbers_may_be_data(tmp_path, header, told):
+    path = tmp_path / "t.csv"
+    path.write_text(f"{header}\n" + "1.5,2.5\n3.5,4.5\n" * 10)
+    assert ("add a header line" in load_data(path).description) == told
+
+
+def test_pictures_in_a_file_are_named(tmp_path):
+    np.save(tmp_path / "odd.npy", np.zeros((5, 2, 3, 4, 5), np.uint8))
+    with pytest.raises(DataError, match=r"^odd.npy: expected pictures"):
+        load_data(tmp_path / "odd.npy")
 
 
 def test_description():

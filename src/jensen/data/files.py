@@ -84,7 +84,7 @@ def raw_arrays(
     if len(kept) < sum(y is not None for y in labels.values()):
         notes = ("y holds real numbers, not classes, and was left out",)
     if any(array.ndim >= 3 for array in data.values()):
-        raw = pictures.pictures(data, kept)
+        raw = pictures.pictures(data, kept, name)
         return Raw(raw.parts, raw.levels, classes, notes=raw.notes + notes)
     parts = {part: Part(tables.frame_of(array, name), kept.get(part)) for part, array in data.items()}
     return Raw(parts, classes=classes, notes=notes)
@@ -123,7 +123,17 @@ def read_csv(path: Path) -> Raw:
             )
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError, Warning, csv.Error) as e:
         raise DataError(f"{path}: {_reason(e, 'a table of comma-separated values in UTF-8')}") from None
-    return Raw({ALL: Part(frame)}, named=True)
+    notes = ("every column name is a number: if the first line is data, add a header line",) if _numbers(header) else ()
+    return Raw({ALL: Part(frame)}, named=True, notes=notes)
+
+
+def _numbers(header: list[str]) -> bool:
+    """Whether the names look like a row of data; counted columns (0, 1, 2 ...) do not."""
+    try:
+        numbers = [float(name) for name in header]
+    except ValueError:
+        return False
+    return numbers not in ([*range(len(numbers))], [*range(1, len(numbers) + 1)])
 
 
 def csv_line(path: Path) -> Callable[[int], str]:

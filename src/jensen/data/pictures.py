@@ -15,8 +15,13 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 _ROWS_AT_ONCE = 1024
 
 
-def pictures(arrays: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray | None] | None = None) -> Raw:
+def pictures(
+    arrays: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray | None] | None = None, source: str = "pictures"
+) -> Raw:
     """Arrays (N, H, W), (N, H, W, C) or (N, C, H, W), one a split, as pictures with 2 or 256 levels.
+
+    Args:
+        source: what messages call them.
 
     Raises:
         DataError: shapes differ or are not those of pictures; values are not 0..255.
@@ -24,10 +29,11 @@ def pictures(arrays: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray |
     labels = labels or {}
     parts, notes, first = {}, [], None
     for name, array in arrays.items():
-        x, note = _levels(_channels_first(array, name), name)
+        where = source if name == ALL else f"{source}: {name}"
+        x, note = _levels(_channels_first(array, where), where)
         first = x if first is None else first
         if x.shape[1:] != first.shape[1:]:
-            raise DataError(f"{name}: expected pictures of shape {first.shape[1:]}, got {x.shape[1:]}")
+            raise DataError(f"{where}: expected pictures of shape {first.shape[1:]}, got {x.shape[1:]}")
         notes += [note] if note and note not in notes else []
         parts[name] = Part(x, labels.get(name))
     whitest = max((int(part.x.max(initial=0)) for part in parts.values()), default=0)
@@ -103,7 +109,7 @@ def read_folder(folder: Path) -> Raw:
         raise DataError(f"{folder}: no pictures; expected files ending in {', '.join(sorted(SUFFIXES))}")
     mode = "RGB" if modes - {"1", "L", "LA"} else "1" if modes == {"1"} else "L"
     arrays = {name: np.stack([_pixels(path, mode) for path in paths]) for name, paths in files.items() if paths}
-    return pictures(arrays, {name: _folder_labels(roots[name], files[name]) for name in arrays})
+    return pictures(arrays, {name: _folder_labels(roots[name], files[name]) for name in arrays}, str(folder))
 
 
 def _picture_files(root: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,10 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words) -> np.nda
             counts = wrong.sum(axis=0)
             columns = ", ".join(f"{frame.columns[j]!r} ({counts[j]})" for j in np.flatnonzero(counts))
             row = int(wrong.any(axis=1).argmax())
-            raise DataError(f"{name}: {what}, which are not supported yet, first at {line(row)}; in columns: {columns}")
+            raise DataError(
+                f"{name}: {what}, which are not supported yet, first at {line(row)}; in columns: {columns}"
+                "; fill them in, or leave out those rows, or those columns with drop"
+            )
     return out
 
 
@@ -110,7 +114,9 @@ def _numeric(column: Any, line: Line) -> np.ndarray:
     numbers: Any = pandas.to_numeric(column.astype(str), errors="coerce")
     wrong = numbers.isna().to_numpy() & column.notna().to_numpy()
     row = int(wrong.argmax())
+    cell = str(column.iloc[row])
+    comma = "; decimals take a point, not a comma" if re.fullmatch(r"\s*[-+]?\d+,\d+\s*", cell) else ""
     raise DataError(
-        f"column {column.name!r} is not numeric: {line(row)} holds {str(column.iloc[row])!r}"
+        f"column {column.name!r} is not numeric: {line(row)} holds {cell!r}{comma}"
         f"; leave it out with drop={column.name!r}, or use it with label={column.name!r}"
     )
