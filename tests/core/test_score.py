@@ -90,6 +90,11 @@ class TestScore:
         assert kind.replace("_", " ") in text
         assert "500 particles" in text
 
+    def test_one_datum_is_told_without_a_standard_error(self):
+        one = {"kind": "exact", "estimator": "exact", "particles": 1, "measure": "lebesgue"}
+        text = str(score(nats=-3.0, stderr=math.nan, n=1, split="all", data="one.csv", **one))
+        assert text == "log p(x) = -3.00 nats, exact, 1 datum of one.csv"
+
 
 class TestDifference:
     def test_is_paired(self):

@@ -54,7 +54,10 @@ def score(
             listener=progress,
         )
     if out is not None:
-        write_result(out, _rows(opened, given, result, limit, seed))
+        rows = _rows(opened, given, result, limit, seed)
+        write_result(out, rows)
+        if not as_json:
+            _say(out, rows)
     if as_json:
         print_json(result.to_dict())
     elif out != STDOUT:

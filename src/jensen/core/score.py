@@ -69,11 +69,15 @@ class Score:
 
     def __str__(self) -> str:
         sign = {"exact": "=", "lower_bound": "≥", "estimate": "≈"}[self.kind]
-        text = f"log p(x) {sign} {self.nats:.2f} ± {self.stderr:.2f} nats"
+        text = f"log p(x) {sign} {self.nats:.2f}"
+        text += " nats" if math.isnan(self.stderr) else f" ± {self.stderr:.2f} nats"
         if self.bits_per_dim is not None:
             text += f" ({self.bits_per_dim:.4f} bits/dim)"
         how = self.estimator if self.particles == 1 else f"{self.estimator}, {self.particles:,} particles"
-        return f"{text}, {self.kind.replace('_', ' ')} ({how}), {self.n:,} data of {self.data} {self.split}"
+        kind = self.kind.replace("_", " ")
+        kind += "" if kind == how else f" ({how})"
+        number = f"{self.n:,} {'datum' if self.n == 1 else 'data'}"
+        return f"{text}, {kind}, {number} of {self.data}{'' if self.split == 'all' else f' {self.split}'}"
 
 
 def mean_and_stderr(rows: Tensor, weights: Tensor | None = None) -> tuple[float, float]:
@@ -101,6 +105,14 @@ class Difference:
         return self.nats / self.stderr if self.stderr > 0 else math.copysign(math.inf, self.nats)
 
 
+_MEANING = {"counting": "counting (probabilities)", "lebesgue": "lebesgue (densities)"}
+
+
+def _word(value: Any) -> str:
+    """A value of a score in a message: digests shortened, measures explained."""
+    return value[:16] if isinstance(value, str) and len(value) == 64 else _MEANING.get(value, str(value))
+
+
 def difference(a: Score, b: Score) -> Difference:
     """a − b, paired by datum.
 
@@ -111,7 +123,7 @@ def difference(a: Score, b: Score) -> Difference:
     for name in ("split_sha256", "binarization", "measure", "units", "subset", "n"):
         left, right = getattr(a, name), getattr(b, name)
         if left != right:
-            problems.append(f"{name} differs: {left!r} and {right!r}; scores compare only on the same data")
+            problems.append(f"{name} differs: {_word(left)} and {_word(right)}; scores compare only on the same data")
     if problems or a.rows is None or b.rows is None:
         raise ConfigError(problems or "scores without rows cannot be paired")
     nats, stderr = mean_and_stderr(a.rows - b.rows, a.weights)

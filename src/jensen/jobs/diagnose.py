@@ -231,6 +231,13 @@ def _refine(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor] | N
         return e.elbo().double(), e.importance_bound().double()
 
 
+def _against_overfitting(run: Run) -> str:
+    """What to try; dropout only where there is an encoder that could have more of it."""
+    dropout = run.spec.get("settings", {}).get("encoder", {}).get("input_dropout")
+    more = "" if dropout is None or dropout >= 0.5 else f"encoder.input_dropout={0.2 if dropout < 0.2 else 0.4}, "
+    return f"{more}a smaller network, fewer latents or fewer epochs"
+
+
 def _overfitting(run: Run, batch: dict[str, Tensor], data: Any) -> Finding | None:
     """The bound on training data against these."""
     if data is not None:
@@ -251,5 +258,5 @@ def _overfitting(run: Run, batch: dict[str, Tensor], data: Any) -> Finding | Non
         not large,
         f"training data score {gap:+.2f} ± {stderr:.2f} nats against these",
         {"train": there, "here": here, "difference": gap, "stderr": stderr},
-        "encoder.input_dropout=0.2, a smaller network, or fewer epochs",
+        _against_overfitting(run),
     )

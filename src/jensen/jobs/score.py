@@ -55,7 +55,7 @@ def score(
     if estimator not in ESTIMATORS:
         raise ConfigError(f"--estimator: {estimator!r} is not an estimator{did_you_mean(estimator, ESTIMATORS)}")
     if estimator == "exact" and likelihood != EXACT:
-        raise CapabilityError(f"{run.spec['model']} has no exact likelihood, only a {likelihood}; use --estimator iw")
+        raise CapabilityError(f"{run.spec['model']} has no exact likelihood, only a lower bound; use --estimator iw")
     if estimator != "exact" and not run.model.hidden:
         raise CapabilityError(f"{estimator} averages over hidden variables; {run.spec['model']} has none: use exact")
     k = particles if particles is not None else DEFAULT_PARTICLES[estimator]
@@ -117,7 +117,8 @@ def _estimate(
                 if isinstance(e, RuntimeError) and "DefaultCPUAllocator" not in str(e) and "memory" not in str(e):
                     raise
                 raise ResourceError(
-                    f"out of memory scoring {batch_size} data with {particles} particles; try --memory {memory / 4:g}"
+                    f"out of memory scoring {batch_size} data with {particles} particles; try fewer particles, "
+                    f"or memory={memory / 4:g} from Python"
                 ) from None
             sizes = estimate.effective_sample_size
             estimates.append(
