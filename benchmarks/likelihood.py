@@ -45,7 +45,13 @@ def show(event: Event) -> None:
 
 
 def scored(run: Run, estimator: str, particles: int) -> dict[str, Any]:
-    """A score of the whole test split, and how long it took."""
+    """A score of the whole test split; one that the run folder keeps already is not computed again."""
+    assert run.folder is not None
+    wanted = (estimator, particles, run.data().split("test").sha256, None)
+    for kept in run.folder.scores():
+        if (kept["estimator"], kept["particles"], kept["split_sha256"], kept["subset"]) == wanted:
+            print(f"kept already: {kept['nats']:.2f} ± {kept['stderr']:.2f} nats ({estimator}, {particles} particles)")
+            return kept
     began = time.perf_counter()
     score = run.score(estimator=estimator, particles=particles)
     print(score, flush=True)
@@ -60,6 +66,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--particles", type=int, default=5000)
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--note", default="", help="on the conditions of the measurement")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     preset = load_preset(options.preset)
@@ -79,6 +86,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "preset": options.preset,
+        "note": options.note,
         "seed": run.spec["training"]["seed"],
         "training": {
             "minutes": round(run.log[-1]["seconds"] / 60, 2),
