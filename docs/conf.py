@@ -125,7 +125,8 @@ def preset_result(result: dict[str, Any]) -> str:
     training, machine = result["training"], result["machine"]
     lines = [
         f"Measured on {result['date']}, seed {result['seed']}, {machine['threads']} threads of {machine['processor']}: "
-        f"{training['epochs']} epochs in {training['minutes']:.1f} minutes, with `{result['command']}`. {result['note']}\n",
+        f"{training['epochs']} epochs in {training['minutes']:.1f} minutes, with `{result['command']}`. "
+        f"{result['note']}\n",
         "| after | best validation ELBO, nats |",
         "|---|---|",
     ]
