@@ -102,8 +102,8 @@ def test_only_https(tmp_path):
     [
         (b"no gzip", "not a .gz"),
         (idx(np.zeros((3, 2), np.uint8))[:-12], "corrupt"),
-        (gzip.compress(b"\0\0\x09\1abcd"), "expected an IDX file"),
-        (gzip.compress(b"\0\0\x08\1\0\0\0\5abc"), "expected (5,) bytes after the header, got 3"),
+        (gzip.compress(b"\0\0\x09\1abcd", mtime=0), "expected an IDX file"),
+        (gzip.compress(b"\0\0\x08\1\0\0\0\5abc", mtime=0), "expected (5,) bytes after the header, got 3"),
     ],
 )
 def test_corrupt_idx_files(tmp_path, content, message):

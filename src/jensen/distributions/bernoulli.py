@@ -38,6 +38,12 @@ class Bernoulli(Elementwise):
 
     def log_prob(self, value: Tensor) -> Tensor:
         # The sign is changed last, on a number a datum.
+        if not torch.is_grad_enabled() and value.dtype == self.logits.dtype:
+            # Scoring walks thousands of particles: one buffer in place of five, and no copy of a value they share.
+            # softplus is exact to rounding from 40 on, where it is the identity.
+            terms = F.softplus(self.logits, threshold=40)
+            if terms.shape == torch.broadcast_shapes(terms.shape, value.shape):
+                return -self._sum(terms.addcmul_(self.logits, value, value=-1))
         return -self._sum(F.binary_cross_entropy_with_logits(*self._paired(value), reduction="none"))
 
     def _paired(self, value: Tensor) -> tuple[Tensor, Tensor]:
