@@ -114,9 +114,8 @@ def presets_page() -> str:
         command = f"jensen train {preset['model']} {preset['data']} --preset {name} --out runs/{name}"
         settings = yaml.safe_dump(preset["settings"], sort_keys=False)
         parts += [f"## {name}\n", preset["about"] + "\n", f"    {command}\n", f"```yaml\n{settings}```\n"]
-        result = RESULTS / f"{name}.json"
-        if result.exists():
-            parts.append(preset_result(json.loads(result.read_text())))
+        kept = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+        parts += [preset_result(result) for result in kept if result.get("preset") == name]
     return "\n".join(parts)
 
 
@@ -124,7 +123,7 @@ def preset_result(result: dict[str, Any]) -> str:
     """The curve and the scores of a preset's kept run."""
     training, machine = result["training"], result["machine"]
     lines = [
-        f"Measured on {result['date']}, seed {result['seed']}, {machine['threads']} threads of {machine['processor']}: "
+        f"**{training['minutes']:.0f} minutes.** Measured on {result['date']}, seed {result['seed']}, {machine['threads']} threads of {machine['processor']}: "
         f"{training['epochs']} epochs in {training['minutes']:.1f} minutes, with `{result['command']}`. "
         f"{result['note']}\n",
         "| after | best validation ELBO, nats |",

@@ -27,7 +27,7 @@ from jensen.errors import CapabilityError
 
 Observed = Mapping[str, Tensor]
 ACCEPTED = 0.65  # share of Hamiltonian moves that annealing aims at
-ROWS = {"cpu": 1024, "cuda": 65536}  # walked at once at most: more would only leave the processor's cache
+ROWS = {"cpu": 2048, "cuda": 65536}  # walked at once at most: more would only leave the processor's cache
 
 
 @dataclass(frozen=True)
