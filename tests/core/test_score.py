@@ -137,3 +137,10 @@ class TestDifference:
     def test_no_spread(self):
         rows = torch.zeros(5)
         assert difference(score(rows + 1), score(rows)).standard_errors == math.inf
+
+
+@pytest.mark.parametrize(
+    ("particles", "size", "leans"), [(500, 2.0, True), (500, 5.0, False), (1, 1.0, False), (16, None, False)]
+)
+def test_says_when_few_particles_carry_it(particles, size, leans):
+    assert score(particles=particles, effective_sample_size=size).leans_on_few is leans

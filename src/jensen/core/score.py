@@ -61,6 +61,12 @@ class Score:
         """Bits per element; None for continuous data, where a density is no code length."""
         return bits_per_dim(self.nats, self.dims) if self.measure == "counting" else None
 
+    @property
+    def leans_on_few(self) -> bool:
+        """Whether, for half the data, fewer than five particles' worth of weight carries the estimate."""
+        size = self.effective_sample_size
+        return self.particles > 1 and size is not None and size < 5
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the rows and their weights, fit for JSON."""
         out = {k: v for k, v in asdict(self).items() if k not in ("rows", "weights")}
