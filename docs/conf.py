@@ -122,8 +122,9 @@ def presets_page() -> str:
 def preset_result(result: dict[str, Any]) -> str:
     """The curve and the scores of a preset's kept run."""
     training, machine = result["training"], result["machine"]
+    where = f"{machine['threads']} threads of {machine['processor']}"
     lines = [
-        f"**{training['minutes']:.0f} minutes.** Measured on {result['date']}, seed {result['seed']}, {machine['threads']} threads of {machine['processor']}: "
+        f"**{training['minutes']:.0f} minutes.** Measured on {result['date']}, seed {result['seed']}, {where}: "
         f"{training['epochs']} epochs in {training['minutes']:.1f} minutes, with `{result['command']}`. "
         f"{result['note']}\n",
         "| after | best validation ELBO, nats |",

@@ -85,8 +85,8 @@ def _print_score(result: Score) -> None:
         typer.echo(f"estimator: {', '.join(words)}")
     if result.leans_on_few:
         typer.echo(
-            f"note: a few of the {result.particles:,} particles carry nearly all the weight, so the number is low by more "
-            "than its errors say; more particles, or another --estimator, raise it",
+            f"note: a few of the {result.particles:,} particles carry nearly all the weight, so the number is low by "
+            "more than its errors say; more particles, or another --estimator, raise it",
             err=True,
         )
     words = [result.subset or "the whole split", f"sha256 {result.split_sha256[:16]}"]
