@@ -30,22 +30,6 @@ RESULTS = HERE.parent / "benchmarks" / "results"
 ROLES = ["network", "likelihood", "prior", "posterior", "objective"]
 
 
-def meanings(docstring: str) -> dict[str, str]:
-    """What each setting means, from the section "Settings:" of a docstring."""
-    _, _, section = docstring.partition("Settings:\n")
-    found: dict[str, str] = {}
-    name = ""
-    for line in section.splitlines():
-        if not line.strip():
-            break
-        if line.startswith(" " * 8) and name:
-            found[name] += " " + line.strip()
-        else:
-            name, _, text = line.strip().partition(":")
-            found[name] = text.strip()
-    return found
-
-
 def prose(docstring: str) -> str:
     """A docstring without its settings and examples, as Markdown."""
     text = docstring.split("Settings:\n")[0].split(">>> ")[0]
@@ -56,7 +40,7 @@ def settings_table(component: Component, components_page: str) -> str:
     """The settings of a model or component: name, type, default, meaning."""
     if not component.settings:
         return "No settings.\n"
-    meaning = meanings(inspect.getdoc(component.function) or "")
+    meaning = component.meanings
     lines = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for setting in component.settings.values():
         if setting.role:

@@ -91,6 +91,22 @@ class Component:
     toy: str = ""  # for models: the kind of data on which its capabilities are computed
 
     @property
+    def meanings(self) -> dict[str, str]:
+        """What each setting means, by name, from the section "Settings:" of the docstring."""
+        _, _, section = (inspect.getdoc(self.function) or "").partition("Settings:\n")
+        found: dict[str, str] = {}
+        name = ""
+        for line in section.splitlines():
+            if not line.strip():
+                break
+            if line.startswith(" " * 8) and name:
+                found[name] += " " + line.strip()
+            else:
+                name, _, text = line.strip().partition(":")
+                found[name] = text.strip()
+        return found
+
+    @property
     def summary(self) -> str:
         """First line of the docstring."""
         return (inspect.getdoc(self.function) or "").split("\n", 1)[0]

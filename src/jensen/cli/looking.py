@@ -159,28 +159,10 @@ def _roles() -> list[str]:
     return list(dict.fromkeys(s.role for model in found for s in model.settings.values() if s.role))
 
 
-def meanings(component: Any) -> dict[str, str]:
-    """What each setting means, from the section "Settings:" of a docstring."""
-    import inspect
-
-    _, _, section = (inspect.getdoc(component.function) or "").partition("Settings:\n")
-    found: dict[str, str] = {}
-    name = ""
-    for line in section.splitlines():
-        if not line.strip():
-            break
-        if line.startswith(" " * 8) and name:
-            found[name] += " " + line.strip()
-        else:
-            name, _, text = line.strip().partition(":")
-            found[name] = text.strip()
-    return found
-
-
 def _settings_rows(component: Any, prefix: str = "") -> list[dict[str, Any]]:
     from jensen import registry
 
-    meaning = meanings(component)
+    meaning = component.meanings
     return [
         {
             "setting": prefix + setting.name,
