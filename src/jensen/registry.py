@@ -38,6 +38,8 @@ Likelihood = Annotated[Any, Role("likelihood")]
 Prior = Annotated[Any, Role("prior")]
 Posterior = Annotated[Any, Role("posterior")]
 Objective = Annotated[Any, Role("objective")]
+FlowSlot = Annotated[Any, Role("flow")]
+Dequantizer = Annotated[Any, Role("dequantizer")]
 
 
 @dataclass(frozen=True)

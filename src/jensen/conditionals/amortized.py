@@ -47,7 +47,7 @@ class Amortized(nn.Module):
         return self.head(run_network(self.network, parents, self.precision))
 
     @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, *parents: Tensor) -> None:
         """Set the output bias so that, untrained, this gives the marginal of the data x, (n, *event)."""
         bias, output = self.head.initial_bias(x), getattr(self.network, "output", None)
         if bias is None or output is None or output.bias is None:

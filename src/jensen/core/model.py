@@ -64,11 +64,23 @@ class Model(nn.Module):
         return f"p = {self.p}, q = {self.q}"
 
     def initialize(self, batch: Mapping[str, Tensor]) -> None:
-        """Let conditionals that start from data (`initialize(value)`) see the first training data."""
-        for factor in [*self.p, *self.q]:
-            start = getattr(factor.module, "initialize", None)
-            if start is not None and factor.name in batch:
-                start(batch[factor.name])
+        """Let conditionals that start from data, `initialize(value, *parents)`, see the first training data.
+
+        What is hidden is drawn from q as it starts out, and only where such a conditional stands on it.
+        """
+        starting = [f for f in [*self.p, *self.q] if hasattr(f.module, "initialize")]
+        values: Mapping[str, Tensor] = batch
+        if any(self._noisy(f.name) for f in starting):
+            with torch.no_grad():
+                values = self.evidence(batch).values
+        for factor in starting:
+            if factor.name in batch or self._noisy(factor.name):
+                parents = [values[name] for name in factor.parents if name in values]
+                factor.module.initialize(values[factor.name], *parents)  # pyright: ignore[reportCallIssue]
+
+    def _noisy(self, name: str) -> bool:
+        """Whether a variable is the datum with noise added: q dequantises it."""
+        return name in self.q and getattr(self.q[name].module, "dequantizes", False)
 
     def evidence(self, observed: Mapping[str, Tensor | Observed], particles: int = 1) -> Evidence:
         """Walk (p, q); `observed` by name, (B, *event). See `jensen.core.evidence.evidence`."""

@@ -1,1 +1,24 @@
-"""."""
+"""Invertible maps with their log-determinants, both ways."""
+
+from jensen.transforms.elementwise import Affine, Exp, Scaling, Sigmoid, Softplus, interval, levels
+from jensen.transforms.monotone import AdditiveMap, AffineMap, Monotone
+from jensen.transforms.normalization import ActNorm
+from jensen.transforms.transform import Composed, Inverse, Reshape, Transform
+
+__all__ = [
+    "ActNorm",
+    "AdditiveMap",
+    "Affine",
+    "AffineMap",
+    "Composed",
+    "Exp",
+    "Inverse",
+    "Monotone",
+    "Reshape",
+    "Scaling",
+    "Sigmoid",
+    "Softplus",
+    "Transform",
+    "interval",
+    "levels",
+]

@@ -1,0 +1,119 @@
+"""Conditionals made of an invertible map: p(x | c) of a flow, a flow as p(z), and a flow as q(z | x)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import one_hot, softplus
+
+from jensen.conditionals.transformed import Transformed
+from jensen.distributions import DiagonalNormal
+from jensen.registry import FlowSlot, Prior, component
+from jensen.transforms import Transform
+
+
+class Flow(nn.Module):
+    """x = T(z, c) with z from a base density, so that log p(x | c) = log p(z) + log |det ∂z/∂x|.
+
+    Args:
+        base: `base()` gives a density of batch shape () over `transform.domain_shape`.
+        transform: from base to data.
+        context: turns the parents into one context, (N, C); None where there are no parents.
+
+    Rezende and Mohamed, "Variational inference with normalizing flows", 2015, arXiv:1505.05770; Papamakarios et al.,
+    "Normalizing flows for probabilistic modeling and inference", 2021, arXiv:1912.02762.
+    """
+
+    invertible = True
+    """Data can be encoded exactly: z = T⁻¹(x, c)."""
+
+    def __init__(self, base: nn.Module, transform: Transform, context: nn.Module | None = None):
+        super().__init__()
+        self.base, self.transform, self.context = base, transform, context
+
+    @property
+    def sequential_steps(self) -> int:
+        """Network passes in a row that one sample takes."""
+        return max(1, self.transform.forward_steps)
+
+    def forward(self, *parents: Tensor) -> Transformed:
+        return Transformed(self.base(), self.transform, self.context(*parents) if self.context else None)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, *parents: Tensor) -> None:
+        """Let layers that start from data see x, (n, *event)."""
+        self.transform.initialize(x, self.context(*parents) if self.context else None)
+
+
+class Labels(nn.Module):
+    """Labels y = 0, 1, ... as a context: one indicator a class, all zero for a row without label (y < 0)."""
+
+    like: Tensor
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.classes = classes
+        self.register_buffer("like", torch.zeros(()), persistent=False)  # dtype and device
+
+    @property
+    def size(self) -> int:
+        return self.classes
+
+    def forward(self, y: Tensor) -> Tensor:
+        return (one_hot(y.clamp_min(0), self.classes) * (y >= 0).unsqueeze(-1)).to(self.like)
+
+
+@component("prior", "flow", paper="Rezende and Mohamed 2015, arXiv:1505.05770; Chen et al. 2017, arXiv:1611.02731")
+def flow_prior(latents: tuple[int, ...], *, flow: FlowSlot = "realnvp", base: Prior = "normal") -> nn.Module:
+    """A normalizing flow as prior, z = T(ε).
+
+    Settings:
+        flow: the transform, any that `jensen models` lists as a flow.
+        base: density of ε.
+    """
+    transform = flow(latents, 0)
+    return Flow(base(transform.domain_shape), transform)
+
+
+class FlowPosterior(nn.Module):
+    """q(z | x): z = T(ε, h) with ε ~ N(μ(x), diag σ²(x)) and a context h(x), all put out by one network."""
+
+    def __init__(self, latents: tuple[int, ...], transform: Transform, context: int, min_scale: float):
+        super().__init__()
+        (self.latents,) = latents
+        self.transform, self.context, self.min_scale = transform, context, min_scale
+
+    @property
+    def parameter_shape(self) -> tuple[int, ...]:
+        return (2 * self.latents + self.context,)
+
+    def initial_bias(self, x: Tensor) -> None:
+        return None
+
+    def forward(self, parameters: Tensor) -> Transformed:
+        loc, raw, context = parameters.split([self.latents, self.latents, self.context], 1)
+        base = DiagonalNormal(loc, softplus(raw) + self.min_scale)
+        return Transformed(base, self.transform, context if self.context else None)
+
+
+@component(
+    "posterior", "flow", paper="Rezende and Mohamed 2015, arXiv:1505.05770; Kingma et al. 2016, arXiv:1606.04934"
+)
+def flow_posterior(
+    latents: tuple[int, ...],
+    *,
+    flow: FlowSlot = "iaf",
+    context: Annotated[int, Field(ge=0)] = 32,
+    min_scale: Annotated[float, Field(gt=0)] = 1e-3,
+) -> nn.Module:
+    """A normalizing flow on top of a diagonal normal.
+
+    Settings:
+        flow: the transform; one whose forward direction is fast, for it is drawn from at every step.
+        context: size of h(x), on which the transform depends; 0 for none.
+        min_scale: floor under the base's σ.
+    """
+    return FlowPosterior(latents, flow(latents, context), context, min_scale)

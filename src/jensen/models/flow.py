@@ -1,0 +1,123 @@
+"""How a normalizing flow becomes a model.
+
+    p(x) = p_base(T⁻¹(x)) |det ∂T⁻¹/∂x|                     real numbers: exact
+    p(v) the same, x = ⌊v⌋, q(v | x) the dequantiser         whole numbers: a lower bound
+
+A flow is one function with `flow(name)` above it: from an event shape and the size of a context to a transform. From
+it come a model of that name, and the prior, the posterior and the variational family that use it by that name.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import nn
+
+from jensen.conditionals.dequantization import Floor
+from jensen.conditionals.flows import Flow, Labels
+from jensen.conditionals.heads import Support
+from jensen.core import Joint, Model
+from jensen.data.schema import Schema
+from jensen.errors import ConfigError
+from jensen.objectives.likelihood import maximum_likelihood
+from jensen.registry import Dequantizer, Prior, component
+from jensen.transforms import ActNorm, Affine, Composed, Exp, Transform, levels
+
+Builder = Callable[..., Transform]
+
+
+def flow(name: str, *, paper: str, toy: str = "table") -> Callable[[Builder], Builder]:
+    """Register `builder(event, context, *, settings...) -> Transform` as a flow and as a model of that name.
+
+    `event` is the shape of a datum, `context` the size C of what the transform is conditioned on, 0 for nothing. The
+    model has the builder's settings and those of `density`.
+    """
+
+    def register(builder: Builder) -> Builder:
+        component("flow", name, paper=paper)(builder)
+
+        def model(schema: Schema, **settings: Any) -> Model:
+            common = {key: settings.pop(key) for key in list(settings) if key in _COMMON}
+            return density(schema, functools.partial(builder, **settings), **common)
+
+        own = _settings(builder)
+        model.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
+            [inspect.Parameter("schema", inspect.Parameter.POSITIONAL_OR_KEYWORD), *own, *_COMMON.values()]
+        )
+        hints = {**typing.get_type_hints(builder, include_extras=True), **_HINTS}
+        model.__annotations__ = {p.name: hints[p.name] for p in [*own, *_COMMON.values()]}
+        model.__doc__, model.__module__, model.__name__ = _documentation(builder), builder.__module__, builder.__name__
+        component("model", name, paper=paper, toy=toy)(model)
+        return builder
+
+    return register
+
+
+def density(
+    schema: Schema,
+    transform: Callable[[tuple[int, ...], int], Transform],
+    *,
+    base: Prior = "normal",
+    dequantizer: Dequantizer = "uniform",
+    alpha: Annotated[float, Field(ge=0, lt=0.5)] = 0.05,
+    conditional: bool = False,
+) -> Model:
+    """A model of the data whose density is that of a flow.
+
+    Settings:
+        base: density of z, from which the flow starts.
+        dequantizer: for whole numbers, how noise is added to them.
+        alpha: of grey levels, how far logit(α + (1 − 2α) v / levels) keeps from the ends.
+        conditional: whether p(x | y) is learned, given the labels.
+    """
+    support, context = Support.of(schema), _context(schema, conditional)
+    made = transform(support.shape, context.size if context else 0)
+    chain = [made, ActNorm(support.shape), *_onto(support, alpha)]
+    name = "x" if support.kind == "real" else "v"
+    given = " | y" if context else ""
+    p: dict[str, nn.Module] = {f"{name}{given}": Flow(base(made.domain_shape), Composed(chain), context)}
+    q: dict[str, nn.Module] = {}
+    if name == "v":
+        p["x | v"] = Floor(support)
+        q["v | x"] = dequantizer(support)
+    return Model(Joint(p), Joint(q), maximum_likelihood("log_likelihood" if name == "x" else "elbo"))
+
+
+def _onto(support: Support, alpha: float) -> list[Transform]:
+    """From standardised real numbers to where the data lie."""
+    if support.kind == "real":
+        return []
+    if support.kind == "count":
+        return [Exp(support.shape), Affine(support.shape, -0.5)]  # large counts by their logarithm
+    return [levels(support.shape, support.levels or 2, alpha)]
+
+
+def _context(schema: Schema, conditional: bool) -> Any:
+    if not conditional:
+        return None
+    if not schema.classes:
+        raise ConfigError("conditional: the data have no labels to condition on (name their column with --label)")
+    return Labels(len(schema.classes))
+
+
+def _settings(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    parameters = inspect.signature(function).parameters.values()
+    return [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def _documentation(builder: Builder) -> str:
+    """The builder's docstring, with the common settings after its own."""
+    text, _, rest = (inspect.getdoc(builder) or "").partition("Settings:\n")
+    own, _, after = rest.partition("\n\n")
+    common = (inspect.getdoc(density) or "").partition("Settings:\n")[2]
+    settings = "\n".join(part for part in (own.rstrip(), common.rstrip()) if part)
+    return f"{text.rstrip()}\n\nSettings:\n{settings}\n\n{after}".rstrip()
+
+
+_COMMON = {p.name: p for p in _settings(density)}
+_HINTS = typing.get_type_hints(density, include_extras=True)

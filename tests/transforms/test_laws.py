@@ -1,0 +1,211 @@
+"""Laws of every transform, on fresh, moved and enlarged weights, in float32 and float64.
+
+A transform is under them by a line in `TRANSFORMS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from jensen.core import seeded
+from jensen.transforms import (
+    ActNorm,
+    Affine,
+    Composed,
+    Exp,
+    Inverse,
+    Reshape,
+    Scaling,
+    Sigmoid,
+    Softplus,
+    Transform,
+    interval,
+    levels,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A transform to try.
+
+    Attributes:
+        make: builds it.
+        context: size of its context, 0 for none.
+        spread: standard deviation of the points tried on the real line.
+        tolerance: of a round trip in float32, where it is not a matter of rounding alone.
+    """
+
+    make: Callable[[], Transform]
+    context: int = 0
+    spread: float = 1.0
+    tolerance: float = 1e-3
+    exact: bool = True  # the inverse is a formula, not found by iteration
+
+
+TRANSFORMS: dict[str, Case] = {
+    "affine": Case(lambda: Affine((3,), 1.0, torch.tensor([2.0, -2.0, 0.5]))),
+    "scaling": Case(lambda: Scaling((3,))),
+    "activation normalisation": Case(lambda: ActNorm((3,))),
+    "activation normalisation of channels": Case(lambda: ActNorm((2, 3, 2))),
+    "sigmoid": Case(lambda: Sigmoid((3,))),
+    "softplus": Case(lambda: Softplus((3,))),
+    "exp": Case(lambda: Exp((3,))),
+    "interval": Case(lambda: interval((3,), -2.0, 5.0)),
+    "levels": Case(lambda: levels((1, 2, 2), 256, 0.05), tolerance=1e-2),
+    "reshape": Case(lambda: Reshape((4,), (1, 2, 2))),
+    "inverse": Case(lambda: Inverse(Softplus((3,)))),
+    "composed": Case(lambda: Composed([Scaling((3,)), Affine((3,), 1.0, -2.0), ActNorm((3,))])),
+}
+WEIGHTS = {"fresh": 0.0, "moved": 0.3, "enlarged": 3.0}
+
+every_transform = pytest.mark.parametrize("name", TRANSFORMS)
+every_weight = pytest.mark.parametrize("weights", WEIGHTS)
+
+
+def built(name: str, weights: str, dtype: torch.dtype = torch.float64) -> Transform:
+    with seeded(0):
+        transform = TRANSFORMS[name].make().to(dtype).eval()
+        with torch.no_grad():
+            for p in transform.parameters():
+                p.add_(WEIGHTS[weights] * torch.randn(p.shape, dtype=torch.float64).to(dtype))
+    return transform
+
+
+def points(transform: Transform, case: Case, n: int, dtype: torch.dtype, seed: int = 1) -> tuple[Tensor, Tensor | None]:
+    """Points of the domain, (n, *event), and contexts."""
+    with seeded(seed):
+        z = (case.spread * torch.randn(n, *transform.domain_shape, dtype=torch.float64)).to(dtype)
+        context = torch.randn(n, case.context, dtype=torch.float64).to(dtype) if case.context else None
+    return into(z, transform.domain), context
+
+
+def into(z: Tensor, support: constraints.Constraint) -> Tensor:
+    """Real numbers into a support."""
+    if support is constraints.positive:
+        return z.exp()
+    if support is constraints.unit_interval:
+        return z.sigmoid()
+    if isinstance(support, constraints.interval):
+        return support.lower_bound + (support.upper_bound - support.lower_bound) * z.sigmoid()
+    assert support is constraints.real
+    return z
+
+
+@every_weight
+@every_transform
+def test_there_and_back(name, weights):
+    transform, case = built(name, weights), TRANSFORMS[name]
+    z, context = points(transform, case, 50, torch.float64)
+    with torch.no_grad():
+        x, there = transform.forward_and_ladj(z, context)
+        again, back = transform.inverse_and_ladj(x, context)
+    assert tuple(x.shape[1:]) == transform.codomain_shape
+    assert bool(transform.codomain.check(x).all())
+    loose = 1e-6 if case.exact else 1e-5
+    torch.testing.assert_close(again, z, rtol=loose, atol=loose)
+    torch.testing.assert_close((there + back).expand(50), torch.zeros(50, dtype=x.dtype), rtol=0, atol=10 * loose)
+
+
+@every_weight
+@every_transform
+def test_back_and_there(name, weights):
+    transform, case = built(name, weights), TRANSFORMS[name]
+    z, context = points(transform, case, 50, torch.float64)
+    with torch.no_grad():
+        x = transform(z, context)
+        again = transform(transform.inverse(x, context), context)
+    torch.testing.assert_close(again, x, rtol=1e-6, atol=1e-6)
+
+
+@every_weight
+@every_transform
+def test_log_determinant_is_that_of_the_jacobian(name, weights):
+    """Against autograd's Jacobian, row by row, in both directions."""
+    transform, case = built(name, weights), TRANSFORMS[name]
+    z, context = points(transform, case, 6, torch.float64)
+    dims = math.prod(transform.domain_shape)
+    with torch.no_grad():
+        x = transform(z, context)
+    for start, direction in ((z, transform.forward_and_ladj), (x, transform.inverse_and_ladj)):
+        ladj = direction(start, context)[1].detach().expand(6)
+        for i in range(6):
+            row = None if context is None else context[i : i + 1]
+            jacobian = torch.autograd.functional.jacobian(
+                lambda v, row=row, direction=direction: direction(v.unsqueeze(0), row)[0].squeeze(0), start[i]
+            )
+            truth = torch.linalg.slogdet(jacobian.reshape(dims, dims))[1]
+            torch.testing.assert_close(ladj[i], truth, rtol=1e-5, atol=1e-5)
+
+
+@every_weight
+@every_transform
+def test_round_trip_in_single_precision(name, weights):
+    transform, case = built(name, weights, torch.float32), TRANSFORMS[name]
+    z, context = points(transform, case, 50, torch.float32)
+    with torch.no_grad():
+        x, ladj = transform.forward_and_ladj(z, context)
+        again = transform(transform.inverse(x, context), context)
+    assert torch.isfinite(x).all() and torch.isfinite(ladj).all()
+    torch.testing.assert_close(again, x, rtol=case.tolerance, atol=case.tolerance)
+
+
+@every_weight
+@every_transform
+def test_gradients_are_finite(name, weights):
+    """Through both directions, also at points far out."""
+    transform, case = built(name, weights, torch.float32), TRANSFORMS[name]
+    z, context = points(transform, case, 20, torch.float32)
+    if transform.domain is constraints.real:
+        z[0], z[1] = 30.0, -30.0
+    with torch.no_grad():
+        x = transform(z, context)
+    for start, direction in ((z, transform.forward_and_ladj), (x, transform.inverse_and_ladj)):
+        start = start.clone().requires_grad_()
+        value, ladj = direction(start, context)
+        (value.square().mean() + ladj.mean()).backward()
+        grads = [start.grad, *(p.grad for p in transform.parameters() if p.grad is not None)]
+        assert all(torch.isfinite(g).all() for g in grads if g is not None)
+
+
+def test_every_transform_is_under_these_laws():
+    import jensen.transforms as package
+
+    exported = {v for v in vars(package).values() if isinstance(v, type) and issubclass(v, Transform)}
+    seen: set[type] = set()
+    for case in TRANSFORMS.values():
+        seen |= {type(m) for m in case.make().modules()}
+    assert exported - {Transform} <= seen
+
+
+# Worked truths of the lectures
+
+
+def test_a_normal_scaled_and_shifted_is_a_normal():
+    """z ~ N(0, 1), x = 0.75 z + 1 is N(1, 0.75²)."""
+    from jensen.conditionals.transformed import Transformed
+    from jensen.distributions import StandardNormal
+
+    base = StandardNormal(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    p = Transformed(base, Affine((1,), 1.0, 0.75).double())
+    x = torch.linspace(-3, 4, 50, dtype=torch.float64)[:, None]
+    truth = torch.distributions.Normal(1.0, 0.75).log_prob(x[:, 0])
+    torch.testing.assert_close(p.log_prob(x), truth, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [[2.0, 2.0], [2.0, -2.0]])
+def test_doubling_both_axes_divides_the_density_by_four(scale):
+    from jensen.conditionals.transformed import Transformed
+    from jensen.distributions import StandardNormal
+
+    base = StandardNormal(torch.zeros(2), torch.ones(2))
+    p = Transformed(base, Affine((2,), 0.0, torch.tensor(scale)))
+    z = torch.randn(10, 2)
+    ratio = (p.log_prob(z * torch.tensor(scale)) - base.log_prob(z)).exp()
+    torch.testing.assert_close(ratio, torch.full((10,), 0.25))
