@@ -27,7 +27,6 @@ exclude_patterns = ["_build", "models_prose"]
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results"
-ROLES = ["network", "likelihood", "prior", "posterior", "objective"]
 
 
 def prose(docstring: str) -> str:
@@ -76,7 +75,7 @@ def components_page() -> str:
         "A setting whose type is a role is a slot: `decoder=conv` fills it, and",
         "`decoder.channels=[16,32]` sets up what fills it.\n",
     ]
-    for role in ROLES:
+    for role in registry.SLOTS:
         parts.append(f"## {role}\n")
         for name in registry.names(role):
             component = registry.find(role, name)

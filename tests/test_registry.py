@@ -12,7 +12,7 @@ from pydantic import Field
 from jensen import registry
 from jensen.errors import ConfigError
 from jensen.jobs.train import check, load_preset, presets
-from jensen.registry import MODEL, Choice, Network, component, configure, find, names
+from jensen.registry import MODEL, SLOTS, Choice, Network, component, configure, find, names
 
 
 @component("test", "thing")
@@ -136,7 +136,7 @@ def test_defaults_of_a_slot_go_with_their_component_alone():
 
 
 def test_a_configuration_is_plain_and_a_fixed_point():
-    for role in ("network", "likelihood", "prior", "posterior", "objective", MODEL, "training", "test"):
+    for role in (*SLOTS, MODEL, "training", "test"):
         for name in names(role):
             found = find(role, name)
             once = configure(found, {})

@@ -131,6 +131,8 @@ class Choice:
 
 _components: dict[tuple[str, str], Component] = {}
 MODEL = "model"
+SLOTS = ("network", "likelihood", "prior", "posterior", "flow", "dequantizer", "objective")
+"""Roles of what fills a slot."""
 
 
 def component(

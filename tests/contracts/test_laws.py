@@ -28,7 +28,7 @@ from jensen.jobs.run import Run, open_run
 from jensen.jobs.train import train
 from jensen.objectives import GradientPhase
 from jensen.objectives.estimators import elbo, importance, prior
-from jensen.registry import MODEL, build, find, names
+from jensen.registry import MODEL, SLOTS, build, find, names
 
 
 def _columns(rows: np.ndarray, kind: str) -> Schema:
@@ -92,8 +92,10 @@ class Variant:
 def variants() -> list[Variant]:
     """Every model as it comes on all data that it takes, and with every component in every slot."""
     found = []
+    tried: set[tuple[str, str, str]] = set()  # what several flows share is tried in the first of them
     for model in names(MODEL):
         slots = {k: s.role for k, s in find(MODEL, model).settings.items() if s.role}
+        shared = getattr(find(MODEL, model).function, "shares", frozenset())
         small = {"latents": 2} if "latents" in find(MODEL, model).settings else {}
         candidates: list[tuple[str, str]] = [("", "")]
         candidates += [(slot, name) for slot, role in slots.items() for name in names(role or "")]
@@ -104,12 +106,16 @@ def variants() -> list[Variant]:
                     continue
                 if slot and slots[slot] in ("prior", "posterior", "objective") and data != "binary pictures":
                     continue  # what they do does not depend on the kind of data
+                if slot in shared and (data, slot, name) in tried:
+                    continue
                 variant = Variant(model, data, slot, name, {**small, **({slot: name} if slot else {})})
                 try:
                     variant.build()
                 except ConfigError:  # does not fit these data
                     continue
                 found.append(variant)
+                if slot in shared:
+                    tried.add((data, slot, name))
     return found
 
 
@@ -130,7 +136,7 @@ def rows_of(model: Model, x: Tensor, particles: int) -> Tensor:
 # Every component is under these laws
 
 
-@pytest.mark.parametrize("role", ["network", "likelihood", "prior", "posterior", "objective"])
+@pytest.mark.parametrize("role", SLOTS)
 def test_every_component_is_tried(role):
     slots = {(m, k): s.role for m in names(MODEL) for k, s in find(MODEL, m).settings.items()}
     tried = {v.component for v in VARIANTS if slots.get((v.model, v.slot)) == role}
@@ -338,7 +344,7 @@ def test_a_sampler_agrees_with_its_density(name):
 
 
 def components() -> list[tuple[str, str]]:
-    roles = ("network", "likelihood", "prior", "posterior", "objective", MODEL, "training")
+    roles = (*SLOTS, MODEL, "training")
     return [(role, name) for role in roles for name in names(role)]
 
 

@@ -52,6 +52,7 @@ def flow(name: str, *, paper: str, toy: str = "table") -> Callable[[Builder], Bu
         hints = {**typing.get_type_hints(builder, include_extras=True), **_HINTS}
         model.__annotations__ = {p.name: hints[p.name] for p in [*own, *_COMMON.values()]}
         model.__doc__, model.__module__, model.__name__ = _documentation(builder), builder.__module__, builder.__name__
+        model.shares = frozenset(_COMMON)  # pyright: ignore[reportFunctionMemberAccess]
         component("model", name, paper=paper, toy=toy)(model)
         return builder
 
