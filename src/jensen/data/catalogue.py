@@ -2,7 +2,7 @@
 
 Looked for in `$JENSEN_DATA`, then in the cache (`$JENSEN_CACHE`, else `~/.cache/jensen`), then in an
 installed package that ships them, then downloaded into the cache over https and checked against a SHA-256
-digest.
+digest. `NAME:PATH` is the set of that name read from that path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jensen.data import download, files, pictures, splits, tables
+from jensen.data import density, download, files, pictures, splits, tables
 from jensen.data.raw import ALL, SPLITS, Part, Raw
 from jensen.errors import DataError
 
@@ -30,6 +30,7 @@ class Entry:
 
     Attributes:
         file: name of the file that holds it, in `$JENSEN_DATA` or the cache.
+        others: files that will do as well.
         read: reads that file.
         package: name of an installed package that ships it, and a function that reads it from there.
         idx: the four IDX files of a set in MNIST's format, looked for in a folder of the data set's name.
@@ -41,24 +42,53 @@ class Entry:
     description: str
     file: str | None = None
     read: Callable[[Path], Raw] = files.read_path
+    others: tuple[str, ...] = ()
     package: tuple[str, Callable[[], Raw]] | None = None
     idx: tuple[download.Remote, ...] = ()
     label: str | None = None
     drop: tuple[str, ...] = ()
     unsupported: str = ""
 
+    @property
+    def files(self) -> list[str]:
+        """Names of files of which each holds it, the first by preference."""
+        return [self.file, *self.others] if self.file else []
+
     def find(self) -> tuple[str, Callable[[], Raw]] | None:
         """Where it can be had without a download, and how; None where it cannot."""
         for folder in _folders():
-            if self.file and (folder / self.file).is_file():
-                return str(folder / self.file), partial(self.read, folder / self.file)
-            own = folder / self.name
-            if self.idx and all((own / remote.file).is_file() for remote in self.idx):
-                return str(own), partial(_read_idx, own, self.idx)
+            found = self._in(folder, self.files, folder / self.name)
+            if found:
+                return found
         return self.package
 
-    def load(self) -> tuple[Raw, str]:
+    def find_at(self, path: Path) -> tuple[str, Callable[[], Raw]]:
+        """As `find`, where a path says where to look: the file itself, or a folder that holds it.
+
+        Raises:
+            DataError: it is not there.
+        """
+        if path.is_file() and self.file:
+            return str(path), partial(self.read, path)
+        found = self._in(path, [*self.files, *(Path(file).name for file in self.files)], path)
+        if found is None:
+            expected = " or ".join(self.files or [remote.file for remote in self.idx]) or "its name alone"
+            raise DataError(f"{self.name}: not found at {path}; expected {expected}")
+        return found
+
+    def _in(self, folder: Path, names: list[str], own: Path) -> tuple[str, Callable[[], Raw]] | None:
+        for name in names:
+            if (folder / name).is_file():
+                return str(folder / name), partial(self.read, folder / name)
+        if self.idx and all((own / remote.file).is_file() for remote in self.idx):
+            return str(own), partial(_read_idx, own, self.idx)
+        return None
+
+    def load(self, path: Path | None = None) -> tuple[Raw, str]:
         """The data and where they came from.
+
+        Args:
+            path: where to look, instead of the usual places.
 
         Raises:
             DataError: it cannot be had here, or this version cannot read it.
@@ -66,15 +96,29 @@ class Entry:
         """
         if self.unsupported:
             raise DataError(f"{self.name}: holds {self.unsupported}, which is not supported by this version")
-        found = self.find()
+        found = self.find_at(path) if path is not None else self.find()
         if found is None and self.idx:
             own = cache_folder() / self.name
             download.fetch(self.idx, own)
             found = str(own), partial(_read_idx, own, self.idx)
         if found is None:
             place = os.environ.get("JENSEN_DATA") or "a folder that $JENSEN_DATA names"
-            raise DataError(f"{self.name}: not found; put {self.file} into {place} or {cache_folder()}")
+            raise DataError(f"{self.name}: not found; put {' or '.join(self.files)} into {place} or {cache_folder()}")
         return found[1](), found[0]
+
+
+def lookup(ref: str) -> tuple[Entry, Path | None] | None:
+    """The registered set that `NAME` or `NAME:PATH` stands for, and the path, which says where to look for it.
+
+    A set also answers to the name of its file, `uci_protein`, with `-` for `_` if you like. None where there is no
+    such set.
+    """
+    name, colon, path = ref.partition(":")
+    dashed = name.replace("_", "-")
+    entry = ENTRIES.get(name) or ENTRIES.get(_BY_FILE.get(dashed, dashed))
+    if entry is None or (colon and not path):
+        return None
+    return entry, Path(path).expanduser() if colon else None
 
 
 def cache_folder() -> Path:
@@ -264,6 +308,12 @@ ENTRIES: dict[str, Entry] = {
         Entry("cifar10", "4000 pictures of CIFAR-10's training set, 32x32, RGB", "cifar10_subset.npz"),
         Entry("bsds300-patches", "8x8 grey patches of photographs", "bsds300_patches.npz"),
         Entry(
+            "bsds300-patches-63",
+            "the same patches as 63 real columns, prepared as BSDS300 is in likelihood tables; other patches",
+            "bsds300_patches.npz",
+            density.patches,
+        ),
+        Entry(
             "breast-cancer",
             "569 tumours, 30 real columns; label: 1 = benign",
             "uci_breast_cancer.csv.gz",
@@ -286,6 +336,46 @@ ENTRIES: dict[str, Entry] = {
         _anomaly("cardio", "1831 cardiotocograms, 21 real columns; label: anomaly"),
         _anomaly("thyroid", "3772 patients, 6 real columns; label: anomaly"),
         _anomaly("breastw", "683 tumours, 9 columns of 1..10; label: anomaly"),
+        Entry(
+            "power",
+            "POWER of likelihood tables: a household's electricity, 6 real columns; published split",
+            "power/data.npy",
+            density.power,
+            ("power/household_power_consumption.txt", "household_power_consumption.txt"),
+        ),
+        Entry(
+            "gas",
+            "GAS of likelihood tables: sensors in a gas mixture, 8 real columns",
+            "gas/ethylene_CO.parquet",
+            density.gas,
+            ("gas/ethylene_CO.txt", "ethylene_CO.txt"),
+        ),
+        Entry(
+            "hepmass",
+            "HEPMASS of likelihood tables: particle collisions, 21 real columns; published split",
+            "hepmass/1000_train.csv",
+            density.hepmass,
+            ("hepmass/1000_train.csv.gz",),
+        ),
+        Entry(
+            "miniboone",
+            "MINIBOONE of likelihood tables: electron neutrinos, 43 real columns; published split",
+            "miniboone/data.npy",
+            density.miniboone,
+            ("miniboone/MiniBooNE_PID.txt", "MiniBooNE_PID.txt"),
+        ),
+        Entry(
+            "miniboone-head",
+            "the first 1523 rows of MINIBOONE, 43 real columns; too few for the published likelihood",
+            "miniboone_head.npz",
+        ),
+        Entry(
+            "bsds300",
+            "BSDS300 of likelihood tables: patches of photographs, 63 real columns; published split",
+            "BSDS300/BSDS300.hdf5",
+            density.bsds300,
+            ("bsds300/BSDS300.hdf5", "BSDS300.hdf5"),
+        ),
         _debd("nltcs", "disabilities of the elderly, 16 binary columns; published split"),
         _debd("plants", "where plants grow, 69 binary columns; published split"),
         _debd("dna", "DNA splice junctions, 180 binary columns; published split"),
@@ -297,3 +387,5 @@ ENTRIES: dict[str, Entry] = {
         Entry("fsdd", "spoken digits, 8 kHz", unsupported="sound"),
     )
 }
+_STEMS = [(entry.file.split(".")[0].replace("_", "-"), entry.name) for entry in ENTRIES.values() if entry.file]
+_BY_FILE = {stem: name for stem, name in _STEMS if [stem for stem, _ in _STEMS].count(stem) == 1}

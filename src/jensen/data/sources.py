@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from jensen.data import files, tables
-from jensen.data.catalogue import ENTRIES
+from jensen.data.catalogue import ENTRIES, lookup
 from jensen.data.dataset import Dataset
 from jensen.data.raw import ALL, Part, Raw
 from jensen.data.schema import Schema
@@ -60,20 +60,24 @@ def open_source(ref: Any) -> Source:
 
 
 def reference(ref: Any) -> str | None:
-    """How to find data again: a registered name, or an absolute path; None for what is in memory."""
+    """How to find data again: a registered name, an absolute path, or both; None for what is in memory."""
     if not isinstance(ref, str | os.PathLike):
         return None
-    name = os.fspath(ref)
-    return name if name in ENTRIES else str(Path(ref).expanduser().resolve())
+    known = lookup(os.fspath(ref))
+    if known is None:
+        return str(Path(ref).expanduser().resolve())
+    entry, path = known
+    return entry.name if path is None else f"{entry.name}:{path.resolve()}"
 
 
 def _open_named(ref: str | os.PathLike[str]) -> Source:
     name, path = os.fspath(ref), Path(ref).expanduser()
-    if name in ENTRIES:
-        entry = ENTRIES[name]
-        raw, origin = entry.load()
+    known = lookup(name)
+    if known is not None:
+        entry, at = known
+        raw, origin = entry.load(at)
         container = "pandas" if raw.named else "array"
-        return Source(raw, name, entry.description, origin, container, entry.label, entry.drop, registered=True)
+        return Source(raw, entry.name, entry.description, origin, container, entry.label, entry.drop, registered=True)
     if not path.exists():
         raise ConfigError(f"{name!r} is neither a data set nor an existing path{did_you_mean(name, ENTRIES)}")
     raw = files.read_path(path)
