@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import torch
@@ -64,6 +65,29 @@ class Labels(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         return (one_hot(y.clamp_min(0), self.classes) * (y >= 0).unsqueeze(-1)).to(self.like)
+
+
+class Columns(nn.Module):
+    """Prepared columns c, `(N, size)`, as a context: as they are."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, c: Tensor) -> Tensor:
+        return c
+
+
+class Context(nn.Module):
+    """Several conditions as one context, side by side, one part for each parent."""
+
+    def __init__(self, parts: Iterable[Labels | Columns]):
+        super().__init__()
+        chain = list(parts)
+        self.parts, self.size = nn.ModuleList(chain), sum(part.size for part in chain)
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        return torch.cat([part(parent) for part, parent in zip(self.parts, parents, strict=True)], 1)
 
 
 @component("prior", "flow", paper="Rezende and Mohamed 2015, arXiv:1505.05770; Chen et al. 2017, arXiv:1611.02731")

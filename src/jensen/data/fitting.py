@@ -34,8 +34,11 @@ def fit_pictures(x: Any, source: Source, schema: Schema) -> np.ndarray:
     return x
 
 
-def fit_table(x: Any, source: Source, schema: Schema) -> np.ndarray:
+def fit_table(x: Any, source: Source, schema: Schema, gaps: bool = False) -> np.ndarray:
     """The schema's columns of a table, by name; by position where the data have no names; float64 (N, D).
+
+    Args:
+        gaps: cells may be empty, and are NaN.
 
     Raises:
         DataError: columns are missing, or hold what the model cannot take.
@@ -49,7 +52,7 @@ def fit_table(x: Any, source: Source, schema: Schema) -> np.ndarray:
         raise DataError(f"{source.name}: expected {schema.dims} columns as in training, got {x.shape[1]}")
     elif missing:
         raise DataError(f"{source.name}: columns missing that the model was trained on: {', '.join(missing)}")
-    x = tables.values(x[schema.names], source.name, source.line)
+    x = tables.values(x[schema.names], source.name, source.line, gaps)
     for field, column in zip(schema.fields, x.T, strict=True):
         check_kind(field.name, field.kind, column)
     return x

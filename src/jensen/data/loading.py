@@ -9,12 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from jensen.data import pictures, splits, tables
+from jensen.data.conditions import check_present, conditions, fit_conditions
 from jensen.data.dataset import Dataset, Split
 from jensen.data.fitting import fit_pictures, fit_table
 from jensen.data.raw import ALL
 from jensen.data.rows import Rows, take_apart
 from jensen.data.schema import Schema, column_kinds
-from jensen.data.sources import Source, open_source, reference
+from jensen.data.sources import Source, by_position, open_source, reference
 from jensen.errors import ConfigError, DataError, did_you_mean
 
 Binarize = Literal["none", "static", "dynamic"]
@@ -29,12 +30,14 @@ def load_data(
     seed: int = 0,
     label: str | None = None,
     drop: str | Sequence[str] = (),
+    given: str | Sequence[str] = (),
     group: str | None = None,
     time: str | None = None,
     weight: str | None = None,
     fractions: Sequence[float] = _FRACTIONS,
     kinds: Mapping[str, str] | None = None,
     schema: Schema | None = None,
+    gaps: bool = False,
 ) -> Dataset:
     """Load a data set by name, from a path or from memory, split it and give it a schema.
 
@@ -46,6 +49,8 @@ def load_data(
         seed: of the split and the binarisation.
         label: column of labels, which becomes `y`; an empty cell is a row without a label, y = -1.
         drop: columns to leave out.
+        given: columns that are conditions: a model is given them, and explains the others. Words, truth values and at
+            most ten different whole numbers are categories, all else is real; `kinds` may say which.
         group: column of groups; the rows of one stay in one split.
         time: column of times; the oldest rows are the training split.
         weight: column of non-negative row weights.
@@ -53,6 +58,7 @@ def load_data(
         kinds: kind of a column, `real`, `binary` or `count`, where it is not to be guessed.
         schema: that of a trained model, which these data must fit. Registered data sets are split as ever;
             other data that bring no split of their own are one split, `all`.
+        gaps: cells of a table may be empty, NaN in its rows; it takes the schema of a trained model.
 
     Raises:
         ConfigError: the name, path, column or option does not exist.
@@ -62,33 +68,39 @@ def load_data(
     >>> {name: len(split) for name, split in data.splits.items()}
     {'train': 8, 'valid': 1, 'test': 1}
     """
-    given = {"binarize": binarize, "label": label, "group": group, "time": time, "weight": weight}
-    recipe = _recipe(ref, given, seed, drop, fractions, kinds) if schema is None else None
+    drop, given = ([one] if isinstance(one, str) else list(one) for one in (drop, given))
+    options = {"binarize": binarize, "label": label, "group": group, "time": time, "weight": weight}
+    recipe = _recipe(ref, options, seed, drop, given, fractions, kinds) if schema is None else None
     shares = splits.check_fractions(fractions)
-    _check_options(binarize, seed, group, time, kinds, schema)
+    _check_options(binarize, seed, group, time, label, drop, given, kinds, schema)
     if isinstance(ref, Dataset):
-        if schema in (None, ref.schema) and binarize in (None, ref.schema.binarization):
+        same = schema in (None, ref.schema) and given in ([], ref.schema.given_names)
+        if same and binarize in (None, ref.schema.binarization):
             return ref
         if schema is None and ref.schema.levels == 2:
             raise ConfigError(f"binarize: {ref.name} is binarised already ({ref.schema.binarization})")
     source = open_source(ref)
-    drop = [drop] if isinstance(drop, str) else list(drop)
     if schema is None:
-        label = label or source.label
-        drop += [column for column in source.drop if column != label and column not in drop]
-    elif label is None and source.has(schema.label):
-        label = schema.label
+        label = label or (source.label if source.label not in given else None)
+        drop += [column for column in source.drop if column not in (label, *given, *drop)]
+    else:
+        if label is None and source.has(schema.label):
+            label = schema.label
+        given = schema.given_names
+        source = by_position(source, schema)
+        check_present(source, schema.given)
     columns = {"label": label, "group": group, "time": time, "weight": weight}
-    rows = {name: take_apart(part, source, columns, drop) for name, part in source.raw.parts.items()}
+    rows = {name: take_apart(part, source, columns, drop, given) for name, part in source.raw.parts.items()}
 
-    x = {name: matrix(part, source, schema) for name, part in rows.items()}
+    x = {name: matrix(part, source, schema, gaps) for name, part in rows.items()}
     _check_shapes(x, source)
     chosen, note = _choose(rows, seed, shares, source, whole=schema is not None)
     if schema is None:
         train, index = chosen["train"]
-        schema = _schema(source, rows, x, x[train][index], binarize, seed, label, kinds or {})
+        schema = _schema(source, rows, x, train, index, binarize, seed, label, kinds or {})
+    c = {name: conditions(part.given, schema.given, source) if given else None for name, part in rows.items()}
     found = {
-        name: _binarized(rows[part].split(x[part], index, schema.classes), schema, name)
+        name: _binarized(rows[part].split(x[part], c[part], index, schema.classes), schema, name)
         for name, (part, index) in chosen.items()
     }
     notes = filter(None, [source.description, *source.raw.notes, note])
@@ -97,9 +109,10 @@ def load_data(
 
 def _recipe(
     ref: Any,
-    given: Mapping[str, Any],
+    given_options: Mapping[str, Any],
     seed: int,
-    drop: str | Sequence[str],
+    drop: Sequence[str],
+    given: Sequence[str],
     fractions: Sequence[float],
     kinds: Mapping[str, str] | None,
 ) -> tuple[str, dict[str, Any]] | None:
@@ -107,9 +120,10 @@ def _recipe(
     where = reference(ref)
     if where is None:
         return None
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {name: value for name, value in given_options.items() if value is not None}
     options |= {"seed": seed} if seed else {}
-    options |= {"drop": [drop] if isinstance(drop, str) else list(drop)} if drop else {}
+    options |= {"drop": list(drop)} if drop else {}
+    options |= {"given": list(given)} if given else {}
     options |= {"fractions": list(fractions)} if tuple(fractions) != _FRACTIONS else {}
     options |= {"kinds": dict(kinds)} if kinds else {}
     return where, options
@@ -120,6 +134,9 @@ def _check_options(
     seed: int,
     group: str | None,
     time: str | None,
+    label: str | None,
+    drop: Sequence[str],
+    given: Sequence[str],
     kinds: Mapping[str, str] | None,
     schema: Schema | None,
 ) -> None:
@@ -131,6 +148,14 @@ def _check_options(
         problems.append(f"seed: expected a whole number >= 0, got {seed!r}")
     if group and time:
         problems.append(f"expected group or time, got both ({group!r}, {time!r})")
+    for column in dict.fromkeys(given):
+        if given.count(column) > 1:
+            problems.append(f"given: {column!r} stands twice")
+        for option, named in (("label", [label]), ("drop", drop)):
+            if column in named:
+                problems.append(f"given: {column!r} is named by {option}, too; expected one of them")
+    if schema is not None and given and list(given) != schema.given_names:
+        problems.append(f"given: expected {', '.join(schema.given_names) or 'none'} as in training")
     if schema is not None and kinds:
         problems.append("kinds: expected none, since those of the trained model are used")
     if schema is not None and binarize not in (None, schema.binarization):
@@ -139,10 +164,10 @@ def _check_options(
         raise ConfigError(problems)
 
 
-def matrix(part: Rows, source: Source, schema: Schema | None) -> np.ndarray:
+def matrix(part: Rows, source: Source, schema: Schema | None, gaps: bool = False) -> np.ndarray:
     """x as it goes into a split: uint8 pictures, or the checked float64 cells of a table."""
     if schema is not None:
-        return fit_pictures(part.x, source, schema) if schema.is_image else fit_table(part.x, source, schema)
+        return fit_pictures(part.x, source, schema) if schema.is_image else fit_table(part.x, source, schema, gaps)
     return part.x if isinstance(part.x, np.ndarray) else tables.values(part.x, source.name, source.line)
 
 
@@ -185,39 +210,46 @@ def _schema(
     source: Source,
     rows: Mapping[str, Rows],
     x: Mapping[str, np.ndarray],
-    train: np.ndarray,
+    train: str,
+    index: np.ndarray,
     binarize: Binarize | None,
     seed: int,
     label: str | None,
     kinds: Mapping[str, str],
 ) -> Schema:
-    """The schema of data that have none yet; kinds by all rows, moments by the training rows."""
+    """The schema of data that have none yet; kinds by all rows, moments by the training rows, those at an index."""
     labelled = any(part.y is not None for part in rows.values())
     classes = source.raw.classes or _classes(rows) if labelled else None
     if source.raw.is_image:
         if kinds:
             raise ConfigError(f"kinds: expected a table with columns, got pictures ({source.name})")
-        return _picture_schema(source, train.shape[1:], binarize, seed, classes)
+        return _picture_schema(source, x[train].shape[1:], binarize, seed, classes)
     if binarize not in (None, "none"):
         raise ConfigError(f"binarize: expected grey pictures, got a table ({source.name})")
-    frame = next(iter(rows.values())).x
-    names, dtypes = list(frame.columns), [str(dtype) for dtype in frame.dtypes]
+    first = next(iter(rows.values()))
+    names, dtypes = list(first.x.columns), [str(dtype) for dtype in first.x.dtypes]
+    given = [] if first.given is None else list(first.given.columns)
     for name in kinds:
-        if name not in names:
-            raise ConfigError(f"kinds: {source.name} has no column {name!r}{did_you_mean(name, names)}")
+        if name not in (*names, *given):
+            raise ConfigError(f"kinds: {source.name} has no column {name!r}{did_you_mean(name, [*names, *given])}")
     found = column_kinds(names, dtypes, np.concatenate(list(x.values())), kinds)
-    return Schema.of_table(train, names, found, dtypes, classes=classes, label=label, container=source.container)
+    extra: dict[str, Any] = {}
+    columns: Any = next(iter(source.raw.parts.values())).x
+    if given:
+        frames = [part.given for part in rows.values()]
+        extra["given"] = fit_conditions(frames, rows[train].given.iloc[index], kinds, source)
+    if label is not None:
+        extra["label_dtype"] = str(columns[label].dtype)
+    if given or label is not None:
+        extra["order"] = tuple(column for column in columns.columns if column in (label, *names, *given))
+    extra |= {"classes": classes, "label": label, "container": source.container}
+    return Schema.of_table(x[train][index], names, found, dtypes, **extra)
 
 
 def _classes(rows: Mapping[str, Rows]) -> tuple[str, ...] | None:
     """The labels that occur, numbers before words."""
     present = {name for part in rows.values() if part.y is not None for name in part.y if name is not None}
-    return tuple(sorted(present, key=_label_order)) or None
-
-
-def _label_order(name: str) -> tuple[int, int, str]:
-    digits = name.removeprefix("-")
-    return (0, int(name), "") if digits.isascii() and digits.isdigit() else (1, 0, name)
+    return tuple(sorted(present, key=tables.order)) or None
 
 
 def _picture_schema(

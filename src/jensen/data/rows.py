@@ -17,13 +17,14 @@ from jensen.errors import DataError
 
 @dataclass(frozen=True)
 class Rows:
-    """A part with its label, group, time and weight columns taken out of x; labels by name, None for none."""
+    """A part with its label, group, time, weight and given columns taken out of x; labels by name, None for none."""
 
     x: Any
     y: np.ndarray | None = None
     weight: np.ndarray | None = None
     group: np.ndarray | None = None
     time: np.ndarray | None = None
+    given: Any = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -35,30 +36,36 @@ class Rows:
             return splits.cut_by_group(self.group, seed, shares)
         return splits.cut(len(self), seed, shares)
 
-    def split(self, x: np.ndarray, index: np.ndarray, classes: tuple[str, ...] | None) -> Split:
+    def split(self, x: np.ndarray, c: np.ndarray | None, index: np.ndarray, classes: tuple[str, ...] | None) -> Split:
         """The rows at an index, labels as positions in `classes`; -1 for none, or one not among them."""
         weight = None if self.weight is None else self.weight[index]
+        c = None if c is None else c[index]
         if self.y is None or classes is None:
-            return Split(x[index], None, weight, index)
+            return Split(x[index], None, weight, index, c=c)
         position = {name: i for i, name in enumerate(classes)}
         y = np.array([position.get(name, -1) for name in self.y[index]], dtype=np.int64)
-        return Split(x[index], y, weight, index)
+        return Split(x[index], y, weight, index, c=c)
 
 
-def take_apart(part: Part, source: Source, columns: Mapping[str, str | None], drop: Sequence[str]) -> Rows:
+def take_apart(
+    part: Part, source: Source, columns: Mapping[str, str | None], drop: Sequence[str], given: Sequence[str] = ()
+) -> Rows:
     """Take the columns named by options out of a part.
 
     Args:
         columns: the column named by each of the options `label`, `group`, `time` and `weight`.
+        drop: columns that are left out.
+        given: columns that are conditions.
     """
     import pandas
 
     taken = {key: tables.take_column(part, c, key, source.name) for key, c in columns.items() if c}
-    for column in drop:
-        tables.take_column(part, column, "drop", source.name)
+    for option, named in (("drop", drop), ("given", given)):
+        for column in named:
+            tables.take_column(part, column, option, source.name)
     x: Any = part.x
     if isinstance(x, pandas.DataFrame):
-        x = x.drop(columns=list({*drop, *filter(None, columns.values())}))
+        x = x.drop(columns=list({*drop, *given, *filter(None, columns.values())}))
         if x.shape[1] == 0:
             raise DataError(f"{source.name}: expected at least one column to model, got none")
     y = taken.get("label", part.y)
@@ -68,6 +75,7 @@ def take_apart(part: Part, source: Source, columns: Mapping[str, str | None], dr
         _weights(taken["weight"], source) if "weight" in taken else None,
         _groups(taken["group"], source) if "group" in taken else None,
         _times(taken["time"], source) if "time" in taken else None,
+        part.x[list(given)] if given else None,  # pyright: ignore[reportCallIssue, reportArgumentType]
     )
 
 
@@ -76,23 +84,18 @@ def _label_names(y: Any, source: Source) -> np.ndarray:
     import pandas
 
     labels: Any = pandas.Series(y, dtype=object)
-    present = labels.dropna().infer_objects()
-    if present.dtype.kind == "f" and (present != present.round()).any():
+    out, real = tables.words(labels)
+    if real is not None:
         raise DataError(
-            f"{source.name}: expected classes as labels, got the real number "
-            f"{present[present != present.round()].iloc[0]}; drop the column, or keep it as one of the data"
+            f"{source.name}: expected classes as labels, got the real number {real}; drop the column, or keep it as "
+            "one of the data"
         )
-    named = source.raw.classes
+    present, named = labels.dropna().infer_objects(), source.raw.classes
     if named is not None and present.dtype.kind in "iuf":
         if len(present) and not 0 <= present.min() <= present.max() < len(named):
             got = f"{present.min()}..{present.max()}"
             raise DataError(f"{source.name}: expected labels 0..{len(named) - 1}, got {got}")
-        names = [named[int(label)] for label in present]
-    else:
-        whole = present.dtype.kind in "iuf"
-        names = [str(int(label)) if whole else str(label) for label in present]
-    out = np.full(len(labels), None, dtype=object)
-    out[labels.notna().to_numpy()] = names
+        out[labels.notna().to_numpy()] = [named[int(label)] for label in present]
     return out
 
 

@@ -41,6 +41,13 @@ class Field(BaseModel):
     """The user's dtype, for giving back."""
     center: float = 0.0
     scale: float = 1.0
+    categories: tuple[str, ...] | None = None
+    """Of a category, its values in words; a value is a position among them."""
+
+    @property
+    def width(self) -> int:
+        """Numbers that a model is given for one value: an indicator a category, else one."""
+        return len(self.categories) if self.categories is not None else 1
 
 
 class Schema(BaseModel):
@@ -60,6 +67,12 @@ class Schema(BaseModel):
     """Names of the labels `y = 0, 1, ...`; None where there are no labels."""
     label: str | None = None
     """The column that the labels came from."""
+    label_dtype: str = "object"
+    """The user's dtype of that column."""
+    given: tuple[Field, ...] = ()
+    """Columns of a table that are conditions: the model is given them, and does not explain them."""
+    order: tuple[str, ...] = ()
+    """All columns as they stood in the user's table, with the label and what is given; () where `fields` are all."""
     binarization: Binarization = "none"
     binarization_seed: int = 0
     container: Literal["array", "pandas"] = "array"
@@ -100,13 +113,22 @@ class Schema(BaseModel):
         common = kinds[0] if kinds and len(set(kinds)) == 1 else "real"
         fields = []
         for j, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
-            center, scale = _moments(train[:, j]) if common == "real" else (0.0, 1.0)
+            center, scale = moments(train[:, j]) if common == "real" else (0.0, 1.0)
             fields.append(Field(name=name, kind=common, dtype=dtype, center=center, scale=scale))
         return cls(fields=tuple(fields), **extra)
 
     @property
     def names(self) -> list[str]:
         return [field.name for field in self.fields]
+
+    @property
+    def given_names(self) -> list[str]:
+        return [field.name for field in self.given]
+
+    @property
+    def given_width(self) -> int:
+        """C, numbers that a model is given for a datum by its conditions."""
+        return sum(field.width for field in self.given)
 
     @property
     def is_image(self) -> bool:
@@ -162,9 +184,34 @@ class Schema(BaseModel):
             x = (x - self._centers) / self._scales
         return torch.from_numpy(np.array(x, dtype=np.float32, order="C"))
 
-    def restore(self, x: torch.Tensor) -> np.ndarray | pandas.DataFrame:
+    def prepare_given(self, c: np.ndarray) -> torch.Tensor:
+        """Conditions in the user's units (N, G) as the model is given them, float32 (N, C): real numbers standardised,
+        categories, of which `c` holds the positions, as indicators.
+
+        Raises:
+            DataError: the shape is not that of this schema.
+        """
+        c = np.asarray(c, dtype=np.float64)
+        if c.shape[1:] != (len(self.given),):
+            raise DataError(f"expected conditions of shape (N, {len(self.given)}), got {c.shape}")
+        parts = [
+            (column[:, None] - field.center) / field.scale
+            if field.categories is None
+            else column[:, None] == np.arange(field.width)
+            for field, column in zip(self.given, c.T, strict=True)
+        ]
+        return torch.from_numpy(np.concatenate([np.empty((len(c), 0)), *parts], axis=1).astype(np.float32))
+
+    def restore(
+        self, x: torch.Tensor, c: np.ndarray | None = None, y: np.ndarray | None = None
+    ) -> np.ndarray | pandas.DataFrame:
         """The inverse of `prepare`: pictures uint8 (N, C, H, W); a table as it came, array or DataFrame, with
         its dtypes, names and order. Integers are rounded.
+
+        Args:
+            x: prepared, (N, *event).
+            c: conditions in the user's units, (N, G), which take their places in the table.
+            y: labels, (N,), which take theirs.
 
         Raises:
             DataError: the shape is not that of this schema, or a whole-number column holds a NaN.
@@ -176,17 +223,27 @@ class Schema(BaseModel):
             assert self.levels
             return np.clip(np.rint(_finite(values, "x")), 0, self.levels - 1).astype(np.uint8)
         values = values * self._scales + self._centers
-        return self.table(values)
+        return self.table(values, c, y)
 
-    def table(self, x: np.ndarray) -> np.ndarray | pandas.DataFrame:
-        """Rows in the user's units (N, D) in the user's own dtypes and container."""
-        columns = [_as_dtype(x[:, j], field) for j, field in enumerate(self.fields)]
+    def table(
+        self, x: np.ndarray, c: np.ndarray | None = None, y: np.ndarray | None = None
+    ) -> np.ndarray | pandas.DataFrame:
+        """Rows in the user's units (N, D) in the user's own dtypes and container; `c` and `y` as in `restore`."""
+        columns = {field.name: (field.dtype, _as_dtype(x[:, j], field)) for j, field in enumerate(self.fields)}
+        for j, field in enumerate(self.given if c is not None else ()):
+            assert c is not None
+            found = _as_dtype(c[:, j], field) if field.categories is None else _of_words(c[:, j], field)
+            columns[field.name] = field.dtype, found
+        if y is not None and self.label is not None:
+            as_field = Field(name=self.label, kind="category", dtype=self.label_dtype, categories=self.classes)
+            columns[self.label] = self.label_dtype, _of_words(y, as_field)
+        columns = {name: columns[name] for name in self.order or columns if name in columns}
         if self.container == "array":
-            return np.stack(columns, axis=1)
+            return np.stack([column for _, column in columns.values()], axis=1)
         import pandas
 
-        columns = [pandas.Series(c, dtype=f.dtype) for c, f in zip(columns, self.fields, strict=True)]
-        return pandas.concat(columns, axis=1, keys=self.names)
+        series = [pandas.Series(column, dtype=dtype) for dtype, column in columns.values()]
+        return pandas.concat(series, axis=1, keys=list(columns))
 
     @property
     def _centers(self) -> np.ndarray:
@@ -219,19 +276,20 @@ def column_kinds(
 
 
 def check_kind(name: str, kind: str, column: np.ndarray) -> None:
-    """Raises `DataError` naming the first value of a binary or count column that cannot be one."""
+    """Raises `DataError` naming the first value of a binary or count column that cannot be one; a gap (NaN) may be."""
     if kind == "binary":
         wrong, expected = ~np.isin(column, (0, 1)), "0 or 1"
     elif kind == "count":
         wrong, expected = (column < 0) | (column != np.rint(column)), "a count 0, 1, 2, ..."
     else:
         return
+    wrong &= ~np.isnan(column)
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(f"column {name!r}, row {row + 1}: expected {expected}, got {column[row]:g}")
 
 
-def _moments(column: np.ndarray) -> tuple[float, float]:
+def moments(column: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation; a constant column is only centred."""
     top = float(np.abs(column).max(initial=0.0))
     if len(column) == 0 or np.ptp(column) == 0:
@@ -250,6 +308,18 @@ def _as_dtype(column: np.ndarray, field: Field) -> np.ndarray:
         top = np.nextafter(float(limits.max), 0)
         return np.rint(np.clip(_finite(column, field.name), float(limits.min), top)).astype(limits.dtype)
     return column.astype(kind) if kind in ("float16", "float32") else column
+
+
+def _of_words(positions: np.ndarray, field: Field) -> Any:
+    """Positions (N,) among a field's categories as their values, of its dtype."""
+    assert field.categories is not None
+    words = np.array(field.categories, dtype=object)[positions.astype(int)]
+    kind = field.dtype.lower()
+    if kind.startswith("bool"):
+        return words == "True"
+    if "int" in kind or "float" in kind:
+        return words.astype(np.float64 if "float" in kind else np.int64)
+    return words
 
 
 def _finite(values: np.ndarray, name: str) -> np.ndarray:

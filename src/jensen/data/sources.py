@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import torch
 
 from jensen.data import files, tables
 from jensen.data.catalogue import ENTRIES, lookup
-from jensen.data.dataset import Dataset
+from jensen.data.dataset import Dataset, Split
 from jensen.data.raw import ALL, Part, Raw
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError, did_you_mean
@@ -39,6 +39,8 @@ class Source:
 
 def open_source(ref: Any) -> Source:
     """Read what `ref` stands for. Raises `ConfigError` where it is nothing that data can be read from."""
+    if isinstance(ref, Source):
+        return ref
     if isinstance(ref, Dataset):
         return _from_dataset(ref)
     if isinstance(ref, (str, os.PathLike)):
@@ -91,11 +93,25 @@ def _from_dataset(data: Dataset) -> Source:
     parts = {}
     for name, split in data.splits.items():
         y = None if split.y is None else np.array([*(schema.classes or ()), None], dtype=object)[split.y]
-        parts[name] = Part(split.x if schema.is_image else _frame(schema, split.x), y)
+        parts[name] = Part(split.x if schema.is_image else _frame(schema, split), y)
     raw = Raw(parts, schema.levels, schema.classes, named=not schema.is_image)
     return Source(raw, data.name, data.description, data.origin, schema.container)
 
 
-def _frame(schema: Schema, x: np.ndarray) -> Any:
-    """Rows (N, D) as a frame with the user's dtypes, whatever the container."""
-    return schema.model_copy(update={"container": "pandas"}).table(x)
+def _frame(schema: Schema, split: Split) -> Any:
+    """Rows as a frame with the user's dtypes, whatever the container, conditions in their places."""
+    return schema.model_copy(update={"container": "pandas"}).table(split.x, split.c)
+
+
+def by_position(source: Source, schema: Schema) -> Source:
+    """Tables whose columns have no names of their own take those of a schema, where they are as many."""
+    order = [name for name in schema.order or schema.names if name != schema.label]
+    if source.raw.named or not schema.given:
+        return source
+    parts = {
+        name: replace(part, x=part.x.set_axis(order, axis=1))
+        if not isinstance(part.x, np.ndarray) and part.x.shape[1] == len(order)
+        else part
+        for name, part in source.raw.parts.items()
+    }
+    return replace(source, raw=replace(source.raw, parts=parts))

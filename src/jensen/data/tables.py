@@ -51,11 +51,12 @@ def check_columns(columns: Sequence[str], name: str) -> None:
         raise DataError(f"{name}: expected at least one column, got none")
 
 
-def values(frame: pandas.DataFrame, name: str, line: Line = row_words) -> np.ndarray:
+def values(frame: pandas.DataFrame, name: str, line: Line = row_words, gaps: bool = False) -> np.ndarray:
     """The cells of a frame as float64 (N, D).
 
     Args:
         line: says where in the file a row, counted from 0, is.
+        gaps: cells may be empty, and are NaN.
 
     Raises:
         DataError: columns (all named) are not numeric, or a cell is empty, infinite or too large to be exact.
@@ -73,7 +74,7 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words) -> np.nda
         raise DataError(f"{name}: " + "\n  ".join(problems))
     if np.isfinite(out).all():
         return out
-    for what, wrong in (("empty cells (or NaN)", np.isnan(out)), ("infinite values", np.isinf(out))):
+    for what, wrong in (("empty cells (or NaN)", np.isnan(out) & (not gaps)), ("infinite values", np.isinf(out))):
         if wrong.any():
             counts = wrong.sum(axis=0)
             columns = ", ".join(f"{frame.columns[j]!r} ({counts[j]})" for j in np.flatnonzero(counts))
@@ -83,6 +84,31 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words) -> np.nda
                 "; fill them in, or leave out those rows, or those columns with drop"
             )
     return out
+
+
+def words(column: Any) -> tuple[np.ndarray, Any]:
+    """Cells as words, None for an empty one, (N,); and the first real number among them, which is no word, or None.
+
+    >>> import pandas
+    >>> words(pandas.Series([3.0, None, 1.0]))
+    (array(['3', None, '1'], dtype=object), None)
+    """
+    import pandas
+
+    cells: Any = pandas.Series(column, dtype=object)
+    present = cells.dropna().infer_objects()
+    out = np.full(len(cells), None, dtype=object)
+    if present.dtype.kind == "f" and (present != present.round()).any():
+        return out, present[present != present.round()].iloc[0]
+    whole = present.dtype.kind in "iuf"
+    out[cells.notna().to_numpy()] = [str(int(cell)) if whole else str(cell) for cell in present]
+    return out, None
+
+
+def order(word: str) -> tuple[int, int, str]:
+    """By which words are sorted: numbers before words."""
+    digits = word.removeprefix("-")
+    return (0, int(word), "") if digits.isascii() and digits.isdigit() else (1, 0, word)
 
 
 def take_column(part: Part, column: str, option: str, name: str) -> Any:

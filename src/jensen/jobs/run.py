@@ -59,7 +59,9 @@ class Run:
         return "counting" if discrete else "lebesgue"
 
     def _toy_context(self) -> dict[str, Tensor]:
-        return {"y": torch.zeros(1, dtype=torch.long, device=self.device)} if "y" in self.model.context else {}
+        c = torch.zeros(1, self.schema.given_width, device=self.device)
+        toys = {"y": torch.zeros(1, dtype=torch.long, device=self.device), "c": c}
+        return {name: toys[name] for name in self.model.context if name in toys}
 
     @cached_property
     def capabilities(self) -> Capabilities:
@@ -102,7 +104,12 @@ class Run:
         return data, split, data.split(split)
 
     def tensors(self, split: Split) -> TensorSplit:
-        """A split, prepared, on the model's device."""
+        """A split, prepared, on the model's device.
+
+        Raises:
+            DataError: the model is conditional, and a row lacks its condition.
+        """
+        check_conditions(self.model, self.schema, split)
         return split.to(self.schema, self.device)
 
     def pick(self, split: Split, n: int | None, seed: int = 0) -> np.ndarray:
@@ -156,6 +163,25 @@ class Run:
         from jensen.jobs.report import report
 
         return report(self, out, **options)
+
+
+def check_conditions(model: Model, schema: Schema, split: Split) -> None:
+    """Raises `DataError` where a model is conditional and data lack its conditions, naming the row."""
+    if "c" in model.context and split.c is None:
+        raise DataError(f"expected data with the columns that the model is given: {', '.join(schema.given_names)}")
+    if "y" not in model.context:
+        return
+    where = f"in the column {schema.label!r}" if schema.label else "beside the data"
+    if split.y is None:
+        raise DataError(f"the model is conditional: expected labels {where}, got data without any")
+    if (split.y < 0).any():
+        row = int(split.index[(split.y < 0).argmax()])
+        classes = ", ".join((schema.classes or ())[:10])
+        more = ", ..." if len(schema.classes or ()) > 10 else ""
+        raise DataError(
+            f"the model is conditional: expected a label {where} for every row, one of {classes}{more}; "
+            f"row {row + 1} has none"
+        )
 
 
 def open_run(path: str | os.PathLike[str], device: str = "cpu") -> Run:

@@ -15,13 +15,13 @@ from jensen.core import seeded
 from jensen.data import Dataset, load_data
 from jensen.data.sources import reference
 from jensen.errors import ConfigError, DataError, did_you_mean
-from jensen.jobs.run import Run, open_run
+from jensen.jobs.run import Run, check_conditions, open_run
 from jensen.registry import MODEL, build, configure, find, flatten, nest, override
 from jensen.training.folder import Folder
 from jensen.training.settings import Settings, training_settings
 from jensen.training.trainer import Event, Trainer, pick_device
 
-DATA_OPTIONS = ("binarize", "label", "drop", "group", "time", "weight", "fractions", "kinds")
+DATA_OPTIONS = ("binarize", "label", "drop", "given", "group", "time", "weight", "fractions", "kinds")
 MAY_CHANGE = ("epochs", "minutes", "device", "threads", "checkpoint_seconds")  # when a run goes on
 
 
@@ -72,6 +72,8 @@ def train(
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
     with seeded(checked.seed):
         built = build(model, loaded.schema, configured)
+    if loaded.schema.given and "c" not in built.context:
+        raise ConfigError(f"given: {model} takes no conditions; drop the columns, or let it explain them")
     ref, recorded = loaded.recipe if loaded.recipe is not None else (None, data_options)
     spec = {
         "model": model,
@@ -177,6 +179,9 @@ def _changed(given: Mapping[str, Any], now: Mapping[str, Any], was: Mapping[str,
 def _fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run:
     settings = training_settings(run.spec["training"])
     data, device = run.data(), pick_device(settings.device)
+    for part in ("train", "valid"):
+        if part in data.splits:
+            check_conditions(run.model, run.schema, data.split(part))
     train_split = data.split("train").to(run.schema, device)
     valid = data.splits["valid"].to(run.schema, device) if "valid" in data.splits else None
     trainer = Trainer(run.model, train_split, valid, settings, run.folder, listener)

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import nn
 
 from jensen.conditionals.dequantization import Floor
-from jensen.conditionals.flows import Flow, Labels
+from jensen.conditionals.flows import Columns, Context, Flow, Labels
 from jensen.conditionals.heads import Support
 from jensen.core import Joint, Model
 from jensen.data.schema import Schema
@@ -74,13 +74,13 @@ def density(
         base: density of z, from which the flow starts.
         dequantizer: for whole numbers, how noise is added to them.
         alpha: of grey levels, how far logit(α + (1 − 2α) v / levels) keeps from the ends.
-        conditional: whether p(x | y) is learned, given the labels.
+        conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
-    support, context = Support.of(schema), _context(schema, conditional)
+    support, (parents, context) = Support.of(schema), _context(schema, conditional)
     made = transform(support.shape, context.size if context else 0)
     chain = [made, ActNorm(support.shape), *_onto(support, alpha)]
     name = "x" if support.kind == "real" else "v"
-    given = " | y" if context else ""
+    given = f" | {', '.join(parents)}" if context else ""
     p: dict[str, nn.Module] = {f"{name}{given}": Flow(base(made.domain_shape), Composed(chain), context)}
     q: dict[str, nn.Module] = {}
     if name == "v":
@@ -98,12 +98,16 @@ def _onto(support: Support, alpha: float) -> list[Transform]:
     return [levels(support.shape, support.levels or 2, alpha)]
 
 
-def _context(schema: Schema, conditional: bool) -> Any:
-    if not conditional:
-        return None
-    if not schema.classes:
+def _context(schema: Schema, conditional: bool) -> tuple[list[str], Context | None]:
+    """What p is conditioned on: labels y where asked for, and the columns c that the data give."""
+    parts: dict[str, Labels | Columns] = {}
+    if conditional and not schema.classes:
         raise ConfigError("conditional: the data have no labels to condition on (name their column with --label)")
-    return Labels(len(schema.classes))
+    if conditional and schema.classes:
+        parts["y"] = Labels(len(schema.classes))
+    if schema.given:
+        parts["c"] = Columns(schema.given_width)
+    return list(parts), Context(parts.values()) if parts else None
 
 
 def _settings(function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -642,8 +642,7 @@ def _weighty(train: TensorSplit) -> TensorSplit:
     """The rows that count: a batch without any weight would have no mean."""
     if train.weight is None or train.weight.all() or not train.weight.any():
         return train
-    kept = train.weight > 0
-    return TensorSplit(train.x[kept], None if train.y is None else train.y[kept], train.weight[kept], train.top)
+    return train.rows(train.weight > 0)
 
 
 def _is_gradient(phase: GradientPhase | UpdatePhase) -> bool:

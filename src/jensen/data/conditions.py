@@ -1,0 +1,94 @@
+"""Conditions: columns of a table that a model is given and does not explain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jensen.data import tables
+from jensen.data.schema import Field, moments
+from jensen.data.sources import Source
+from jensen.errors import ConfigError, DataError, did_you_mean
+
+FEW = 10  # different whole numbers up to which a column holds categories
+
+
+def fit_conditions(frames: Sequence[Any], train: Any, kinds: Mapping[str, str], source: Source) -> tuple[Field, ...]:
+    """A field for each column: words, truth values and few different whole numbers are categories, all else is real.
+
+    Args:
+        frames: data frames of the columns in all rows, from which categories are listed, as labels are.
+        train: those of the training rows, from which mean and deviation are taken.
+        kinds: "real" or "category" of a column, where it is not to be guessed.
+    """
+    fields = []
+    for name in train.columns:
+        columns = [frame[name] for frame in frames]
+        kind = kinds.get(name) or ("category" if _is_category(columns) else "real")
+        if kind not in ("real", "category"):
+            raise ConfigError(f"kinds: {name!r} is given: expected real or category, got {kind!r}")
+        dtype = str(columns[0].dtype)
+        if kind == "category":
+            words = {word for column in columns for word in _words(column, source)}
+            fields.append(Field(name=name, kind=kind, dtype=dtype, categories=tuple(sorted(words, key=tables.order))))
+        else:
+            center, scale = moments(tables.values(train[[name]], source.name, source.line)[:, 0])
+            fields.append(Field(name=name, kind=kind, dtype=dtype, center=center, scale=scale))
+    return tuple(fields)
+
+
+def check_present(source: Source, fields: Sequence[Field]) -> None:
+    """Raises `DataError` naming the columns of conditions that data do not have."""
+    for part in source.raw.parts.values():
+        missing = [field.name for field in fields if field.name not in getattr(part.x, "columns", ())]
+        if missing:
+            raise DataError(f"{source.name}: columns missing that the model is given: {', '.join(missing)}")
+
+
+def conditions(frame: Any, fields: Sequence[Field], source: Source) -> np.ndarray:
+    """The columns of a data frame as they go into a split, float64 (N, G): real numbers, and positions of categories.
+
+    Raises:
+        DataError: a cell is empty, no number, or a category that training did not know.
+    """
+    out = np.empty((len(frame), len(fields)))
+    for j, field in enumerate(fields):
+        column: Any = frame[field.name]
+        if field.categories is None:
+            out[:, j] = tables.values(frame[[field.name]], source.name, source.line)[:, 0]
+            continue
+        position = {word: i for i, word in enumerate(field.categories)}
+        words = _words(column, source)
+        unknown = [row for row, word in enumerate(words) if word not in position]
+        if unknown:
+            where, hint = source.line(unknown[0]), did_you_mean(words[unknown[0]], field.categories)
+            raise DataError(
+                f"{source.name}: column {field.name!r}, {where}: {words[unknown[0]]!r} is no category of the data "
+                f"that the model was trained on{hint}"
+            )
+        out[:, j] = [position[word] for word in words]
+    return out
+
+
+def _is_category(columns: Sequence[Any]) -> bool:
+    kinds = {getattr(column.dtype, "kind", "O") for column in columns}
+    if kinds <= set("iu"):
+        return len(set().union(*(column.dropna().unique().tolist() for column in columns))) <= FEW
+    return not kinds <= set("iuf")
+
+
+def _words(column: Any, source: Source) -> np.ndarray:
+    """Cells as words, (N,), none of them empty."""
+    words, real = tables.words(column)
+    if real is not None:
+        raise DataError(
+            f"{source.name}: column {column.name!r}: expected categories, got the real number {real}; "
+            f"it may be given as one with kinds {column.name}=real"
+        )
+    empty = [row for row, word in enumerate(words) if word is None]
+    if empty:
+        where = source.line(empty[0])
+        raise DataError(f"{source.name}: column {column.name!r}, which the model is given, is empty at {where}")
+    return words
