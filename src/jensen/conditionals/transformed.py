@@ -105,6 +105,13 @@ class Transformed(Distribution):
         base = self.base.detach()  # pyright: ignore[reportAttributeAccessIssue]
         return type(self)(base, _Stopped(self.transform), context)
 
+    def tempered(self, temperature: float) -> Self:
+        """The same with the scale of its base multiplied. Raises `ValueError` where that is not normal."""
+        if not hasattr(self.base, "tempered"):
+            raise ValueError(f"a temperature multiplies the scale of a normal base, and this is {self.base}")
+        base = self.base.tempered(temperature)  # pyright: ignore[reportAttributeAccessIssue]
+        return type(self)(base, self.transform, self.context)
+
     def unflatten(self, sizes: Sequence[int]) -> Self:
         """Itself: a value (K, B, *event) meets K·B rows of parameters in the same order."""
         return self

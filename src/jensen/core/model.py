@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from jensen.core.evidence import Evidence, Observed, evidence
 from jensen.core.joint import Joint
-from jensen.distributions import DiagonalNormal
 
 EXACT, LOWER_BOUND, ESTIMATE = "exact", "lower_bound", "estimate"
 
@@ -26,7 +24,7 @@ class Capabilities:
         no_likelihood: the reason where `likelihood` is None.
         sample: whether p gives every variable, so that it can be walked from the top.
         sequential_steps: how many network passes in a row one sample takes.
-        encode: whether q gives a representation.
+        encode: whether a datum has a representation: q infers one, or p inverts it.
         lossy, lossless: "yes", "no" or "with bits-back".
     """
 
@@ -70,16 +68,16 @@ class Model(nn.Module):
         """
         starting = [f for f in [*self.p, *self.q] if hasattr(f.module, "initialize")]
         values: Mapping[str, Tensor] = batch
-        if any(self._noisy(f.name) for f in starting):
+        if any(self.is_noisy(f.name) for f in starting):
             with torch.no_grad():
                 values = self.evidence(batch).values
         for factor in starting:
-            if factor.name in batch or self._noisy(factor.name):
+            if factor.name in batch or self.is_noisy(factor.name):
                 parents = [values[name] for name in factor.parents if name in values]
                 factor.module.initialize(values[factor.name], *parents)  # pyright: ignore[reportCallIssue]
 
-    def _noisy(self, name: str) -> bool:
-        """Whether a variable is the datum with noise added: q dequantises it."""
+    def is_noisy(self, name: str) -> bool:
+        """Whether a variable is the datum x with noise in [0, 1) added: q dequantises it."""
         return name in self.q and getattr(self.q[name].module, "dequantizes", False)
 
     def evidence(self, observed: Mapping[str, Tensor | Observed], particles: int = 1) -> Evidence:
@@ -90,6 +88,21 @@ class Model(nn.Module):
     def hidden(self) -> list[str]:
         """Variables of p that q draws, in q's order."""
         return [f.name for f in self.q if not f.deterministic]
+
+    @property
+    def inferred(self) -> list[str]:
+        """The representation that q gives and p uses, in q's order; noise added to the datum is none."""
+        used = {*self.p.names, *(parent for f in self.p for parent in f.parents)}
+        return [f.name for f in self.q if f.name in used and not self.is_noisy(f.name)]
+
+    @property
+    def inverted(self) -> list[str]:
+        """Where q infers nothing: variables that are the datum, or it with noise, and that p maps to its base exactly.
+
+        The representation is then z = T⁻¹(x), `Transformed.to_base`, one for each.
+        """
+        known = [f.name for f in self.p if f.name == self.data or self.is_noisy(f.name)]
+        return [] if self.inferred else [name for name in known if getattr(self.p[name].module, "invertible", False)]
 
     @property
     def context(self) -> list[str]:
@@ -103,10 +116,11 @@ class Model(nn.Module):
         Args:
             n: how many.
             given: values of some variables, (n, *event); context must be given.
-            temperature: multiplies the scale of hidden Gaussian variables; 1 samples the model itself.
+            temperature: multiplies the scale of normal variables that are hidden, and of the normal base of a flow;
+                1 samples the model itself.
 
         Raises:
-            ValueError: p has no distribution for a variable that is needed.
+            ValueError: p has no distribution for a variable that is needed, or a flow's base has no scale.
         """
         values = dict(given or {})
         for factor in self.p:
@@ -119,8 +133,9 @@ class Model(nn.Module):
             if isinstance(met, Tensor):
                 values[factor.name] = met
                 continue
-            if temperature != 1.0 and factor.name != self.data:
-                met = _tempered(met, temperature)
+            hidden = factor.name != self.data or getattr(factor.module, "invertible", False)
+            if temperature != 1.0 and hidden and hasattr(met, "tempered"):
+                met = met.tempered(temperature)  # pyright: ignore[reportAttributeAccessIssue]
             shape = torch.Size() if met.batch_shape else torch.Size((n,))
             values[factor.name] = met.sample(shape)
         return values
@@ -161,27 +176,20 @@ class Model(nn.Module):
         likelihood = self.likelihood
         given = set(self.p.names) | set(self.context)
         sample = all(parent in given for f in self.p for parent in f.parents)
-        hidden = [f for f in self.q if f.name in self.p or any(f.name in g.parents for g in self.p)]
-        continuous = any(not getattr(f.module, "discrete", False) for f in hidden)
+        inferred = self.inferred
+        continuous = any(not getattr(self.q[name].module, "discrete", False) for name in inferred)
         if measure != "counting" or likelihood is None:
             lossless = "no"
-        elif not hidden:
-            lossless = "yes"
-        else:
+        elif inferred or self.hidden:  # noise too: the bits that choose it come back
             lossless = "with bits-back"
+        else:
+            lossless = "yes"
         return Capabilities(
             likelihood=likelihood,
             no_likelihood=self._no_likelihood(),
             sample=sample,
             sequential_steps=sum(getattr(f.module, "sequential_steps", 1) for f in self.p),
-            encode=bool(hidden),
-            lossy="yes" if hidden and continuous else "no",
+            encode=bool(inferred or self.inverted),
+            lossy="yes" if continuous else "no",  # an exact code is as large as the datum
             lossless=lossless,
         )
-
-
-def _tempered(dist: Distribution, temperature: float) -> Distribution:
-    """A normal density with its scale multiplied; any other as it is."""
-    if not isinstance(dist, DiagonalNormal):
-        return dist
-    return DiagonalNormal(dist.loc, dist.scale * temperature, dist.event_dims)

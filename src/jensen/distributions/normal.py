@@ -83,6 +83,10 @@ class DiagonalNormal(Elementwise):
         """Entropy in nats, `(*batch,)`."""
         return self._sum(self.stddev.log() + (0.5 + LOG_SQRT_2PI))
 
+    def tempered(self, temperature: float) -> DiagonalNormal:
+        """The same with its scale multiplied."""
+        return DiagonalNormal(self.loc, self.scale * temperature, self.event_dims)
+
 
 class StandardNormal(DiagonalNormal):
     """N(0, I): a DiagonalNormal that knows its parameters, so that its log-density and KL are cheaper.

@@ -1,8 +1,12 @@
-"""Encode, reconstruct, interpolate: between data and what is hidden."""
+"""Encode, reconstruct, interpolate: between data and what represents them.
+
+What is hidden is inferred, E[z | x]. A flow's code is exact, z = T⁻¹(x): its data come back from it.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -10,8 +14,10 @@ import torch
 from torch import Tensor
 
 from jensen.core import Model, seeded
+from jensen.data import TensorSplit
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.job import job
+from jensen.jobs.precision import as_in, doubled
 from jensen.jobs.run import Run
 from jensen.jobs.sample import restore
 
@@ -23,12 +29,13 @@ BATCH = 1000
 def encode(
     run: Run, data: Any = None, *, split: str | None = None, limit: int | None = None, draws: int = 0, seed: int = 0
 ) -> np.ndarray:
-    """Representations of data: the posterior's mean (or the code itself where it is deterministic).
+    """Representations of data: the posterior's mean, the code itself where it is deterministic, T⁻¹(x) of a flow.
 
     Args:
         data: None for the run's own.
         split, limit: which part; a random subset of so many.
-        draws: give so many draws of the posterior for each datum instead of its mean.
+        draws: give so many draws of the posterior for each datum instead of its mean; of a flow of whole numbers,
+            draws of the noise instead of its middle.
         seed: of draws and subset.
 
     Returns:
@@ -38,18 +45,20 @@ def encode(
         raise CapabilityError(
             f"{run.spec['model']} has one code for a datum and no posterior to draw from; leave out draws"
         )
-    tensors, chosen = _part(run, data, split, limit, seed)
+    model, tensors, chosen = _part(run, data, split, limit, seed)
     parts = []
     with seeded(seed, run.device):
         for index in chosen.split(BATCH):
-            batch = tensors.take(index)
+            batch = as_in(model, tensors.take(index))
             if not draws:
-                parts.append(_join(posterior_means(run.model, batch)))
+                parts.append(_join(represent(model, batch)))
                 continue
-            e = run.model.evidence(batch, particles=draws)
-            z = _join({name: e.values[name] for name in code_names(run.model)})
+            values = {**batch, **model.evidence(batch, particles=draws).values}
+            narrow = {name: value for name, value in values.items() if len(value) == len(index)}
+            values |= {name: value.repeat(draws, *(1,) * (value.dim() - 1)) for name, value in narrow.items()}
+            z = _join(_codes_of(model, values))
             parts.append(z.unflatten(0, (-1, len(index))).movedim(0, 1))
-    return torch.cat(parts).cpu().numpy()
+    return torch.cat(parts).float().cpu().numpy()
 
 
 @job("reconstruct", needs="encode")
@@ -63,7 +72,7 @@ def reconstruct(
     seed: int = 0,
     mean: bool = True,
 ) -> Any:
-    """Data as they come back from the posterior's mean.
+    """Data as they come back from the posterior's mean; from a flow's code, as they were.
 
     Args:
         mean: E[x | z]; else a draw of x.
@@ -71,12 +80,12 @@ def reconstruct(
     Returns:
         As `sample`: pictures (n, C, H, W), float levels where `mean`, else uint8; tables in the user's types.
     """
-    tensors, chosen = _part(run, data, split, limit, seed)
+    model, tensors, chosen = _part(run, data, split, limit, seed)
     parts = []
     with seeded(seed, run.device):
         for index in chosen.split(BATCH):
-            codes = posterior_means(run.model, tensors.take(index))
-            parts.append(decode(run.model, codes, mean))
+            batch = as_in(model, tensors.take(index))
+            parts.append(decode(model, represent(model, batch), mean, given(model, batch)))
     return restore(run, torch.cat(parts), mean)
 
 
@@ -95,13 +104,16 @@ def interpolate(
 ) -> Any:
     """A path from one datum to another, by way of the latent space.
 
+    Conditions are those of the nearer end, so that the path ends at the two data.
+
     Args:
         start, end: row numbers in the split.
         steps: data on the path, both ends included.
         how: "linear"; "spherical", which keeps the length typical of a high-dimensional normal (Shoemake 1985;
             White 2016, arXiv:1609.04468); "geodesic", a shortest path by the pull-back metric of the decoder's mean,
             its energy minimised over a discretised curve (Arvanitidis et al. 2018, arXiv:1710.11379, whose term
-            for the decoder's variance is left out: the path does not shun places without data).
+            for the decoder's variance is left out: the path does not shun places without data). A flow has none
+            of interest: its map is invertible, so the shortest path is the straight line between the data.
 
     Returns:
         (steps, ...) as `reconstruct`.
@@ -109,69 +121,109 @@ def interpolate(
     Raises:
         DataError: a row that the split does not have.
         ConfigError: fewer than two steps, or an unknown kind of path.
+        CapabilityError: a geodesic of a flow.
     """
     if steps < 2:
         raise ConfigError(f"--steps: expected >= 2, got {steps}")
     if how not in ("linear", "spherical", "geodesic"):
         raise ConfigError(f"--how: expected linear, spherical or geodesic, got {how!r}")
+    if how == "geodesic" and run.model.inverted:
+        raise CapabilityError(
+            f"{run.spec['model']} maps its codes to data one to one, so the shortest path by what it decodes to is the "
+            "straight line between the two data; use --how linear or --how spherical"
+        )
     _, name, part = run.split(data, split)
     for row in (start, end):
         if not 0 <= row < len(part):
             raise DataError(f"split {name!r} has rows 0..{len(part) - 1}, got {row}")
-    with torch.no_grad():
-        codes = posterior_means(run.model, run.tensors(part).take(torch.tensor([start, end], device=run.device)))
-    shapes = {n: v.shape[1:] for n, v in codes.items()}
-    a, b = _join(codes)
-    path = (_spherical if how == "spherical" else _linear)(a, b, steps)
-    if how == "geodesic":
-        path = _geodesic(run.model, path, shapes)
+    model = _working(run)
     with torch.no_grad(), seeded(seed, run.device):
-        x = decode(run.model, _separate(path, shapes), mean)
+        batch = as_in(model, run.tensors(part).take(torch.tensor([start, end], device=run.device)))
+        ends = represent(model, batch)
+    shapes = {n: v.shape[1:] for n, v in ends.items()}
+    a, b = _join(ends)
+    path = (_spherical if how == "spherical" else _linear)(a, b, steps)
+    nearer = {n: v[(torch.arange(steps, device=v.device) * 2 >= steps).long()] for n, v in given(model, batch).items()}
+    if how == "geodesic":
+        path = _geodesic(model, path, shapes, nearer)
+    with torch.no_grad(), seeded(seed, run.device):
+        x = decode(model, _separate(path, shapes), mean, nearer)
     return restore(run, x, mean)
 
 
-def code_names(model: Model) -> list[str]:
-    """What q gives and p uses: the representation, in q's order."""
-    return [f.name for f in model.q if f.name in model.p or any(f.name in g.parents for g in model.p)]
+def represent(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What represents data, by name, each (B, *event).
 
-
-def posterior_means(model: Model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """E[z | x] of each hidden variable, (B, *event), parents taken at their own means."""
+    E[z | x] of each variable that q infers, parents taken at their own means; or z = T⁻¹(x) of what p inverts, noise
+    at the middle of its bin.
+    """
     model.eval()
     values = dict(batch)
     for factor in model.q:
-        met = factor.module(*(values[name] for name in factor.parents))
-        values[factor.name] = met if isinstance(met, Tensor) else met.mean
-    return {name: values[name] for name in code_names(model)}
+        if model.is_noisy(factor.name):
+            values[factor.name] = values[model.data] + 0.5
+        else:
+            met = factor.module(*(values[name] for name in factor.parents))
+            values[factor.name] = met if isinstance(met, Tensor) else met.mean
+    return _codes_of(model, values)
 
 
-def decode(model: Model, codes: dict[str, Tensor], mean: bool) -> Tensor:
-    """x at given codes, (n, *event), prepared: its expectation, or a draw. What is not given takes its mean."""
-    values = dict(codes)
+def _codes_of(model: Model, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The representation, given all values that it is read off."""
+    found, values = {name: values[name] for name in model.inferred}, dict(values)
+    for factor in model.p if model.inverted else ():
+        if factor.deterministic and factor.name not in values:
+            values[factor.name] = factor.module(*(values[name] for name in factor.parents))
+        elif factor.name in model.inverted:
+            met = factor.module(*(values[name] for name in factor.parents))
+            found[factor.name] = met.to_base(values[factor.name])[0]
+    return found
+
+
+def decode(model: Model, codes: Mapping[str, Tensor], mean: bool, given: Mapping[str, Tensor]) -> Tensor:
+    """x at given codes, (n, *event), prepared: its expectation, or a draw. What is not given takes its mean.
+
+    Args:
+        given: the context, (n, *event) by name.
+    """
+    inverted = model.inverted
+    values = {**given, **{name: z for name, z in codes.items() if name not in inverted}}
     for factor in model.p:
         if factor.name in values:
             continue
         met = factor.module(*(values[name] for name in factor.parents))
         if isinstance(met, Tensor):
             values[factor.name] = met
+        elif factor.name in inverted:
+            values[factor.name] = met.from_base(codes[factor.name])[0]
         elif factor.name == model.data:
-            n = len(next(iter(values.values())))
+            n = len(next(iter(codes.values())))
             values[factor.name] = (met.mean if mean else met.sample()).expand(n, *met.event_shape)
         else:
             values[factor.name] = met.mean
     return values[model.data]
 
 
-def _part(run: Run, data: Any, split: str | None, limit: int | None, seed: int) -> tuple[Any, Tensor]:
-    _, _, part = run.split(data, split)
+def given(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The context, of a batch."""
+    return {name: batch[name] for name in model.context}
+
+
+def _working(run: Run) -> Model:
+    """The model, in float64 where its codes are exact: there data come back to the last digit that matters."""
     run.model.eval()
-    return run.tensors(part), torch.from_numpy(run.pick(part, limit, seed)).to(run.device)
+    return doubled(run.model) if run.model.inverted else run.model
 
 
-def _join(codes: dict[str, Tensor]) -> Tensor:
-    if not codes:
-        raise CapabilityError("this model has no hidden variables")
-    return torch.cat([z.flatten(1).float() for z in codes.values()], 1)
+def _part(run: Run, data: Any, split: str | None, limit: int | None, seed: int) -> tuple[Model, TensorSplit, Tensor]:
+    _, _, part = run.split(data, split)
+    return _working(run), run.tensors(part), torch.from_numpy(run.pick(part, limit, seed)).to(run.device)
+
+
+def _join(codes: Mapping[str, Tensor]) -> Tensor:
+    """Codes beside one another, (B, L)."""
+    parts = [z.flatten(1) for z in codes.values()]
+    return torch.cat([z if z.is_floating_point() else z.float() for z in parts], 1)
 
 
 def _separate(z: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
@@ -180,7 +232,7 @@ def _separate(z: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
 
 
 def _linear(a: Tensor, b: Tensor, steps: int) -> Tensor:
-    t = torch.linspace(0, 1, steps, device=a.device)[:, None]
+    t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)[:, None]
     return a + t * (b - a)
 
 
@@ -189,7 +241,7 @@ def _spherical(a: Tensor, b: Tensor, steps: int) -> Tensor:
 
     Linear where the directions are one or opposite.
     """
-    t = torch.linspace(0, 1, steps, device=a.device)[:, None]
+    t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)[:, None]
     la, lb = a.norm(), b.norm()
     if la == 0 or lb == 0:
         return _linear(a, b, steps)
@@ -200,7 +252,9 @@ def _spherical(a: Tensor, b: Tensor, steps: int) -> Tensor:
     return directions * (la + t * (lb - la))
 
 
-def _geodesic(model: Model, path: Tensor, shapes: dict[str, torch.Size], iterations: int = 200) -> Tensor:
+def _geodesic(
+    model: Model, path: Tensor, shapes: dict[str, torch.Size], given: Mapping[str, Tensor], iterations: int = 200
+) -> Tensor:
     """Minimise the energy Σ |E[x | z_{i+1}] − E[x | z_i]|² over the inner points of the path."""
     ends, inner = (path[:1], path[-1:]), path[1:-1].clone().requires_grad_()
     if not len(inner):
@@ -210,7 +264,7 @@ def _geodesic(model: Model, path: Tensor, shapes: dict[str, torch.Size], iterati
     )
     for _ in range(iterations):
         optimizer.zero_grad()
-        x = decode(model, _separate(torch.cat([ends[0], inner, ends[1]]), shapes), mean=True)
+        x = decode(model, _separate(torch.cat([ends[0], inner, ends[1]]), shapes), True, given)
         (x[1:] - x[:-1]).square().sum().backward(inputs=[inner])
         optimizer.step()
     return torch.cat([ends[0], inner.detach(), ends[1]])

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from jensen.data import Dataset
 from jensen.distributions import StandardNormal
-from jensen.jobs.encode import code_names, decode, encode
+from jensen.jobs.encode import decode, encode, represent
 from jensen.jobs.run import Run
 
 MANIFOLD_PIXELS = 560  # a manifold shows as many pictures across as fit, between 6 and 20
@@ -27,7 +26,7 @@ class LatentMap:
         flattened: the share of the variance of the posterior means that the two coordinates hold, where they
             are principal components of more; None where the latent space itself has two dimensions.
         manifold: pictures (rows, columns, C, H, W) in the data's levels, first coordinate to the right and
-            second one up; None for tables.
+            second one up; None for tables, and where there is more than one hidden variable or a condition.
         spread: how the places of the manifold were chosen: "prior" or "data".
     """
 
@@ -40,13 +39,13 @@ class LatentMap:
 
 
 def latent_map(run: Run, data: Dataset, split: str, limit: int = 1000) -> LatentMap:
-    """The map of a trained model, over at most `limit` data of a split.
+    """The map of a trained model, over at most `limit` data of a split. A flow of pictures gives no manifold.
 
     With more than two latent dimensions it shows the plane of the first two principal components of the
     posterior means; with one alone, a line.
 
     Raises:
-        CapabilityError: the model has no hidden variables.
+        CapabilityError: the model has no representation.
     """
     part = data.split(split)
     z = encode(run, data, split=split, limit=limit).astype(np.float64)
@@ -69,18 +68,18 @@ def latent_map(run: Run, data: Dataset, split: str, limit: int = 1000) -> Latent
 
 
 def _has_standard_normal_prior(run: Run) -> bool:
-    names = code_names(run.model)
-    if len(names) != 1 or names[0] not in run.model.p:
+    model = run.model
+    if len(model.inferred) != 1 or model.inferred[0] not in model.p:
         return False
-    return isinstance(run.model.p[names[0]].module(), StandardNormal)
+    return isinstance(model.p[model.inferred[0]].module(), StandardNormal)
 
 
 @torch.no_grad()
 def _manifold(run: Run, center: np.ndarray, basis: np.ndarray, points: np.ndarray, standard: bool) -> np.ndarray | None:
     """Expected pictures at quantiles of the prior, or of the data's own coordinates."""
-    names = code_names(run.model)
-    if len(names) != 1:
+    if len(run.model.inferred) != 1 or run.model.context:
         return None
+    (name,) = run.model.inferred
     width = run.schema.event_shape[2]
     n = min(20, max(6, MANIFOLD_PIXELS // width))
     at = (np.arange(n) + 0.5) / n
@@ -91,15 +90,7 @@ def _manifold(run: Run, center: np.ndarray, basis: np.ndarray, points: np.ndarra
     up = up[:1] if len(center) == 1 else up
     places = np.stack(np.meshgrid(across, up[::-1]), -1).reshape(-1, 2)
     z = torch.from_numpy(places @ basis + center).float().to(run.device)
-    shape = _event_shape(run, names[0])
-    x = decode(run.model.eval(), {names[0]: z.reshape(-1, *shape)}, mean=True)
+    zeros = torch.zeros(1, *run.schema.event_shape, device=run.device)
+    shape = represent(run.model, {run.model.data: zeros})[name].shape[1:]
+    x = decode(run.model, {name: z.reshape(-1, *shape)}, mean=True, given={})
     return x.cpu().numpy().reshape(len(up), n, *run.schema.event_shape)
-
-
-def _event_shape(run: Run, name: str) -> tuple[int, ...]:
-    x = torch.zeros(1, *run.schema.event_shape, device=run.device)
-    values: dict[str, Tensor] = {"x": x, **run._toy_context()}
-    for factor in run.model.q:
-        met = factor.module(*(values[parent] for parent in factor.parents))
-        values[factor.name] = met if isinstance(met, Tensor) else met.mean
-    return tuple(values[name].shape[1:])

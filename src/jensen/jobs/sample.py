@@ -23,8 +23,8 @@ def sample(run: Run, n: int = 64, *, temperature: float = 1.0, seed: int = 0, me
 
     Args:
         n: how many.
-        temperature: multiplies the scale of hidden Gaussian variables; 1 samples the model itself, below 1 stays
-            nearer to the prior's mode.
+        temperature: multiplies the scale of hidden normal variables, and of a flow's normal base; 1 samples the model
+            itself, below 1 stays nearer to the mode.
         seed: equal seeds give equal samples.
         mean: give E[x | z] of each draw of what is hidden instead of a draw of x: smoother, and no sample.
 
@@ -34,7 +34,7 @@ def sample(run: Run, n: int = 64, *, temperature: float = 1.0, seed: int = 0, me
 
     Raises:
         CapabilityError: p has no distribution over what is hidden.
-        ConfigError: n or the temperature is out of range.
+        ConfigError: n or the temperature is out of range, or a flow's base has no scale.
     """
     if n < 1:
         raise ConfigError(f"-n: expected >= 1, got {n}")
@@ -44,14 +44,21 @@ def sample(run: Run, n: int = 64, *, temperature: float = 1.0, seed: int = 0, me
     with seeded(seed, run.device):
         for start in range(0, n, BATCH):
             size = min(BATCH, n - start)
-            values = run.model.sample(size, temperature=temperature)
+            try:
+                values = run.model.sample(size, temperature=temperature)
+            except ValueError as e:
+                if temperature == 1:
+                    raise
+                raise ConfigError(f"--temperature: {e}") from None
             parts.append(expected(run, values) if mean else values[run.model.data])
     return restore(run, torch.cat(parts), mean)
 
 
 def expected(run: Run, values: dict[str, Tensor]) -> Tensor:
-    """E[x | parents], (n, *event), prepared."""
+    """E[x | parents], (n, *event), prepared; x itself where a map makes it of its base."""
     factor = run.model.p[run.model.data]
+    if factor.name in run.model.inverted:
+        return values[factor.name]
     given = [values[name] for name in factor.parents]
     dist = factor.module(*given)
     mean = dist.mean
