@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -46,6 +48,61 @@ def interleave(contestants: dict[str, Callable[[], int]], rounds: int, unit: str
         if turn:
             print(f"round {turn}: " + ", ".join(f"{n} {r[-1]:,.0f}" for n, r in rates.items()), file=sys.stderr)
     return {"unit": unit, "rounds": rounds, "rates": rates}
+
+
+Factory = Callable[..., Callable[[], int]]
+
+
+def interleave_processes(
+    contestants: dict[str, tuple[Factory, tuple[Any, ...]]], rounds: int, unit: str
+) -> dict[str, Any]:
+    """As `interleave`, each contestant in a process of its own, so that none runs in what another left behind.
+
+    Args:
+        contestants: by name, a factory and its arguments; the factory is called in the contestant's process, once.
+            One that cannot be made, as its library is not installed, raises ImportError and is left out.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers: dict[str, tuple[Any, Any]] = {}
+    for name, (factory, arguments) in contestants.items():
+        here, there = context.Pipe()
+        process = context.Process(target=_contend, args=(there, torch.get_num_threads(), factory, arguments))
+        process.start()
+        there.close()
+        missing = here.recv()
+        if missing:
+            print(f"{name} is left out: {missing}", file=sys.stderr)
+            process.join()
+        else:
+            workers[name] = (process, here)
+
+    def asked(pipe: Any) -> Callable[[], int]:
+        def work() -> int:
+            pipe.send("go")
+            return pipe.recv()
+
+        return work
+
+    try:
+        return interleave({name: asked(pipe) for name, (_, pipe) in workers.items()}, rounds, unit)
+    finally:
+        for process, pipe in workers.values():
+            pipe.close()
+            process.join(10)
+
+
+def _contend(pipe: Any, threads: int, factory: Factory, arguments: tuple[Any, ...]) -> None:
+    """A contestant's process: make it, then work each time it is asked to."""
+    torch.set_num_threads(threads)
+    try:
+        work = factory(*arguments)
+    except ImportError as e:
+        pipe.send(str(e))
+        return
+    pipe.send("")
+    with contextlib.suppress(EOFError):
+        while pipe.recv():
+            pipe.send(work())
 
 
 def ratio(rates: dict[str, list[float]], a: str, b: str) -> float:

@@ -5,6 +5,7 @@
 - **jensen fp32, jensen bf16**: the trainer that `jensen train` runs, as in a run of 100 epochs: logging, metrics.jsonl,
   averaged weights, checkpoints, and validation on 10,000 pictures as often as it does (every fourth epoch here); four
   epochs a round. `no validation` is the same with a single picture to validate on, to compare like with like.
+  Each contestant has a process of its own.
 - **hand-tuned loop**: tensors indexed on the device, fused Adam, nothing else: no logging, no validation.
 - **official example**: PyTorch's own VAE example: a DataLoader over a dataset of tensors, `.item()` each step.
 - **Pythae** (extra `bench`): its trainer, with the same network.
@@ -24,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness import arguments, interleave, keep
+from harness import arguments, interleave_processes, keep
+from jensen.cli.memory import keep_freed_memory
 from jensen.conditionals.amortized import set_precision
 from jensen.core import seeded
 from jensen.data import Schema, TensorSplit
@@ -39,11 +41,14 @@ SCHEMA = Schema.of_pictures((1, 28, 28), levels=2)
 
 def pictures(n: int) -> Tensor:
     """Binary pictures, float32, (n, 784)."""
+    torch.manual_seed(0)
     return (torch.rand(n, 784) < 0.13).float()
 
 
-def jensen(train: Tensor, valid: Tensor, precision: str, folder: Path) -> Callable[[], int]:
-    """The real trainer, in the middle of a run of 100 epochs."""
+def jensen(n: int, validated: int, precision: str, folder: Path) -> Callable[[], int]:
+    """The real trainer, in the middle of a run of 100 epochs, in a process set up as `jensen train` sets up its own."""
+    keep_freed_memory()
+    train, valid = pictures(n), pictures(validated)
     with seeded(0):
         model = build("vae", SCHEMA, {"latents": 20, "encoder.hidden": [400], "decoder.hidden": [400]})
     settings = training_settings({"epochs": 100, "batch_size": BATCH, "precision": precision})
@@ -83,8 +88,9 @@ def negative_elbo(x: Tensor, logits: Tensor, mean: Tensor, log_var: Tensor) -> T
     return reconstruction - 0.5 * torch.sum(1 + log_var - mean.pow(2) - log_var.exp())
 
 
-def hand_tuned(train: Tensor) -> Callable[[], int]:
+def hand_tuned(n: int) -> Callable[[], int]:
     """Nothing but the work."""
+    train = pictures(n)
     model = Plain()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
 
@@ -101,8 +107,9 @@ def hand_tuned(train: Tensor) -> Callable[[], int]:
     return work
 
 
-def official(train: Tensor) -> Callable[[], int]:
+def official(n: int) -> Callable[[], int]:
     """As in the example: a loader of single items, a default Adam, the loss read at each step."""
+    train = pictures(n)
     model = Plain()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     labels = torch.zeros(len(train), dtype=torch.long)
@@ -121,17 +128,16 @@ def official(train: Tensor) -> Callable[[], int]:
     return work
 
 
-def pythae(train: Tensor, valid: Tensor, folder: Path) -> Callable[[], int] | None:
-    """Pythae's trainer with the same network; None where it is not installed."""
+def pythae(n: int, validated: int, folder: Path) -> Callable[[], int]:
+    """Pythae's trainer with the same network."""
     warnings.simplefilter("ignore")
-    try:
-        from pythae.models import VAE, VAEConfig
-        from pythae.models.base.base_utils import ModelOutput
-        from pythae.models.nn import BaseDecoder, BaseEncoder
-        from pythae.trainers import BaseTrainer, BaseTrainerConfig
-    except ImportError:
-        return None
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
     logging.disable(logging.INFO)
+    train, valid = pictures(n), pictures(validated)
 
     class Encoder(BaseEncoder):
         def __init__(self) -> None:
@@ -179,22 +185,18 @@ class _PythaeData(torch.utils.data.Dataset):
 
 def main() -> None:
     options = arguments(__doc__, rounds=10, train=50_000, valid=10_000)
-    torch.manual_seed(0)
-    train, valid = pictures(options.train), pictures(options.valid)
+    n, valid = options.train, options.valid
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        contestants: dict[str, Callable[[], int] | None] = {
-            "jensen fp32": jensen(train, valid, "fp32", folder / "fp32"),
-            "hand-tuned loop": hand_tuned(train),
-            "jensen bf16": jensen(train, valid, "bf16", folder / "bf16"),
-            "jensen fp32, no validation": jensen(train, valid[:1], "fp32", folder / "none"),
-            "official example": official(train),
-            "Pythae": pythae(train, valid, folder / "pythae"),
+        contestants = {
+            "jensen fp32": (jensen, (n, valid, "fp32", folder / "fp32")),
+            "hand-tuned loop": (hand_tuned, (n,)),
+            "jensen bf16": (jensen, (n, valid, "bf16", folder / "bf16")),
+            "jensen fp32, no validation": (jensen, (n, 1, "fp32", folder / "none")),
+            "official example": (official, (n,)),
+            "Pythae": (pythae, (n, valid, folder / "pythae")),
         }
-        present = {n: work for n, work in contestants.items() if work is not None}
-        if "Pythae" not in present:
-            print('Pythae is not installed: pip install -e ".[bench]"')
-        table = interleave(present, options.rounds, unit="images/s")
+        table = interleave_processes(contestants, options.rounds, unit="images/s")
     keep(options.out, table, ["jensen fp32", "jensen bf16"], {"batch": BATCH, "network": "784-400-20", "seed": 0})
 
 

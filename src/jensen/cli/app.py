@@ -11,6 +11,7 @@ import typer
 from jensen.cli.failures import Guarded
 from jensen.cli.judging import compare, demo, diagnose, report
 from jensen.cli.looking import data, models, show
+from jensen.cli.memory import keep_freed_memory
 from jensen.cli.training import train
 from jensen.cli.using import encode, interpolate, reconstruct, sample, score
 
@@ -58,4 +59,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # "≥" where the locale has no such sign
+    keep_freed_memory()
     app(prog_name="jensen")
