@@ -56,6 +56,10 @@ class TrainingError(JensenError):
     """Training cannot go on (a term is not finite); names the batch, the term and the parameter."""
 
 
+class PrecisionWarning(UserWarning):
+    """float32 lost digits that matter, and float64 took its place."""
+
+
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """A hint `; did you mean 'x'?`, or the list of options when nothing is near.
 

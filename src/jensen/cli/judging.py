@@ -9,7 +9,7 @@ import typer
 
 from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, RunData, RunFolder, Seed
-from jensen.cli.printing import note, print_json
+from jensen.cli.printing import note, print_json, warnings_as_notes
 from jensen.cli.progress import TrainingProgress, working
 from jensen.cli.training import sigterm_as_interrupt
 from jensen.errors import ConfigError
@@ -55,7 +55,7 @@ def compare(
         raise ConfigError(f"compare: expected two runs or more, got {', '.join(folders) or 'none'}")
     opened = [open_run(folder, device) for folder in folders]
     given = data_for(opened[0], data)
-    with working("scoring"):
+    with warnings_as_notes(), working("scoring"):
         found = job(opened, given, split=split, estimator=estimator, particles=particles, limit=limit, seed=seed)
     if as_json:
         print_json(found.to_dict())

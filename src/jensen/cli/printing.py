@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import typer
+
+from jensen.errors import PrecisionWarning
 
 
 def print_json(value: Any) -> None:
@@ -37,6 +41,19 @@ def plain(value: Any) -> Any:
 def note(text: str) -> None:
     """A remark for people, on stderr."""
     typer.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Inside, what float32 lost is said in a note instead of a Python warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PrecisionWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, PrecisionWarning):
+            note(f"note: {warning.message}")
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str] = ()) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, RunData, RunFolder, Seed
-from jensen.cli.printing import note, print_json
+from jensen.cli.printing import note, print_json, warnings_as_notes
 from jensen.cli.progress import ShareProgress
 from jensen.cli.writing import STDOUT, check_out, write_result
 from jensen.errors import ConfigError
@@ -43,7 +43,7 @@ def score(
             raise ConfigError("--out - and --json would both write to stdout; name a file")
     opened = open_run(run, device)
     given = data_for(opened, data)
-    with ShareProgress("scoring") as progress:
+    with warnings_as_notes(), ShareProgress("scoring") as progress:
         result = opened.score(
             given,
             split=split,

@@ -32,6 +32,9 @@ class Score:
         subset: None, or what part of the split was scored.
         log_jacobian: added to go from prepared to the user's units, in nats.
         effective_sample_size: median over data, where the estimator weighs particles.
+        precision: "float32" or "float64", in which the rows were computed.
+        float64_rows: how many of them were computed again in float64, as float32 gave no finite number.
+        float32_error: mean |float32 − float64| in nats over the rows on which the two were compared; None where none.
         rows: nats of each datum, (n,).
         weights: of the rows, (n,); None where all count alike.
     """
@@ -53,6 +56,9 @@ class Score:
     subset: str | None = None
     log_jacobian: float = 0.0
     effective_sample_size: float | None = None
+    precision: str = "float32"
+    float64_rows: int = 0
+    float32_error: float | None = None
     rows: Tensor | None = None
     weights: Tensor | None = None
 
@@ -66,6 +72,16 @@ class Score:
         """Whether, for half the data, fewer than five particles' worth of weight carries the estimate."""
         size = self.effective_sample_size
         return self.particles > 1 and size is not None and size < 5
+
+    @property
+    def about_precision(self) -> str:
+        """What float32 lost, in a sentence; empty where it did."""
+        if self.float64_rows:
+            which = "1 datum" if self.float64_rows == 1 else f"{self.float64_rows:,} data"
+            return f"float32 gave no finite number for {which}; computed in float64"
+        if self.precision == "float64" and self.float32_error is not None:
+            return f"float32 was off by {self.float32_error:.3g} nats per datum; computed in float64"
+        return ""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the rows and their weights, fit for JSON."""

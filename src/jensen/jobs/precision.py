@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -24,7 +25,8 @@ def as_in(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def precision(model: Model) -> torch.dtype:
     """float32 or float64."""
-    return next((p.dtype for p in model.parameters()), torch.float32)
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
 
 @torch.no_grad()

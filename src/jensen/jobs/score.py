@@ -1,20 +1,31 @@
-"""Score: log p(x), exact or bounded, in nats, in the units of the user's data."""
+"""Score: log p(x), exact or bounded, in nats, in the units of the user's data.
+
+It is computed in float32. Where densities are exact, or those of invertible maps, it is compared with float64 on some
+of the data, and computed anew in float64 where the difference matters; rows that are not finite always are.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jensen.core import EXACT, Score, mean_and_stderr, seeded
-from jensen.errors import CapabilityError, ConfigError, JensenError, ResourceError, did_you_mean
+from jensen.core import EXACT, Model, Score, mean_and_stderr, seeded
+from jensen.data import TensorSplit
+from jensen.errors import CapabilityError, ConfigError, JensenError, PrecisionWarning, ResourceError, did_you_mean
 from jensen.jobs.job import job
+from jensen.jobs.precision import as_in, doubled, log_densities, precision
 from jensen.jobs.run import Run
 from jensen.objectives.estimators import ESTIMATORS, Estimate, rows_within
 
 DEFAULT_PARTICLES = {"exact": 1, "elbo": 1, "iw": 500, "prior": 5000, "ais": 16}
 BATCH = 500
+COMPARED, EXTREMES = 64, 32  # rows at random, and at each end of the scores, on which float32 is checked
+ERROR_NATS = 0.01  # of a row in float32, on average, that matters
+BIAS_SHARE, BIAS_NATS = 0.01, 1e-4  # a bias that matters: of the score's standard error, and no less than that
 
 
 @job("score", needs="likelihood")
@@ -36,7 +47,8 @@ def score(
     Args:
         data: what to score; None for the run's own data.
         split: which part; by default the test part.
-        estimator: "exact", "elbo", "iw", "prior", "ais", or "auto": exact where the model is, else iw.
+        estimator: "exact", "elbo", "iw", "prior", "ais", or "auto": exact where the model is, elbo where q draws only
+            the noise that makes whole numbers continuous, as the literature of flows does, else iw.
         particles: draws a datum (chains for "ais"); default 500 for iw, 5,000 for prior, 16 for ais, 1 for elbo.
         limit: score a random subset of so many.
         seed: of draws and subset.
@@ -48,10 +60,14 @@ def score(
         CapabilityError: the model has no likelihood, or the estimator does not apply to it.
         ConfigError: an unknown estimator, or fewer than one particle.
         ResourceError: memory ran out.
+
+    Warns:
+        PrecisionWarning: float32 lost digits that matter, and float64 took its place.
     """
     likelihood = run.capabilities.likelihood
     if estimator == "auto":
-        estimator = "exact" if likelihood == EXACT else "iw"
+        only_noise = bool(run.model.hidden) and all(map(run.model.is_noisy, run.model.hidden))
+        estimator = "exact" if likelihood == EXACT else "elbo" if only_noise else "iw"
     if estimator not in ESTIMATORS:
         raise ConfigError(f"--estimator: {estimator!r} is not an estimator{did_you_mean(estimator, ESTIMATORS)}")
     if estimator == "exact" and likelihood != EXACT:
@@ -64,18 +80,21 @@ def score(
     k = 1 if estimator == "exact" else k
     found, name, part = run.split(data, split)
     chosen = run.pick(part, limit, seed)
-    estimates = _estimate(run, part, torch.from_numpy(chosen), estimator, k, seed, memory, listener)
-    rows = torch.cat([e.rows for e in estimates]) + run.schema.log_jacobian
-    variance = torch.cat([e.variance for e in estimates])
-    sizes = [e.effective_sample_size for e in estimates if e.effective_sample_size is not None]
+    tensors, index = run.tensors(part), torch.from_numpy(chosen)
     weights = None if part.weight is None else torch.from_numpy(part.weight[chosen])
+
+    def walk(model: Model, which: Tensor) -> Estimate:
+        return _estimate(model, tensors, which, estimator, k, seed, memory, run.device, listener)
+
+    estimate, how = _precise(run.model.eval(), walk, tensors, index, estimator, weights, seed, run.device)
+    rows, sizes = estimate.rows + run.schema.log_jacobian, estimate.effective_sample_size
     nats, stderr = mean_and_stderr(rows, weights)
     share = torch.full_like(rows, 1 / len(rows)) if weights is None else weights / weights.sum()
     kind = EXACT if estimator == "exact" else ESTIMATORS[estimator].kind
     result = Score(
         nats=nats,
         stderr=stderr,
-        stderr_mc=float((share.square() * variance).sum().sqrt()),
+        stderr_mc=float((share.square() * estimate.variance).sum().sqrt()),
         kind=kind,
         estimator=estimator,
         particles=k,
@@ -88,29 +107,92 @@ def score(
         binarization=run.schema.binarization,
         subset=None if limit is None or limit >= len(part) else f"{limit} of {len(part)} at random, seed {seed}",
         log_jacobian=run.schema.log_jacobian,
-        effective_sample_size=float(torch.cat(sizes).median()) if sizes else None,
+        effective_sample_size=float(sizes.median()) if sizes is not None else None,
         rows=rows,
         weights=weights,
+        **how,
     )
+    if result.about_precision:
+        warnings.warn(result.about_precision, PrecisionWarning, stacklevel=3)
     if keep and run.folder is not None:
         run.folder.add_score(result.to_dict())
     return result
 
 
+def _precise(
+    model: Model,
+    walk: Callable[[Model, Tensor], Estimate],
+    tensors: TensorSplit,
+    index: Tensor,
+    estimator: str,
+    weights: Tensor | None,
+    seed: int,
+    device: torch.device,
+) -> tuple[Estimate, dict[str, Any]]:
+    """The estimate, in float64 where float32 loses digits that matter; and what the score says of that."""
+    found = walk(model, index)
+    if precision(model) == torch.float64:
+        return found, {"precision": "float64"}
+    error, double = None, None
+    if estimator == "exact" or any(getattr(f.module, "invertible", False) for f in model.p):
+        double = doubled(model)
+        with seeded(seed, device):
+            error, matters = _float32_error(model, double, tensors, index, found.rows, weights)
+        if matters:
+            return walk(double, index), {"precision": "float64", "float32_error": error}
+    wrong = ~found.rows.isfinite()
+    if wrong.any():
+        again = walk(double or doubled(model), index[wrong])
+        for name in ("rows", "variance", "effective_sample_size"):
+            if getattr(found, name) is not None:
+                getattr(found, name)[wrong] = getattr(again, name)
+        wrong &= found.rows.isfinite()
+    return found, {"float32_error": error, "float64_rows": int(wrong.sum())}
+
+
+def _float32_error(
+    model: Model, double: Model, tensors: TensorSplit, index: Tensor, rows: Tensor, weights: Tensor | None
+) -> tuple[float, bool]:
+    """Mean |float32 − float64| of log-densities, by rows at random and by the most extreme ones; whether it matters."""
+    finite = rows.isfinite().nonzero()[:, 0]
+    random = finite[torch.randperm(len(finite))[:COMPARED]].sort().values
+    ends = finite[rows[finite].argsort()]
+    extreme = torch.cat([ends[:EXTREMES], ends[EXTREMES:][-EXTREMES:]])
+
+    def errors(which: Tensor) -> Tensor:
+        batch = tensors.take(index[which].to(tensors.x.device))
+        single, exact = log_densities(model, double, batch)
+        return (single - exact).cpu().nan_to_num(0.0, 0.0, 0.0)  # what is not finite is computed anew in any case
+
+    if not len(finite):
+        return 0.0, False
+    typical = errors(random)
+    error = max(float(typical.abs().mean()), float(errors(extreme).abs().sum()) / len(rows))
+    bias, uncertain = mean_and_stderr(typical)
+    _, stderr = mean_and_stderr(rows[finite], None if weights is None else weights[finite])
+    return error, error > ERROR_NATS or abs(bias) - 2 * uncertain > max(BIAS_SHARE * stderr, BIAS_NATS)
+
+
 def _estimate(
-    run: Run, part: Any, chosen: Tensor, estimator: str, particles: int, seed: int, memory: float, listener: Any
-) -> list[Estimate]:
-    tensors = run.tensors(part)
-    run.model.eval()
+    model: Model,
+    tensors: TensorSplit,
+    chosen: Tensor,
+    estimator: str,
+    particles: int,
+    seed: int,
+    memory: float,
+    device: torch.device,
+    listener: Any,
+) -> Estimate:
     estimates = []
-    rows = rows_within(run.model, tensors.take(slice(0, 1)), memory)
+    rows = rows_within(model, as_in(model, tensors.take(slice(0, 1))), memory)
     batch_size = max(1, BATCH if particles <= BATCH else BATCH // 10)  # between two calls of the listener
-    with seeded(seed, run.device):
+    with seeded(seed, device):
         for start in range(0, len(chosen), batch_size):
-            batch = tensors.take(chosen[start : start + batch_size].to(run.device))
-            observed = {n: v for n, v in batch.items() if n in ("x", *run.model.context)}
+            batch = as_in(model, tensors.take(chosen[start : start + batch_size].to(device)))
+            observed = {n: v for n, v in batch.items() if n in ("x", *model.context)}
             try:
-                estimate = ESTIMATORS[estimator].estimate(run.model, observed, particles, rows)
+                estimate = ESTIMATORS[estimator].estimate(model, observed, particles, rows)
             except JensenError:
                 raise
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
@@ -120,10 +202,12 @@ def _estimate(
                     f"out of memory scoring {batch_size} data with {particles} particles; try fewer particles, "
                     f"or memory={memory / 4:g} from Python"
                 ) from None
-            sizes = estimate.effective_sample_size
-            estimates.append(
-                Estimate(estimate.rows.cpu(), estimate.variance.cpu(), None if sizes is None else sizes.cpu())
-            )
+            estimates.append(estimate)
             if listener is not None:
                 listener(min(1.0, (start + batch_size) / len(chosen)))
-    return estimates
+    sizes = [e.effective_sample_size for e in estimates if e.effective_sample_size is not None]
+    return Estimate(
+        torch.cat([e.rows for e in estimates]).cpu(),
+        torch.cat([e.variance for e in estimates]).cpu(),
+        torch.cat(sizes).cpu() if sizes else None,
+    )
