@@ -26,16 +26,17 @@ from jensen.data.schema import Schema
 from jensen.errors import ConfigError
 from jensen.objectives.likelihood import maximum_likelihood
 from jensen.registry import Dequantizer, Prior, component
-from jensen.transforms import ActNorm, Affine, Composed, Exp, Transform, levels
+from jensen.transforms import ActNorm, Affine, Composed, Exp, Marginals, Transform, levels
 
 Builder = Callable[..., Transform]
 
 
-def flow(name: str, *, paper: str, toy: str = "table") -> Callable[[Builder], Builder]:
+def flow(name: str, *, paper: str, toy: str = "table", **defaults: Any) -> Callable[[Builder], Builder]:
     """Register `builder(event, context, *, settings...) -> Transform` as a flow and as a model of that name.
 
     `event` is the shape of a datum, `context` the size C of what the transform is conditioned on, 0 for nothing. The
-    model has the builder's settings and those of `density`.
+    model has the builder's settings and those of `density`; `defaults` are those of its settings that differ where a
+    flow is learned from data, by its density, from where it is drawn from.
     """
 
     def register(builder: Builder) -> Builder:
@@ -45,7 +46,7 @@ def flow(name: str, *, paper: str, toy: str = "table") -> Callable[[Builder], Bu
             common = {key: settings.pop(key) for key in list(settings) if key in _COMMON}
             return density(schema, functools.partial(builder, **settings), **common)
 
-        own = _settings(builder)
+        own = [p.replace(default=defaults.get(p.name, p.default)) for p in _settings(builder)]
         model.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
             [inspect.Parameter("schema", inspect.Parameter.POSITIONAL_OR_KEYWORD), *own, *_COMMON.values()]
         )
@@ -66,6 +67,7 @@ def density(
     base: Prior = "normal",
     dequantizer: Dequantizer = "uniform",
     alpha: Annotated[float, Field(ge=0, lt=0.5)] = 0.05,
+    marginals: bool = False,
     conditional: bool = False,
 ) -> Model:
     """A model of the data whose density is that of a flow.
@@ -74,11 +76,13 @@ def density(
         base: density of z, from which the flow starts.
         dequantizer: for whole numbers, how noise is added to them.
         alpha: of grey levels, how far logit(α + (1 − 2α) v / levels) keeps from the ends.
+        marginals: of grey levels and bits, whether each is carried to a standard normal by its own histogram in the
+            first data, in place of the logit.
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
     support, (parents, context) = Support.of(schema), _context(schema, conditional)
     made = transform(support.shape, context.size if context else 0)
-    chain = [made, ActNorm(support.shape), *_onto(support, alpha)]
+    chain = [made, ActNorm(support.shape), *_onto(support, alpha, marginals)]
     name = "x" if support.kind == "real" else "v"
     given = f" | {', '.join(parents)}" if context else ""
     p: dict[str, nn.Module] = {f"{name}{given}": Flow(base(made.domain_shape), Composed(chain), context)}
@@ -89,12 +93,14 @@ def density(
     return Model(Joint(p), Joint(q), maximum_likelihood("log_likelihood" if name == "x" else "elbo"))
 
 
-def _onto(support: Support, alpha: float) -> list[Transform]:
+def _onto(support: Support, alpha: float, marginals: bool) -> list[Transform]:
     """From standardised real numbers to where the data lie."""
     if support.kind == "real":
         return []
     if support.kind == "count":
         return [Exp(support.shape), Affine(support.shape, -0.5)]  # large counts by their logarithm
+    if marginals:
+        return [Marginals(support.shape, support.levels or 2)]
     return [levels(support.shape, support.levels or 2, alpha)]
 
 
