@@ -23,7 +23,10 @@ def arguments(about: str | None, **defaults: Any) -> argparse.Namespace:
     """Options common to all benchmarks, and a benchmark's own with their defaults."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in defaults.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default)
+        if isinstance(default, bool):
+            parser.add_argument(f"--{name}", action="store_true")
+        else:
+            parser.add_argument(f"--{name}", type=type(default), default=default)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
@@ -123,9 +126,6 @@ def keep(path: Path | None, table: dict[str, Any], ours: str | list[str], extra:
             row += f"  {ratios[n][other]:16.2f}"
         print(row)
     result = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
         **extra,
         "unit": table["unit"],
         "rounds": table["rounds"],
@@ -133,10 +133,38 @@ def keep(path: Path | None, table: dict[str, Any], ours: str | list[str], extra:
         "ratios": ratios,
         "rates": {n: [round(x, 1) for x in r] for n, r in rates.items()},
     }
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"kept in {path}")
+    _write(path, result)
+
+
+def keep_table(
+    path: Path | None, about: str, columns: list[str], lines: list[list[str]], extra: dict[str, Any]
+) -> None:
+    """Print a table of any kind, and write it as `keep` does; the docs show it as it stands.
+
+    Args:
+        about: a sentence above the table.
+        extra: the numbers themselves, unrounded, and how they came about.
+    """
+    widths = [max(len(line[i]) for line in [columns, *lines]) for i in range(len(columns))]
+    print(f"\n{about}")
+    for line in [columns, *lines]:
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        print("  ".join([line[0].ljust(widths[0]), *cells[1:]]))
+    _write(path, {**extra, "table": {"about": about, "columns": columns, "rows": lines}})
+
+
+def _write(path: Path | None, result: dict[str, Any]) -> None:
+    """With command, date and machine."""
+    if path is None:
+        return
+    conditions = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**conditions, **result}, indent=1) + "\n")
+    print(f"kept in {path}")
 
 
 def machine() -> dict[str, Any]:

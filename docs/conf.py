@@ -129,6 +129,28 @@ def preset_result(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def measured_page() -> str:
+    """Tables that were kept, as they stand in benchmarks/results."""
+    parts = ["# Measured side by side\n", "Qualities and memory, with another library beside ours in one run.\n"]
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text())
+        if "table" not in result:
+            continue
+        machine, table = result["machine"], result["table"]
+        versions = "".join(f", {name} {version}" for name, version in result.get("versions", {}).items())
+        parts += [
+            f"## {path.stem}\n",
+            table["about"] + "\n",
+            "| " + " | ".join(table["columns"]) + " |",
+            "|---" * len(table["columns"]) + "|",
+            *("| " + " | ".join(row) + " |" for row in table["rows"]),
+            "",
+            f"`{result['command']}`, {result['date']}, {machine['threads']} threads of {machine['processor']}, "
+            f"torch {machine['torch']}{versions}.\n",
+        ]
+    return "\n".join(parts)
+
+
 def results_page() -> str:
     """Speeds that were kept: medians, and ratios of interleaved pairs."""
     parts = ["# Measured speeds\n", "Medians over interleaved rounds; a ratio is the median of the rounds' ratios.\n"]
@@ -166,6 +188,7 @@ def index_page(models: list[Component]) -> str:
         "components",
         "presets",
         "speeds",
+        "measured",
         "```",
         "",
     ]
@@ -178,6 +201,7 @@ def write_model_pages(app: Any = None) -> None:
     pages = {f"{model.name}.md": model_page(model) for model in models}
     pages |= {"index.md": index_page(models), "components.md": components_page()}
     pages |= {"presets.md": presets_page(), "speeds.md": results_page()}
+    pages |= {"measured.md": measured_page()}
     folder = HERE / "models"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.md"):
