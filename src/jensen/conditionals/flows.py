@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
 from torch.nn.functional import one_hot, softplus
 
 from jensen.conditionals.transformed import Transformed
 from jensen.distributions import DiagonalNormal
 from jensen.registry import FlowSlot, Prior, component
-from jensen.transforms import Transform
+from jensen.transforms import Composed, Inverse, Sigmoid, Softplus, Transform, interval
 
 
 class Flow(nn.Module):
@@ -21,7 +22,7 @@ class Flow(nn.Module):
 
     Args:
         base: `base()` gives a density of batch shape () over `transform.domain_shape`.
-        transform: from base to data.
+        transform: from base to data. Where it does not start from the base's support, a fixed map leads there.
         context: turns the parents into one context, (N, C); None where there are no parents.
 
     Rezende and Mohamed, "Variational inference with normalizing flows", 2015, arXiv:1505.05770; Papamakarios et al.,
@@ -33,7 +34,14 @@ class Flow(nn.Module):
 
     def __init__(self, base: nn.Module, transform: Transform, context: nn.Module | None = None):
         super().__init__()
-        self.base, self.transform, self.context = base, transform, context
+        between = carry(support_of(base), transform.domain, transform.domain_shape)
+        self.base, self.context = base, context
+        self.transform = Composed([*between, transform]) if between else transform
+
+    @property
+    def support(self) -> Any:
+        """The constraint on one element of x."""
+        return self.transform.codomain
 
     @property
     def sequential_steps(self) -> int:
@@ -47,6 +55,36 @@ class Flow(nn.Module):
     def initialize(self, x: Tensor, *parents: Tensor) -> None:
         """Let layers that start from data see x, (n, *event)."""
         self.transform.initialize(x, self.context(*parents) if self.context else None)
+
+
+def support_of(module: nn.Module) -> Any:
+    """The constraint on one element of what a prior or a posterior gives: the real line unless `support` is one."""
+    support = getattr(module, "support", None)
+    return support if isinstance(support, constraints.Constraint) else constraints.real
+
+
+def carry(start: Any, end: Any, shape: tuple[int, ...]) -> list[Transform]:
+    """Fixed maps of each element that lead from one support onto another, by way of the real line.
+
+    >>> [type(t).__name__ for t in carry(constraints.real, constraints.unit_interval, (2,))]
+    ['Sigmoid']
+    """
+    if start is end or str(start) == str(end):
+        return []
+    there, back = _from_the_real_line(end, shape), _from_the_real_line(start, shape)
+    return [*([Inverse(back)] if back else []), *([there] if there else [])]
+
+
+def _from_the_real_line(support: Any, shape: tuple[int, ...]) -> Transform | None:
+    if support is constraints.real:
+        return None
+    if support is constraints.unit_interval:
+        return Sigmoid(shape)
+    if support is constraints.positive:
+        return Softplus(shape)
+    if isinstance(support, constraints.interval):
+        return interval(shape, float(support.lower_bound), float(support.upper_bound))
+    raise ValueError(f"expected the real line, the positive numbers or an interval, got {support}")
 
 
 class Labels(nn.Module):
@@ -141,3 +179,27 @@ def flow_posterior(
         min_scale: floor under the base's σ.
     """
     return FlowPosterior(latents, flow(latents, context), context, min_scale)
+
+
+class Carried(nn.Module):
+    """A posterior carried onto another support: a logit-normal q(z | x) on (0, 1), say."""
+
+    def __init__(self, posterior: nn.Module, transform: Transform, support: Any):
+        super().__init__()
+        self.posterior, self.transform, self.support = posterior, transform, support
+
+    @property
+    def parameter_shape(self) -> tuple[int, ...]:
+        return self.posterior.parameter_shape  # pyright: ignore[reportReturnType]
+
+    def initial_bias(self, x: Tensor) -> Tensor | None:
+        return self.posterior.initial_bias(x)  # pyright: ignore[reportCallIssue]
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        return Transformed(self.posterior(parameters), self.transform)
+
+
+def onto(posterior: nn.Module, prior: nn.Module, latents: tuple[int, ...]) -> Any:
+    """A posterior that lives where the prior does: as it is, or carried there."""
+    maps = carry(support_of(posterior), support_of(prior), latents)
+    return Carried(posterior, Composed(maps), support_of(prior)) if maps else posterior

@@ -1,11 +1,21 @@
-"""Priors over what is hidden."""
+"""Priors over what is hidden, and base densities of flows.
+
+A prior is a module whose `forward()` gives a density of batch shape () over its event shape. Where the density does
+not live on the real line, `support` says where: a flow then starts there, and a posterior is carried there.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+import math
+from typing import Annotated, Any
 
-from jensen.distributions import StandardNormal
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from jensen.conditionals.heads import positive
+from jensen.distributions import DiagonalNormal, Mixture, StandardNormal, StudentT, Uniform
 from jensen.registry import component
 
 
@@ -35,3 +45,101 @@ class Normal(nn.Module):
 def normal(latents: tuple[int, ...]) -> nn.Module:
     """Standard normal prior, p(z) = N(0, I)."""
     return Normal(latents)
+
+
+class StudentTs(nn.Module):
+    """p(z) = Π_d t(z_d; ν_d): heavy tails.
+
+    Args:
+        event_shape: of z.
+        df: ν > 0 for all dimensions; None learns one for each, above 2, so that the variance is finite.
+    """
+
+    start = 10.0
+    """ν where learning starts."""
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, event_shape: tuple[int, ...], df: float | None = None):
+        super().__init__()
+        self.event_shape, self.df = tuple(event_shape), df
+        self.register_buffer("loc", torch.zeros(self.event_shape), persistent=False)
+        self.register_buffer("scale", torch.ones(self.event_shape), persistent=False)
+        if df is None:
+            self.raw_df = nn.Parameter(torch.zeros(self.event_shape))
+
+    def forward(self) -> StudentT:
+        df = positive(self.raw_df, 2.0, self.start) if self.df is None else torch.full_like(self.loc, self.df)
+        return StudentT(df, self.loc, self.scale, event_dims=len(self.event_shape))
+
+
+@component(
+    "prior",
+    "student-t",
+    paper="as a flow's base: Jaini et al. 2020, arXiv:1907.04481; Alexanderson and Henter 2020, arXiv:2006.06599",
+)
+def student_t(latents: tuple[int, ...], *, df: Annotated[float, Field(gt=0)] | None = None) -> nn.Module:
+    """Independent Student's t densities: a prior or base with heavy tails, which a flow cannot make from light ones.
+
+    Settings:
+        df: degrees of freedom ν; none learns one for each dimension, above 2.
+    """
+    return StudentTs(latents, df)
+
+
+class NormalMixture(nn.Module):
+    """p(z) = Σ_k π_k N(z; μ_k, diag σ²_k), all learned.
+
+    It starts near N(0, I), without data: means drawn with half the deviation, and scales that leave the variance 1.
+    """
+
+    start = math.sqrt(0.75)
+    """σ where learning starts."""
+
+    def __init__(self, event_shape: tuple[int, ...], components: int, min_scale: float):
+        super().__init__()
+        self.event_shape, self.min_scale = tuple(event_shape), min_scale
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(0.5 * torch.randn(components, *self.event_shape))
+        self.raw_scale = nn.Parameter(torch.zeros(components, *self.event_shape))
+
+    def forward(self) -> Mixture:
+        scale = positive(self.raw_scale, self.min_scale, self.start)
+        return Mixture(self.logits, DiagonalNormal(self.loc, scale, event_dims=len(self.event_shape)))
+
+
+@component("prior", "mixture", paper="Dilokthanakul et al. 2016, arXiv:1611.02648")
+def mixture(
+    latents: tuple[int, ...],
+    *,
+    components: Annotated[int, Field(ge=1)] = 10,
+    min_scale: Annotated[float, Field(gt=0, lt=0.8)] = 1e-2,
+) -> nn.Module:
+    """Mixture of diagonal normals: weights, means and scales are learned. Each component is a cluster.
+
+    Settings:
+        components: K.
+        min_scale: floor under every σ.
+    """
+    return NormalMixture(latents, components, min_scale)
+
+
+class UnitCube(nn.Module):
+    """p(z) = 1 on (0, 1)^D."""
+
+    support: Any = constraints.unit_interval
+    like: Tensor
+
+    def __init__(self, event_shape: tuple[int, ...]):
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        self.register_buffer("like", torch.zeros(self.event_shape), persistent=False)
+
+    def forward(self) -> Uniform:
+        return Uniform(self.like, event_dims=len(self.event_shape))
+
+
+@component("prior", "uniform")
+def uniform(latents: tuple[int, ...]) -> nn.Module:
+    """Uniform density on the unit cube. Flows on the real line and posteriors are carried to it by a sigmoid."""
+    return UnitCube(latents)

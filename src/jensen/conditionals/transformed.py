@@ -36,13 +36,16 @@ class Transformed(Distribution):
     """
 
     arg_constraints: ClassVar[dict] = {}
-    has_rsample = True
     density_comes_with_draw = True
     """A draw's density costs nothing beside the draw, and the inverse may be slow."""
     _validate_args = False
 
     def __init__(self, base: Distribution, transform: Transform | _Stopped, context: Tensor | None = None):
         self.base, self.transform, self.context = base, transform, context
+
+    @property
+    def has_rsample(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.base.has_rsample
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -77,7 +80,9 @@ class Transformed(Distribution):
         return x.reshape(lead + x.shape[1:]), ladj.expand(len(rows)).reshape(lead)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self.from_base(self._draw(sample_shape))[0]
+        rows, lead = self._rows(self._draw(sample_shape), torch.Size(self.transform.domain_shape))
+        x = self.transform.forward(rows, self._context(len(rows)))
+        return x.reshape(lead + x.shape[1:])
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
@@ -148,7 +153,7 @@ class Transformed(Distribution):
     def _context(self, rows: int) -> Tensor | None:
         if self.context is None or len(self.context) == rows:
             return self.context
-        return self.context.repeat(rows // len(self.context), 1)
+        return self.context.repeat(rows // len(self.context), *(1,) * (self.context.dim() - 1))
 
 
 class _Stopped:
@@ -163,6 +168,9 @@ class _Stopped:
 
     def forward_and_ladj(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return functional_call(_Method(self._transform, "forward_and_ladj"), self._named(), (z, context))
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return functional_call(_Method(self._transform, "forward"), self._named(), (z, context))
 
     def inverse_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return functional_call(_Method(self._transform, "inverse_and_ladj"), self._named(), (x, context))

@@ -7,7 +7,9 @@ from jensen.distributions.counts import NegativeBinomial, Poisson
 from jensen.distributions.elementwise import Elementwise
 from jensen.distributions.kl import Divergence, divergence
 from jensen.distributions.logistic import DiscretizedLogistic, MixtureDiscretizedLogistic
+from jensen.distributions.mixture import Mixture
 from jensen.distributions.normal import DiagonalNormal, Laplace, StandardNormal, StudentT
+from jensen.distributions.uniform import Uniform
 
 __all__ = [
     "Affine",
@@ -19,10 +21,12 @@ __all__ = [
     "Divergence",
     "Elementwise",
     "Laplace",
+    "Mixture",
     "MixtureDiscretizedLogistic",
     "NegativeBinomial",
     "Poisson",
     "StandardNormal",
     "StudentT",
+    "Uniform",
     "divergence",
 ]

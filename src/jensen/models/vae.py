@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from jensen.conditionals.amortized import Amortized, rescaled
+from jensen.conditionals.flows import onto
 from jensen.conditionals.heads import Support
 from jensen.core import Joint, Model
 from jensen.data.schema import Schema
@@ -42,7 +43,8 @@ def vae(
         objective: what training maximises.
     """
     support, z = Support.of(schema), (latents,)
-    head, code = likelihood(support), posterior(z)
-    p = Joint({"z": prior(z), "x | z": Amortized(decoder(z, head.parameter_shape), head)})
+    head, p_z = likelihood(support), prior(z)
+    code = onto(posterior(z), p_z, z)
+    p = Joint({"z": p_z, "x | z": Amortized(decoder(z, head.parameter_shape), head)})
     q = Joint({"z | x": Amortized(rescaled(encoder(support.shape, code.parameter_shape), support), code)})
     return Model(p, q, objective())

@@ -142,7 +142,7 @@ def _anneal(
     with torch.no_grad():
         start = evidence(model.p, hidden, observed, k)
         for name in names:
-            if not start.q[name].has_rsample:
+            if start.q[name].support.is_discrete:  # pyright: ignore
                 raise CapabilityError(f"ais moves continuous variables, and {name!r} is discrete; use --estimator iw")
     shapes = [start.values[name].shape[1:] for name in names]
     z = torch.cat([start.values[name].flatten(1) for name in names], 1)  # (K·B, D)

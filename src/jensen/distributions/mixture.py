@@ -1,0 +1,120 @@
+"""Mixtures of densities of one family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from jensen.distributions.elementwise import Elementwise
+
+
+class Mixture(Distribution):
+    r"""p(x) = Σ_k π_k p_k(x), the p_k of one family, each over a whole event.
+
+        log p(x) = logsumexp_k (log π_k + log p_k(x))
+
+    The elements of an event depend on one another by way of k. A draw has no gradient.
+
+    Args:
+        logits: log π up to a constant, `(*batch, K)`.
+        components: of batch shape `(*batch, K)`.
+
+    >>> from jensen.distributions import DiagonalNormal
+    >>> p = Mixture(torch.zeros(2), DiagonalNormal(torch.tensor([[0.0], [5.0]]), torch.ones(2, 1)))
+    >>> p.log_prob(torch.tensor([0.0])), p.responsibilities(torch.tensor([2.5]))
+    (tensor(-1.6121), tensor([0.5000, 0.5000]))
+    """
+
+    arg_constraints: ClassVar[dict] = {}
+    has_rsample = False
+    _validate_args = False
+
+    def __init__(self, logits: Tensor, components: Elementwise):
+        self.logits, self.components = logits, components
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.components.batch_shape[:-1]
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return self.components.event_shape
+
+    @property
+    def support(self) -> Any:
+        """The constraint on one element of x."""
+        return self.components.support
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log π in nats, `(*batch, K)`."""
+        return self.logits.log_softmax(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """In nats, `(*batch,)`."""
+        return self._joint(value).logsumexp(-1)
+
+    def responsibilities(self, value: Tensor) -> Tensor:
+        """p(k | x), `(*batch, K)`."""
+        return self._joint(value).softmax(-1)
+
+    def _joint(self, value: Tensor) -> Tensor:
+        """log π_k p_k(x), `(*batch, K)`."""
+        return self.log_weights + self.components.log_prob(value.unsqueeze(value.dim() - self.components.event_dims))
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """First k, then x given k."""
+        shape = torch.Size(sample_shape) + self.batch_shape
+        with torch.no_grad():
+            noise = torch.empty(shape + self.logits.shape[-1:], dtype=self.logits.dtype, device=self.logits.device)
+            return self._chosen((self.logits - noise.exponential_().log()).argmax(-1)).sample()  # by Gumbel noise
+
+    def _chosen(self, k: Tensor) -> Elementwise:
+        """Components k, of the batch shape of k."""
+
+        def pick(parameter: Tensor, own: int) -> Tensor:
+            rest = parameter.shape[len(self.batch_shape) + 1 :]
+            index = k.reshape(*k.shape, 1, *(1,) * len(rest)).expand(*k.shape, 1, *rest)
+            every = parameter.expand(*k.shape, *parameter.shape[len(self.batch_shape) :])
+            return every.gather(k.dim(), index).squeeze(k.dim())
+
+        return self.components.expand(self.components.batch_shape)._map(pick)
+
+    @property
+    def mean(self) -> Tensor:
+        """Σ π_k μ_k, `(*batch, *event)`."""
+        return self._average(self.components.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Σ π_k (σ²_k + μ²_k) − (Σ π_k μ_k)², element by element, `(*batch, *event)`."""
+        spread = self.components.mean - self.mean.unsqueeze(len(self.batch_shape))
+        return self._average(self.components.variance + spread.square())
+
+    def _average(self, values: Tensor) -> Tensor:
+        weights = self.log_weights.exp()
+        return (weights.reshape(weights.shape + (1,) * len(self.event_shape)) * values).sum(len(self.batch_shape))
+
+    def detach(self) -> Self:
+        """The same density with its parameters stopped; gradients still reach the value."""
+        return type(self)(self.logits.detach(), self.components.detach())
+
+    def unflatten(self, sizes: Sequence[int]) -> Self:
+        """The first batch dimension, of size K·B, seen as `sizes`, say (K, B)."""
+        if not self.batch_shape:
+            return self
+        logits = self.logits.unflatten(0, tuple(sizes)) if self.logits.dim() > 1 else self.logits
+        return type(self)(logits, self.components.unflatten(sizes))
+
+    def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> Self:
+        """The same density for every index of a larger batch, without copying."""
+        full = torch.Size(batch_shape) + self.components.batch_shape[-1:]
+        return type(self)(self.logits.expand(full), self.components.expand(full))
+
+    def __repr__(self) -> str:
+        batch, event = tuple(self.batch_shape), tuple(self.event_shape)
+        return f"Mixture(batch_shape={batch}, event_shape={event})"
