@@ -15,12 +15,20 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from jensen.core import seeded
+from jensen.nets import mlp
+from jensen.nets.coupling import PictureConditioner
 from jensen.transforms import (
     ActNorm,
     Affine,
+    AffineMap,
     Composed,
+    Coupling,
     Exp,
     Inverse,
+    LULinear,
+    Marginals,
+    MultiScale,
+    Permutation,
     Planar,
     Radial,
     Reflections,
@@ -28,11 +36,13 @@ from jensen.transforms import (
     Scaling,
     Sigmoid,
     Softplus,
+    Squeeze,
     Sylvester,
     Transform,
     interval,
     levels,
 )
+from jensen.transforms.coupling import Blocks, Partition, alternating, checkerboard, half
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,22 @@ class Case:
     exact: bool = True  # the inverse is a formula, not found by iteration
 
 
+def coupled(partition: Partition, context: int = 0) -> Coupling:
+    """An affine coupling with a small network."""
+    inputs, outputs = partition.network_shapes(AffineMap.size, context)
+    if len(inputs) == 1:
+        network = mlp(inputs, outputs, hidden=[5], activation="tanh")
+    else:
+        network = PictureConditioner(inputs, outputs, channels=3, blocks=1, kernel=3, activation="tanh")
+    return Coupling(partition, network, AffineMap())
+
+
+def two_scales() -> MultiScale:
+    """(1, 4, 4): squeezed and coupled twice, with half of the channels finished in between."""
+    upper = Composed([coupled(half((4, 2, 2))), Squeeze((1, 4, 4)), coupled(checkerboard((1, 4, 4)))])
+    return MultiScale([upper, Composed([coupled(half((8, 1, 1))), Squeeze((2, 2, 2))])])
+
+
 TRANSFORMS: dict[str, Case] = {
     "affine": Case(lambda: Affine((3,), 1.0, torch.tensor([2.0, -2.0, 0.5]))),
     "scaling": Case(lambda: Scaling((3,))),
@@ -65,6 +91,22 @@ TRANSFORMS: dict[str, Case] = {
     "levels": Case(lambda: levels((1, 2, 2), 256, 0.05), tolerance=1e-2),
     "reshape": Case(lambda: Reshape((4,), (1, 2, 2))),
     "inverse": Case(lambda: Inverse(Softplus((3,)))),
+    "coupling of halves": Case(lambda: coupled(half((5,)))),
+    "coupling of halves, the first changed": Case(lambda: coupled(half((5,), keep_first=False))),
+    "coupling of blocks": Case(lambda: coupled(Blocks((4,), 1), 2), context=2),
+    "coupling, alternating": Case(lambda: coupled(alternating((5,), 1))),
+    "coupling given a context": Case(lambda: coupled(alternating((4,)), 2), context=2),
+    "coupling of channels": Case(lambda: coupled(half((3, 2, 2)))),
+    "coupling of a checkerboard": Case(lambda: coupled(checkerboard((2, 2, 4)))),
+    "coupling of a checkerboard given a context": Case(lambda: coupled(checkerboard((1, 2, 2), 1), 2), context=2),
+    "coupling of an odd checkerboard": Case(lambda: coupled(checkerboard((1, 3, 2)), 2), context=2),
+    "permutation": Case(lambda: Permutation((4,), [2, 0, 3, 1])),
+    "permutation of channels": Case(lambda: Permutation((3, 1, 2), [2, 0, 1])),
+    "triangular factors": Case(lambda: LULinear((4,))),
+    "convolution of size one": Case(lambda: LULinear((3, 2, 2))),
+    "squeeze": Case(lambda: Squeeze((1, 2, 4))),
+    "two scales": Case(two_scales),
+    "marginals": Case(lambda: Marginals((2,), 4)),
     "composed": Case(lambda: Composed([Scaling((3,)), Affine((3,), 1.0, -2.0), ActNorm((3,))])),
     "planar": Case(lambda: Planar(3), exact=False),
     "planar, inverted": Case(lambda: Inverse(Planar(3)), exact=False),

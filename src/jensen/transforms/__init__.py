@@ -1,9 +1,14 @@
 """Invertible maps with their log-determinants, both ways."""
 
+from jensen.transforms.coupling import Coupling
 from jensen.transforms.elementwise import Affine, Exp, Scaling, Sigmoid, Softplus, interval, levels
 from jensen.transforms.householder import Reflections
+from jensen.transforms.linear import LULinear
+from jensen.transforms.marginals import Marginals
 from jensen.transforms.monotone import AdditiveMap, AffineMap, Monotone
+from jensen.transforms.multiscale import MultiScale, Squeeze
 from jensen.transforms.normalization import ActNorm
+from jensen.transforms.permutation import Permutation
 from jensen.transforms.planar import Planar
 from jensen.transforms.radial import Radial
 from jensen.transforms.sylvester import Sylvester
@@ -15,9 +20,14 @@ __all__ = [
     "Affine",
     "AffineMap",
     "Composed",
+    "Coupling",
     "Exp",
     "Inverse",
+    "LULinear",
+    "Marginals",
     "Monotone",
+    "MultiScale",
+    "Permutation",
     "Planar",
     "Radial",
     "Reflections",
@@ -25,6 +35,7 @@ __all__ = [
     "Scaling",
     "Sigmoid",
     "Softplus",
+    "Squeeze",
     "Sylvester",
     "Transform",
     "interval",

@@ -62,7 +62,10 @@ class Transform(nn.Module):
         return self.inverse_and_ladj(x, context)[0]
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Start from data x, `(N, *codomain_shape)`, where the map does so (activation normalisation); gives z."""
+        """Start from data x, `(N, *codomain_shape)`, where the map does so (activation normalisation); gives z.
+
+        It may give z of the first rows alone: what follows a costly map need not see all of the data.
+        """
         return self.inverse(x, context)
 
 
@@ -113,7 +116,7 @@ class Composed(Transform):
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         for part in reversed(self.chain):
-            x = part.initialize(x, context)
+            x = part.initialize(x, context if context is None else context[: len(x)])
         return x
 
 
