@@ -24,7 +24,7 @@ def diagnose(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Look for known faults: collapse, variance at its floor, inference gap, overfitting."""
+    """Look for known faults: collapse, inference gap, overfitting; inverses, lost digits and mass of flows."""
     opened = open_run(run, device)
     with working("diagnosing"):
         found = opened.diagnose(data_for(opened, data), split=split, limit=limit, seed=seed)

@@ -1,42 +1,24 @@
-"""Diagnose: the known faults of latent-variable models, each looked for with evidence.
+"""Diagnose: known faults, each looked for with evidence. What is looked for follows from what a model has.
 
-Posterior collapse (Bowman et al. 2016; Burda et al. 2016), unbounded Gaussian likelihood (Mattei and Frellsen 2018,
-arXiv:1802.04826), the inference gap and its two parts (Cremer et al. 2018, arXiv:1801.03558), overfitting.
+Hidden variables: see `latent_health`. Invertible maps: see `flow_health`. Any likelihood: overfitting.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from jensen.core import EXACT, Joint, Model, evidence, mean_and_stderr, seeded
-from jensen.distributions import DiagonalNormal
+from jensen.core import EXACT, mean_and_stderr, seeded
+from jensen.errors import CapabilityError
+from jensen.jobs import flow_health, latent_health
+from jensen.jobs.finding import Finding
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
-from jensen.objectives.estimators import elbo, exact, importance
-
-ACTIVE_VARIANCE = 0.01  # of the posterior mean over data, above which a unit is active (Burda et al. 2016)
-ACTIVE_SHARE = 0.5  # of units; with fewer active the posterior is called collapsed
-FLOOR_SHARE = 0.01  # of scales at their floor
-GAP_NATS_PER_DIM = 0.25  # inference gap per latent dimension in use
-PARTICLES = 100
-REFINE_DATA, REFINE_STEPS = 100, 150
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault looked for: a verdict in a sentence, the evidence, and the setting to try."""
-
-    name: str
-    ok: bool
-    sentence: str
-    evidence: dict[str, Any] = field(default_factory=dict)
-    try_: str = ""
+from jensen.objectives.estimators import elbo, exact
 
 
 @dataclass(frozen=True)
@@ -67,11 +49,11 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-@job("diagnose", needs="encode")
+@job("diagnose")
 def diagnose(
     run: Run, data: Any = None, *, split: str | None = None, limit: int | None = 1000, seed: int = 0
 ) -> Diagnosis:
-    """Look for the known faults of a latent-variable model.
+    """Look for the known faults of a model.
 
     Args:
         data: None for the run's own.
@@ -79,163 +61,31 @@ def diagnose(
         limit: look at a random subset of so many.
 
     Raises:
-        CapabilityError: the model has no hidden variables.
+        CapabilityError: nothing about the model can be looked at.
     """
     found, name, part = run.split(data, split)
     run.model.eval()
     index = torch.from_numpy(run.pick(part, limit, seed)).to(run.device)
     with seeded(seed, run.device):
         batch = run.tensors(part).take(index)
-        findings = [f for f in (_collapse(run.model, batch), _floor(run.model, batch)) if f]
+        findings = [latent_health.collapse(run.model, batch), latent_health.floor(run.model, batch)]
         if run.capabilities.likelihood:
-            findings += [f for f in (_inference_gap(run.model, batch), _overfitting(run, batch, data)) if f]
-    return Diagnosis(findings, found.name, name, len(index))
-
-
-@torch.no_grad()
-def _collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
-    """Active units, the KL in all, and that of each dimension (of its marginal, where q is not diagonal), in nats."""
-    e = model.evidence(batch)
-    names = [name for name in e.q if name in e.p]
-    if not names:
-        return None
-    kl, active = [], []
-    for name in names:
-        terms = e.kl_terms(name)
-        if terms is None:
-            terms = _marginal_kl(e.q[name].mean, e.q[name].variance)
-        kl.append(terms.flatten(1).mean(0))
-        active.append(e.q[name].mean.expand(e.batch, *e.q[name].event_shape).flatten(1).var(0) > ACTIVE_VARIANCE)
-    kl_all, active_all = torch.cat(kl), torch.cat(active)
-    most = float(kl_all.max())
-    share = float(active_all.float().mean())
-    used, units = int(active_all.sum()), len(active_all)
-    total = float(sum(e.kl(name).mean() for name in names))  # more than the sum where q correlates its dimensions
-    return Finding(
-        "posterior collapse",
-        share >= ACTIVE_SHARE,
-        f"{used} of {units} latent dimensions are active (their posterior means vary by more than "
-        f"{ACTIVE_VARIANCE} over the data); KL {total:.2f} nats in all, {most:.2f} in the busiest dimension",
-        {
-            "active_units": used,
-            "units": units,
-            "kl_per_dimension": kl_all.tolist(),
-            "mutual_information_at_most": total,
-        },
-        "fewer latents, or objective.warmup=0.3, objective.free_bits=0.1, or a weaker decoder",
-    )
-
-
-def _marginal_kl(mean: Tensor, variance: Tensor) -> Tensor:
-    """KL from N(0, 1) of each dimension, (B, D), by its moments: exact where it is normal."""
-    return 0.5 * (mean.square() + variance - 1 - variance.clamp_min(1e-12).log())
-
-
-@torch.no_grad()
-def _floor(model: Model, batch: dict[str, Tensor]) -> Finding | None:
-    """Scales at their floor: there the likelihood would grow without bound."""
-    e = model.evidence(batch)
-    dist = e.p.get(model.data)
-    scale = getattr(dist, "scale", None)
-    floor = _least_scale(model)
-    if dist is None or scale is None or floor is None:
-        return None
-    if dist.support.is_discrete:  # pyright: ignore[reportOptionalMemberAccess] -- a probability is bounded anyway
-        return None
-    unit = float(getattr(getattr(getattr(model.p[model.data].module, "head", None), "support", None), "unit", 1.0))
-    share = float((scale / unit <= floor * 1.05).float().mean())
-    return Finding(
-        "unbounded likelihood",
-        share <= FLOOR_SHARE,
-        f"{share:.1%} of the likelihood's scales are at their floor ({floor:g}, prepared units); "
-        + ("the guard is not needed here" if share <= FLOOR_SHARE else "only the guard bounds the likelihood there"),
-        {"share_at_floor": share, "floor": floor, "smallest_scale": float(scale.min()) / unit},
-        "a constant or rounded column may be the cause; likelihood.min_scale higher, or likelihood.variance=learned",
-    )
-
-
-def _least_scale(model: Model) -> float | None:
-    for module in model.p[model.data].module.modules():
-        for name in ("floor", "min_scale"):
-            if isinstance(getattr(module, name, None), float):
-                return float(getattr(module, name))
-    return None
-
-
-def _inference_gap(model: Model, batch: dict[str, Tensor]) -> Finding | None:
-    """IW bound − ELBO: in expectation a lower bound on log p − ELBO. Split by the best per-datum q of the family."""
-    if not model.hidden:
-        return None
-    if model.likelihood == EXACT:
-        return Finding("inference gap", True, "the posterior is exact: there is none", {"gap": 0.0})
-    bound = elbo(model, batch, 20).rows
-    gap, stderr = mean_and_stderr(importance(model, batch, PARTICLES).rows - bound)
-    evidence_: dict[str, Any] = {"gap": gap, "stderr": stderr, "particles": PARTICLES}
-    text = f"IW-{PARTICLES} − ELBO = {gap:.2f} ± {stderr:.2f} nats"
-    few = torch.randperm(len(bound))[:REFINE_DATA].to(bound.device)  # at random: data may come ordered by class
-    refined = _refine(model, {n: v[few] for n, v in batch.items()})
-    if refined is not None:
-        best, tight = (float(rows.mean()) for rows in refined)
-        amortised, n = float(bound[few].mean()), len(few)
-        evidence_ |= {"amortization_gap": best - amortised, "approximation_gap": tight - best, "refined": n}
-        text += (
-            f"; with the best q of its family for each of {n} data the ELBO gains {best - amortised:.2f} "
-            f"(amortisation) and IW-{PARTICLES} stands another {tight - best:.2f} above that (the family)"
-        )
-    used = max(1, sum(math.prod(model.evidence(batch).q[n].event_shape) for n in model.hidden))
-    return Finding(
-        "inference gap",
-        gap <= GAP_NATS_PER_DIM * used,
-        text,
-        evidence_,
-        "a larger encoder, longer training, or encoder.input_dropout=0.1 where the validation bound falls behind",
-    )
-
-
-def _refine(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """ELBO and IW bound of each datum, (B,), under its own best q of the family, sought from the encoder's.
-
-    The family is diagonal normals, of the encoder's scale where the posterior fixes it.
-    """
-    with torch.no_grad():
-        e = model.evidence(batch)
-    (name, *more) = list(e.q)
-    q = e.q[name]
-    if more or not isinstance(q, DiagonalNormal):
-        return None
-    loc = q.mean.detach().clone().requires_grad_()
-    log_scale = q.stddev.detach().log().clone().requires_grad_()
-
-    class Own(torch.nn.Module):
-        def forward(self, *_: Tensor) -> Distribution:
-            return DiagonalNormal(loc, log_scale.exp(), event_dims=q.event_dims)
-
-    own = Joint({name: Own()})
-    head = getattr(model.q[name].module, "head", None)
-    fixed = getattr(head, "variance", None) == "fixed"
-    optimizer = torch.optim.Adam([loc] if fixed else [loc, log_scale], 0.02)
-    wanted = [p.requires_grad for p in model.parameters()]
-    model.requires_grad_(False)
-    try:
-        for step in range(REFINE_STEPS):
-            for group in optimizer.param_groups:
-                group["lr"] = 0.02 * (1 - step / REFINE_STEPS)
-            optimizer.zero_grad()
-            (-evidence(model.p, own, batch, particles=4).elbo().sum()).backward()
-            optimizer.step()
-    finally:
-        for p, flag in zip(model.parameters(), wanted, strict=True):
-            p.requires_grad_(flag)
-    with torch.no_grad():
-        e = evidence(model.p, own, batch, particles=PARTICLES)
-        return e.elbo().double(), e.importance_bound().double()
+            findings += [latent_health.inference_gap(run.model, batch), _overfitting(run, batch, data)]
+        findings += flow_health.findings(run, found, batch)
+    looked = [f for f in findings if f is not None]
+    if not looked:
+        raise CapabilityError(f"{run.spec['model']} has neither hidden variables nor a likelihood to look at")
+    return Diagnosis(looked, found.name, name, len(index))
 
 
 def _against_overfitting(run: Run) -> str:
-    """What to try; dropout only where there is an encoder that could have more of it."""
-    dropout = run.spec.get("settings", {}).get("encoder", {}).get("input_dropout")
-    more = "" if dropout is None or dropout >= 0.5 else f"encoder.input_dropout={0.2 if dropout < 0.2 else 0.4}, "
-    return f"{more}a smaller network, fewer latents or fewer epochs"
+    """What to try, of what there is."""
+    settings = run.spec.get("settings", {})
+    dropout = settings.get("encoder", {}).get("input_dropout")
+    tries = [] if dropout is None or dropout >= 0.5 else [f"encoder.input_dropout={0.2 if dropout < 0.2 else 0.4}"]
+    tries += ["a smaller network"]
+    tries += [f"fewer {name}" for name in ("latents", "layers") if name in settings]
+    return f"{', '.join(tries)} or fewer epochs"
 
 
 def _overfitting(run: Run, batch: dict[str, Tensor], data: Any) -> Finding | None:

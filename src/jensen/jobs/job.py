@@ -28,7 +28,7 @@ JOBS: dict[str, Job] = {}
 REASONS: dict[str, Callable[[Capabilities], str]] = {
     "likelihood": lambda c: f"it has no likelihood: {c.no_likelihood}",
     "sample": lambda c: "p has no distribution over its hidden variables to start from",
-    "encode": lambda c: "it has no hidden variables to encode into",
+    "encode": lambda c: "it has neither hidden variables nor an invertible map to encode by",
 }
 
 

@@ -1,0 +1,163 @@
+"""Faults of latent-variable models, each looked for with evidence.
+
+Posterior collapse (Bowman et al. 2016; Burda et al. 2016), unbounded Gaussian likelihood (Mattei and Frellsen 2018,
+arXiv:1802.04826), the inference gap and its two parts (Cremer et al. 2018, arXiv:1801.03558).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from jensen.core import EXACT, Joint, Model, evidence, mean_and_stderr
+from jensen.distributions import DiagonalNormal, StandardNormal
+from jensen.jobs.finding import Finding
+from jensen.objectives.estimators import elbo, importance
+
+ACTIVE_VARIANCE = 0.01  # of the posterior mean over data, above which a unit is active (Burda et al. 2016)
+ACTIVE_SHARE = 0.5  # of units; with fewer active the posterior is called collapsed
+FLOOR_SHARE = 0.01  # of scales at their floor
+GAP_NATS_PER_DIM = 0.25  # inference gap per latent dimension in use
+PARTICLES = 100
+REFINE_DATA, REFINE_STEPS = 100, 150
+
+
+@torch.no_grad()
+def collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
+    """Active units, the KL in all, and that of each dimension (of its marginal, where q is not diagonal), in nats."""
+    e = model.evidence(batch)
+    names = [name for name in model.inferred if name in e.q and name in e.p]
+    if not names:
+        return None
+    kl: list[list[float]] = []
+    active = []
+    for name in names:
+        q = e.q[name]
+        mean, terms = q.mean, e.kl_terms(name)
+        if terms is None and isinstance(e.p[name], StandardNormal):
+            terms = _marginal_kl(mean, q.variance)
+        kl.append(terms.flatten(1).mean(0).tolist() if terms is not None else [])
+        active.append(mean.expand(e.batch, *q.event_shape).flatten(1).var(0) > ACTIVE_VARIANCE)
+    active_all = torch.cat(active)
+    used, units = int(active_all.sum()), len(active_all)
+    total = float(sum(e.kl(name).mean() for name in names))  # more than the sum where q correlates its dimensions
+    each = [x for part in kl for x in part] if all(kl) else []  # known only where the prior takes dimensions one by one
+    busiest = f", {max(each):.2f} in the busiest dimension" if each else ""
+    return Finding(
+        "posterior collapse",
+        used / units >= ACTIVE_SHARE,
+        f"{used} of {units} latent dimensions are active (their posterior means vary by more than "
+        f"{ACTIVE_VARIANCE} over the data); KL {total:.2f} nats in all{busiest}",
+        {"active_units": used, "units": units, "kl_per_dimension": each, "mutual_information_at_most": total},
+        "fewer latents, or objective.warmup=0.3, objective.free_bits=0.1, or a weaker decoder",
+    )
+
+
+def _marginal_kl(mean: Tensor, variance: Tensor) -> Tensor:
+    """KL from N(0, 1) of each dimension, (B, D), by its moments: exact where it is normal."""
+    return 0.5 * (mean.square() + variance - 1 - variance.clamp_min(1e-12).log())
+
+
+@torch.no_grad()
+def floor(model: Model, batch: dict[str, Tensor]) -> Finding | None:
+    """Scales at their floor: there the likelihood would grow without bound."""
+    e = model.evidence(batch)
+    dist = e.p.get(model.data)
+    scale = getattr(dist, "scale", None)
+    floor = _least_scale(model)
+    if dist is None or scale is None or floor is None:
+        return None
+    if dist.support.is_discrete:  # pyright: ignore[reportOptionalMemberAccess] -- a probability is bounded anyway
+        return None
+    unit = float(getattr(getattr(getattr(model.p[model.data].module, "head", None), "support", None), "unit", 1.0))
+    share = float((scale / unit <= floor * 1.05).float().mean())
+    return Finding(
+        "unbounded likelihood",
+        share <= FLOOR_SHARE,
+        f"{share:.1%} of the likelihood's scales are at their floor ({floor:g}, prepared units); "
+        + ("the guard is not needed here" if share <= FLOOR_SHARE else "only the guard bounds the likelihood there"),
+        {"share_at_floor": share, "floor": floor, "smallest_scale": float(scale.min()) / unit},
+        "a constant or rounded column may be the cause; likelihood.min_scale higher, or likelihood.variance=learned",
+    )
+
+
+def _least_scale(model: Model) -> float | None:
+    for module in model.p[model.data].module.modules():
+        for name in ("floor", "min_scale"):
+            if isinstance(getattr(module, name, None), float):
+                return float(getattr(module, name))
+    return None
+
+
+def inference_gap(model: Model, batch: dict[str, Tensor]) -> Finding | None:
+    """IW bound − ELBO: in expectation a lower bound on log p − ELBO. Split by the best per-datum q of the family."""
+    hidden = [name for name in model.hidden if not model.is_noisy(name)]
+    if not hidden:
+        return None
+    if model.likelihood == EXACT:
+        return Finding("inference gap", True, "the posterior is exact: there is none", {"gap": 0.0})
+    bound = elbo(model, batch, 20).rows
+    gap, stderr = mean_and_stderr(importance(model, batch, PARTICLES).rows - bound)
+    evidence_: dict[str, Any] = {"gap": gap, "stderr": stderr, "particles": PARTICLES}
+    text = f"IW-{PARTICLES} − ELBO = {gap:.2f} ± {stderr:.2f} nats"
+    few = torch.randperm(len(bound))[:REFINE_DATA].to(bound.device)  # at random: data may come ordered by class
+    refined = _refine(model, {n: v[few] for n, v in batch.items()})
+    if refined is not None:
+        best, tight = (float(rows.mean()) for rows in refined)
+        amortised, n = float(bound[few].mean()), len(few)
+        evidence_ |= {"amortization_gap": best - amortised, "approximation_gap": tight - best, "refined": n}
+        text += (
+            f"; with the best q of its family for each of {n} data the ELBO gains {best - amortised:.2f} "
+            f"(amortisation) and IW-{PARTICLES} stands another {tight - best:.2f} above that (the family)"
+        )
+    used = max(1, sum(math.prod(model.evidence(batch).q[n].event_shape) for n in hidden))
+    return Finding(
+        "inference gap",
+        gap <= GAP_NATS_PER_DIM * used,
+        text,
+        evidence_,
+        "a larger encoder, longer training, or encoder.input_dropout=0.1 where the validation bound falls behind",
+    )
+
+
+def _refine(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """ELBO and IW bound of each datum, (B,), under its own best q of the family, sought from the encoder's.
+
+    The family is diagonal normals, of the encoder's scale where the posterior fixes it.
+    """
+    with torch.no_grad():
+        e = model.evidence(batch)
+    (name, *more) = list(e.q)
+    q = e.q[name]
+    if more or not isinstance(q, DiagonalNormal):
+        return None
+    loc = q.mean.detach().clone().requires_grad_()
+    log_scale = q.stddev.detach().log().clone().requires_grad_()
+
+    class Own(torch.nn.Module):
+        def forward(self, *_: Tensor) -> Distribution:
+            return DiagonalNormal(loc, log_scale.exp(), event_dims=q.event_dims)
+
+    own = Joint({name: Own()})
+    head = getattr(model.q[name].module, "head", None)
+    fixed = getattr(head, "variance", None) == "fixed"
+    optimizer = torch.optim.Adam([loc] if fixed else [loc, log_scale], 0.02)
+    wanted = [p.requires_grad for p in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        for step in range(REFINE_STEPS):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.02 * (1 - step / REFINE_STEPS)
+            optimizer.zero_grad()
+            (-evidence(model.p, own, batch, particles=4).elbo().sum()).backward()
+            optimizer.step()
+    finally:
+        for p, flag in zip(model.parameters(), wanted, strict=True):
+            p.requires_grad_(flag)
+    with torch.no_grad():
+        e = evidence(model.p, own, batch, particles=PARTICLES)
+        return e.elbo().double(), e.importance_bound().double()
