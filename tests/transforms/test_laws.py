@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from jensen.core import seeded
@@ -22,6 +22,7 @@ from jensen.transforms import (
     Affine,
     AffineMap,
     Composed,
+    Continuous,
     Coupling,
     Exp,
     Inverse,
@@ -36,6 +37,7 @@ from jensen.transforms import (
     Scaling,
     Sigmoid,
     Softplus,
+    Solver,
     Squeeze,
     Sylvester,
     Transform,
@@ -61,6 +63,17 @@ class Case:
     spread: float = 1.0
     tolerance: float = 1e-3
     exact: bool = True  # the inverse is a formula, not found by iteration
+
+
+class Current(nn.Module):
+    """A vector field over pictures (1, 1, 2), f(t, z, c) = tanh(W (z, t, c) + b): bounded, however large W."""
+
+    def __init__(self):
+        super().__init__()
+        self.affine = nn.Linear(5, 2)
+
+    def forward(self, t: Tensor, z: Tensor, context: Tensor) -> Tensor:
+        return self.affine(torch.cat([z.flatten(1), t[:, None], context], 1)).tanh().view_as(z)
 
 
 def coupled(partition: Partition, context: int = 0) -> Coupling:
@@ -121,6 +134,9 @@ TRANSFORMS: dict[str, Case] = {
     "sylvester, triangular": Case(lambda: Sylvester(3, 3, reflections=0, reverse=True), exact=False),
     "reflections": Case(lambda: Reflections(3, 2)),
     "reflections given a context": Case(lambda: Reflections(3, 2, context=2), context=2),
+    "continuous": Case(
+        lambda: Continuous((1, 1, 2), Current(), Solver(rtol=1e-8, atol=1e-8)), context=2, exact=False
+    ),
 }
 WEIGHTS = {"fresh": 0.0, "moved": 0.3, "enlarged": 3.0}
 

@@ -1,5 +1,6 @@
 """Invertible maps with their log-determinants, both ways."""
 
+from jensen.transforms.continuous import Continuous
 from jensen.transforms.coupling import Coupling
 from jensen.transforms.elementwise import Affine, Exp, Scaling, Sigmoid, Softplus, interval, levels
 from jensen.transforms.householder import Reflections
@@ -8,6 +9,7 @@ from jensen.transforms.marginals import Marginals
 from jensen.transforms.monotone import AdditiveMap, AffineMap, Monotone
 from jensen.transforms.multiscale import MultiScale, Squeeze
 from jensen.transforms.normalization import ActNorm
+from jensen.transforms.ode import Solver
 from jensen.transforms.permutation import Permutation
 from jensen.transforms.planar import Planar
 from jensen.transforms.radial import Radial
@@ -20,6 +22,7 @@ __all__ = [
     "Affine",
     "AffineMap",
     "Composed",
+    "Continuous",
     "Coupling",
     "Exp",
     "Inverse",
@@ -35,6 +38,7 @@ __all__ = [
     "Scaling",
     "Sigmoid",
     "Softplus",
+    "Solver",
     "Squeeze",
     "Sylvester",
     "Transform",

@@ -54,7 +54,7 @@ class Transform(nn.Module):
         raise NotImplementedError
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """x = T(z, c)."""
+        """x = T(z, c). A map whose density costs more than its points defines it anew."""
         return self.forward_and_ladj(z, context)[0]
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -114,6 +114,16 @@ class Composed(Transform):
         assert total is not None
         return x, total
 
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        for part in self.chain:
+            z = part.forward(z, context)
+        return z
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        for part in reversed(self.chain):
+            x = part.inverse(x, context)
+        return x
+
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         for part in reversed(self.chain):
             x = part.initialize(x, context if context is None else context[: len(x)])
@@ -142,6 +152,12 @@ class Inverse(Transform):
 
     def inverse_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.transform.forward_and_ladj(x, context)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.transform.inverse(z, context)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.transform.forward(x, context)
 
 
 class Reshape(Transform):
