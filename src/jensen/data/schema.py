@@ -229,10 +229,10 @@ class Schema(BaseModel):
         self, x: np.ndarray, c: np.ndarray | None = None, y: np.ndarray | None = None
     ) -> np.ndarray | pandas.DataFrame:
         """Rows in the user's units (N, D) in the user's own dtypes and container; `c` and `y` as in `restore`."""
-        columns = {field.name: (field.dtype, _as_dtype(x[:, j], field)) for j, field in enumerate(self.fields)}
+        columns = {field.name: (field.dtype, as_dtype(x[:, j], field)) for j, field in enumerate(self.fields)}
         for j, field in enumerate(self.given if c is not None else ()):
             assert c is not None
-            found = _as_dtype(c[:, j], field) if field.categories is None else _of_words(c[:, j], field)
+            found = as_dtype(c[:, j], field) if field.categories is None else _of_words(c[:, j], field)
             columns[field.name] = field.dtype, found
         if y is not None and self.label is not None:
             as_field = Field(name=self.label, kind="category", dtype=self.label_dtype, categories=self.classes)
@@ -298,7 +298,7 @@ def moments(column: np.ndarray) -> tuple[float, float]:
     return float(scaled.mean() * top), float(scaled.std() * top) or 1.0
 
 
-def _as_dtype(column: np.ndarray, field: Field) -> np.ndarray:
+def as_dtype(column: np.ndarray, field: Field) -> np.ndarray:
     kind = field.dtype.lower()
     if kind.startswith("bool"):
         return _finite(column, field.name) > 0.5

@@ -23,6 +23,7 @@ from jensen.errors import CapabilityError, ConfigError, DataError, IntegrityErro
 from jensen.jobs import pictures
 from jensen.jobs.diagnose import diagnose
 from jensen.jobs.encode import interpolate, reconstruct
+from jensen.jobs.given import Given, given_as
 from jensen.jobs.job import job
 from jensen.jobs.latent_map import LatentMap, latent_map
 from jensen.jobs.pictures import DATA, MODEL, MUTED, THIRD, Curve, Panel
@@ -279,10 +280,13 @@ def _training(run: Run) -> tuple[str, str]:
 
 def _samples(run: Run, subject: _Subject) -> tuple[str, str]:
     rows = PICTURES if run.schema.is_image else 2000
-    drawn = sample(run, rows, seed=0)
+    conditional = bool(run.model.context)
+    given = given_as(run, subject.few(rows)[1], rows) if conditional else Given(rows)
+    drawn = sample(run, given=given)
+    under = " The conditions that it was given are those of the data." if conditional else ""
     if run.schema.is_image:
         levels = run.schema.levels or 256
-        means = sample(run, rows, seed=0, mean=True)
+        means = sample(run, given=given, mean=True)
         figures = [
             _picture(means, levels, "expected picture E[x | z] for drawn z", "samples, expected values"),
             _picture(drawn, levels, "draws of x: the samples themselves", "samples"),
@@ -292,7 +296,7 @@ def _samples(run: Run, subject: _Subject) -> tuple[str, str]:
             figures.insert(0, _picture(shown, levels, "data, for comparison", "data"))
         return (
             "New pictures that the model dreams up: z is drawn from the prior p(z), then x from p(x | z). "
-            "The expected values are easier on the eye; only the draws are samples.",
+            f"The expected values are easier on the eye; only the draws are samples.{under}",
             _row(figures),
         )
     data = np.concatenate([part.x for part in subject.found[0].splits.values()])
@@ -311,7 +315,7 @@ def _samples(run: Run, subject: _Subject) -> tuple[str, str]:
     elif len(names) > HEAT_COLUMNS:
         body += _plot(pictures.correlation_pairs(data, samples), "correlations of the columns")
         caption += "; below, the correlation of each pair of columns, a dot each: on the line the two agree"
-    return caption + ".", body
+    return caption + "." + under, body
 
 
 def _reconstructions(run: Run, subject: _Subject) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from jensen.data import Dataset, Schema, Split, TensorSplit, load_data
 from jensen.errors import ConfigError, DataError, IntegrityError
 from jensen.registry import build
 from jensen.training.folder import Folder
+
+if TYPE_CHECKING:
+    from jensen.jobs.impute import Imputation
 
 
 @dataclass(repr=False)
@@ -95,9 +98,9 @@ class Run:
             self._data = data
         return self._data
 
-    def split(self, ref: Any = None, split: str | None = None) -> tuple[Dataset, str, Split]:
+    def split(self, ref: Any = None, split: str | None = None, **options: Any) -> tuple[Dataset, str, Split]:
         """A split of the training data (by default the test part) or of others (by default all, or their test part)."""
-        data = self.data(ref)
+        data = self.data(ref, **options)
         if split is None:
             preferred = ("test", "all", "valid", "train")
             split = next((name for name in preferred if name in data.splits), next(iter(data.splits)))
@@ -128,11 +131,17 @@ class Run:
 
         return score(self, data, **options)
 
-    def sample(self, n: int = 64, **options: Any) -> Any:
+    def sample(self, n: int | None = None, **options: Any) -> Any:
         """New data in the user's types; see `jensen.jobs.sample`."""
         from jensen.jobs.sample import sample
 
         return sample(self, n, **options)
+
+    def impute(self, data: Any = None, **options: Any) -> Imputation:
+        """What is missing, filled in; see `jensen.jobs.impute`."""
+        from jensen.jobs.impute import impute
+
+        return impute(self, data, **options)
 
     def encode(self, data: Any = None, **options: Any) -> np.ndarray:
         """Representations, (n, L); see `jensen.jobs.encode`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,49 +11,110 @@ import torch
 from torch import Tensor
 
 from jensen.core import seeded
+from jensen.data import Split
 from jensen.errors import ConfigError
+from jensen.jobs.filling import fill
+from jensen.jobs.given import Given, read_given
+from jensen.jobs.impute import Imputation, imputation
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
 
 BATCH = 1000
+USUAL = 64  # data, where nothing says how many
 
 
 @job("sample", needs="sample")
 @torch.no_grad()
-def sample(run: Run, n: int = 64, *, temperature: float = 1.0, seed: int = 0, mean: bool = False) -> Any:
+def sample(
+    run: Run,
+    n: int | None = None,
+    *,
+    given: Mapping[str, Any] | Given | None = None,
+    given_from: Any = None,
+    temperature: float = 1.0,
+    seed: int = 0,
+    mean: bool = False,
+    listener: Callable[[float], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Any:
     """Draw n data from p, walked from the top.
 
     Args:
-        n: how many.
+        n: how many; by default 64, or as many as there are rows of what is given.
+        given: values by column, one for all data or one for each, taken in turn. A conditional model takes all its
+            conditions (a label by its name or number). Columns that the model itself explains are held, and the others
+            drawn from p(others | these), as `impute` does.
+        given_from: a table with conditions, its rows taken in turn.
         temperature: multiplies the scale of hidden normal variables, and of a flow's normal base; 1 samples the model
             itself, below 1 stays nearer to the mode.
         seed: equal seeds give equal samples.
         mean: give E[x | z] of each draw of what is hidden instead of a draw of x: smoother, and no sample.
+        listener: told of the share done, in [0, 1], where columns are held.
+        say: told how far such draws can be trusted; by default a Python warning says so where they cannot.
 
     Returns:
         Pictures (n, C, H, W): uint8, or float levels where `mean`. Tables: n rows with the columns, order and
-        dtypes of the data.
+        dtypes of the data, those that were given included.
 
     Raises:
-        CapabilityError: p has no distribution over what is hidden.
-        ConfigError: n or the temperature is out of range, or a flow's base has no scale.
+        CapabilityError: p has no distribution over what is hidden, or no density by which to hold columns.
+        ConfigError: n or the temperature is out of range, a flow's base has no scale, a condition is missing, or a
+            given column or value unknown.
+        DataError: `given_from` holds what the model cannot take.
     """
-    if n < 1:
-        raise ConfigError(f"-n: expected >= 1, got {n}")
     if not temperature > 0:
         raise ConfigError(f"--temperature: expected > 0, got {temperature}")
+    asked = given if isinstance(given, Given) else read_given(run, n, given, given_from, USUAL)
+    if asked.x is not None:
+        if temperature != 1 or mean:
+            option = "--mean" if mean else "--temperature"
+            raise ConfigError(f"{option}: expected draws of the model itself where columns that it explains are given")
+        held = _hold(run, asked, seed, listener)
+        _report(held, say)
+        return run.schema.table(held.draws.reshape(asked.n, -1), asked.c, asked.y)
     parts = []
     with seeded(seed, run.device):
-        for start in range(0, n, BATCH):
-            size = min(BATCH, n - start)
+        for start in range(0, asked.n, BATCH):
+            size = min(BATCH, asked.n - start)
+            context = {name: value[start : start + size] for name, value in asked.context.items()}
             try:
-                values = run.model.sample(size, temperature=temperature)
+                values = run.model.sample(size, context, temperature)
             except ValueError as e:
                 if temperature == 1:
                     raise
                 raise ConfigError(f"--temperature: {e}") from None
             parts.append(expected(run, values) if mean else values[run.model.data])
-    return restore(run, torch.cat(parts), mean)
+    return restore(run, torch.cat(parts), mean, asked)
+
+
+def _hold(run: Run, asked: Given, seed: int, listener: Callable[[float], None] | None) -> Imputation:
+    """Draws of the columns that are not given: n of one row, or one of each of n rows."""
+    assert asked.x is not None
+    parts = [v.reshape(asked.n, -1) for v in (asked.x, asked.c, asked.y) if v is not None]
+    same = all(np.array_equal(v, np.broadcast_to(v[:1], v.shape), equal_nan=True) for v in parts)
+    rows = slice(0, 1) if same else slice(None)
+    x, mask = asked.x[rows], np.isnan(asked.x[rows])
+    x = np.where(mask, [field.center for field in run.schema.fields], x)
+    with seeded(seed, run.device):
+        filled = fill(
+            run,
+            run.schema.prepare(x).to(run.device),
+            torch.from_numpy(mask).to(run.device),
+            {name: value[rows] for name, value in asked.context.items()},
+            asked.n if same else 1,
+            listener=listener,
+        )
+    return imputation(run.schema, filled, Split(x), mask)
+
+
+def _report(held: Imputation, say: Callable[[str], None] | None) -> None:
+    """How far draws given columns can be trusted."""
+    if say is not None:
+        for line in [*str(held).splitlines()[1:], *(f"warning: {text}" for text in held.warnings)]:
+            say(line)
+        return
+    for text in held.warnings:
+        warnings.warn(text, stacklevel=4)
 
 
 def expected(run: Run, values: dict[str, Tensor]) -> Tensor:
@@ -65,8 +128,12 @@ def expected(run: Run, values: dict[str, Tensor]) -> Tensor:
     return mean if dist.batch_shape else mean.expand(len(next(iter(values.values()))), *mean.shape)
 
 
-def restore(run: Run, x: Tensor, mean: bool) -> Any:
-    """Prepared values (n, *event) in the user's types; means of pictures stay real numbers."""
+def restore(run: Run, x: Tensor, mean: bool, given: Given | None = None) -> Any:
+    """Prepared values (n, *event) in the user's types; means of pictures stay real numbers.
+
+    Args:
+        given: conditions that take their places in a table.
+    """
     if mean and run.schema.is_image:
         return x.cpu().numpy().astype(np.float32)
-    return run.schema.restore(x.cpu())
+    return run.schema.restore(x.cpu(), *((given.c, given.y) if given is not None else ()))

@@ -1,0 +1,194 @@
+"""What a user gives when drawing data: values of conditions, and of columns that the model explains itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jensen.data import Split, tables
+from jensen.data.conditions import conditions
+from jensen.data.raw import ALL, Part, Raw
+from jensen.data.schema import check_kind
+from jensen.data.sources import Source, open_source
+from jensen.errors import ConfigError, DataError, did_you_mean
+from jensen.jobs.run import Run, check_conditions
+
+LABEL = ("label", "y")  # what labels may be called besides the name of their column
+_Y = ("y",)  # stands for labels among columns by name, none of which it is equal to
+
+
+@dataclass(frozen=True)
+class Given:
+    """n rows of what is given.
+
+    Attributes:
+        n: how many.
+        y: labels, (n,), or None.
+        c: conditions in the user's units, (n, G), or None.
+        x: the datum in the user's units, (n, D), NaN where it is to be drawn; None where none of it is given.
+        context: y and c as the model takes them, by name, on its device.
+    """
+
+    n: int
+    y: np.ndarray | None = None
+    c: np.ndarray | None = None
+    x: np.ndarray | None = None
+    context: dict[str, Tensor] = field(default_factory=dict)
+
+
+def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_from: Any, usual: int) -> Given:
+    """Rows of what is given.
+
+    Args:
+        n: how many; None for as many as there are values, or `usual` where each is one.
+        given: by column, a value for all rows, or one for each, taken in turn. Labels by the name of their column,
+            `y` or `label`; a label by its name or its number.
+        given_from: a table, its rows taken in turn: the columns that condition the model, or, where nothing does, those
+            that it explains.
+
+    Raises:
+        ConfigError: listing every condition that is missing, and every column that the model does not know.
+        DataError: the table holds what the model cannot take.
+    """
+    columns, source = _columns(run, given or {}, given_from)
+    labels = _label_names(run)
+    columns = {_Y if name in labels else name: value for name, value in columns.items()}
+    _check_names(run, columns)
+    lengths = {name: len(v) for name, v in columns.items() if isinstance(v, np.ndarray)}
+    if len(set(lengths.values())) > 1:
+        raise ConfigError(f"given: expected columns of one length, got {lengths}")
+    length = next(iter(lengths.values()), 1)
+    n = n if n is not None else (length if lengths else usual)
+    if n < 1:
+        raise ConfigError(f"-n: expected >= 1, got {n}")
+    turn = np.arange(n) % length
+    rows: dict[Any, np.ndarray] = {
+        name: v[turn] if isinstance(v, np.ndarray) else np.full(n, v) for name, v in columns.items()
+    }
+    try:
+        y = _labels(run, rows[_Y]) if "y" in run.model.context else None
+        c = _conditions(run, rows, source) if "c" in run.model.context else None
+        x = _explained(run, rows, source)
+    except DataError as e:
+        if given_from is not None:
+            raise
+        raise ConfigError(str(e)) from None
+    return Given(n, y, c, x, context_of(run, y, c))
+
+
+def given_as(run: Run, part: Split, n: int) -> Given:
+    """n rows under the conditions of a split's data, in turn, which do not stand in the table that is drawn."""
+    turn = np.arange(n) % len(part)
+    check_conditions(run.model, run.schema, part)
+    y = part.y[turn] if part.y is not None and "y" in run.model.context else None
+    c = part.c[turn] if part.c is not None and "c" in run.model.context else None
+    return Given(n, context=context_of(run, y, c))
+
+
+def context_of(run: Run, y: np.ndarray | None, c: np.ndarray | None) -> dict[str, Tensor]:
+    """What the model is given, by name, on its device."""
+    out = {} if y is None else {"y": torch.from_numpy(y).to(run.device)}
+    return out if c is None else {**out, "c": run.schema.prepare_given(c).to(run.device)}
+
+
+def _columns(run: Run, given: Mapping[str, Any], given_from: Any) -> tuple[dict[str, Any], Source]:
+    """Values by column, arrays where there are several; and where they come from, for messages."""
+    source = Source(Raw({ALL: Part(np.empty(0))}), "given")
+    columns: dict[str, Any] = {}
+    if given_from is not None:
+        source = open_source(given_from)
+        part = next(iter(source.raw.parts.values()))
+        frame: Any = part.x
+        wanted = [*run.schema.given_names, *_label_names(run)] if run.model.context else run.schema.names
+        own = list(getattr(frame, "columns", ()))
+        if own and not source.raw.named and len(own) == len(run.schema.given):
+            frame, own = frame.set_axis(run.schema.given_names, axis=1), run.schema.given_names
+        columns = {name: _cells(frame[name]) for name in wanted if name in own}
+        if part.y is not None and _label_names(run) and not set(columns) & set(_label_names(run)):
+            columns[_label_names(run)[0]] = _cells(part.y)
+    for name, value in given.items():
+        several = not isinstance(value, str) and np.ndim(value) > 0
+        columns[str(name)] = _cells(value) if several else value
+        if several and len(value) == 0:
+            raise ConfigError(f"given: {name}: expected values, got none")
+    return columns, source
+
+
+def _cells(values: Any) -> np.ndarray:
+    return np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+
+
+def _label_names(run: Run) -> list[str]:
+    """What labels may be called, no column of the data being called so; () where the model is not given them."""
+    if "y" not in run.model.context:
+        return []
+    names = [*([run.schema.label] if run.schema.label else []), *LABEL]
+    return [name for name in names if name not in (*run.schema.names, *run.schema.given_names)]
+
+
+def _check_names(run: Run, columns: Mapping[Any, Any]) -> None:
+    schema, context, problems = run.schema, run.model.context, []
+    label = (_label_names(run) or LABEL)[0]
+    explained = [] if schema.is_image else schema.names
+    known = [*(schema.given_names if "c" in context else []), *([label] if "y" in context else []), *explained]
+    for name in columns:
+        if name in known or name == _Y:
+            continue
+        if name in (schema.label, *LABEL):
+            problems.append(f"given: {run.spec['model']} was not trained on labels as a condition (conditional=true)")
+        else:
+            problems.append(f"given: the model has no column {name!r}{did_you_mean(name, known)}")
+    needed = [label] if "y" in context and _Y not in columns else []
+    needed += [name for name in (schema.given_names if "c" in context else []) if name not in columns]
+    if needed:
+        factor = next(str(f) for f in run.model.p if set(f.parents) & set(context))
+        what = "a value" if len(needed) == 1 else "values"
+        problems.append(
+            f"given: the model is p({factor}): expected {what} of {', '.join(needed)}, as {needed[0]}=VALUE"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _labels(run: Run, values: np.ndarray) -> np.ndarray:
+    """Labels as numbers, (n,), from names or, where no name is a number, from numbers."""
+    classes = run.schema.classes or ()
+    words, real = tables.words(values)
+    position = {name: i for i, name in enumerate(classes)}
+    if real is None and not any(name.lstrip("-").isdigit() for name in classes):
+        position = {**{str(i): i for i in range(len(classes))}, **position}
+    for word in words:
+        if word not in position:
+            found = str(real) if real is not None else word
+            raise ConfigError(
+                f"given: {run.schema.label or 'label'}: {found!r} is no label{did_you_mean(found or '', classes)}"
+            )
+    return np.array([position[word] for word in words], dtype=np.int64)
+
+
+def _conditions(run: Run, rows: Mapping[str, np.ndarray], source: Source) -> np.ndarray:
+    import pandas
+
+    frame = pandas.DataFrame({name: pandas.Series(list(rows[name])) for name in run.schema.given_names})
+    return conditions(frame, run.schema.given, source)
+
+
+def _explained(run: Run, rows: Mapping[str, np.ndarray], source: Source) -> np.ndarray | None:
+    """The given part of the datum, NaN elsewhere; None where none is given."""
+    schema = run.schema
+    found = [] if schema.is_image else [name for name in schema.names if name in rows]
+    if not found:
+        return None
+    import pandas
+
+    frame = pandas.DataFrame({name: pandas.Series(list(rows[name])) for name in found})
+    x = np.full((len(frame), schema.dims), np.nan)
+    x[:, [schema.names.index(name) for name in found]] = tables.values(frame, source.name, source.line, gaps=True)
+    for schema_field, column in zip(schema.fields, x.T, strict=True):
+        check_kind(schema_field.name, schema_field.kind, column)
+    return x

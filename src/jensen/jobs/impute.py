@@ -1,0 +1,346 @@
+"""Impute: fill in what is missing of data, by what the model says of it given the rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from jensen.core import seeded
+from jensen.data import Dataset, Schema, Split
+from jensen.data.raw import ALL
+from jensen.data.schema import as_dtype
+from jensen.data.sources import Source, open_source
+from jensen.errors import ConfigError, DataError, did_you_mean
+from jensen.jobs.filling import METHODS, Effort, Filled, fill
+from jensen.jobs.given import context_of
+from jensen.jobs.job import job
+from jensen.jobs.run import Run, check_conditions
+
+REGIONS = ("top", "bottom", "left", "right", "center")
+FEW = 10  # effective draws below which a datum is named in a warning
+APART = 1.05  # R̂ above which chains had not met: Vehtari et al. 2021 warn above 1.01 with four times the draws
+LISTED = 10  # rows that a warning names
+
+
+@dataclass(frozen=True, eq=False)
+class Imputation:
+    """Data with what was missing filled in, and how far that can be trusted.
+
+    Attributes:
+        draws: (M, n, *event), each drawn from p(missing | observed), in the units of the data; observed values are
+            exactly as they were.
+        mean: E[missing | observed], (n, *event).
+        missing: (n, *event), True where something was filled in.
+        method: of each datum, "none", "direct" (all was missing: a sample of the model), "importance" or "mcmc".
+        effective_sample_size: of each datum, (n,): how many independent draws its mean is worth; inf where nothing
+            was missing.
+        r_hat: of each datum, (n,): near 1 where its chains agree; NaN where none ran.
+        rows: numbers of the data in what they came from, (n,), the first one 0.
+        schema, part, frame: of the data, for giving them back as they came.
+    """
+
+    draws: np.ndarray
+    mean: np.ndarray
+    missing: np.ndarray
+    method: np.ndarray
+    effective_sample_size: np.ndarray
+    r_hat: np.ndarray
+    rows: np.ndarray
+    schema: Schema
+    part: Split
+    frame: Any = None
+
+    def completed(self, draw: int | None = None) -> Any:
+        """The data whole, as they came: pictures, an array, or a frame with all its columns in order.
+
+        Args:
+            draw: which of the draws; None for the mean.
+        """
+        values = self.mean if draw is None else self.draws[draw]
+        if self.schema.is_image:
+            top = (self.schema.levels or 256) - 1
+            return np.clip(np.rint(values), 0, top).astype(np.uint8)
+        if self.frame is None:
+            return self.schema.table(values, self.part.c, self.part.y)
+        return _overlaid(self.frame, self.schema, values, self.missing)
+
+    def table(self) -> Any:
+        """How each datum was filled in, a frame: row, missing, method, effective_sample_size, r_hat."""
+        import pandas
+
+        missing = self.missing.reshape(len(self.missing), -1).sum(1)
+        return pandas.DataFrame(
+            {
+                "row": self.rows,
+                "missing": missing,
+                "method": self.method,
+                "effective_sample_size": self.effective_sample_size,
+                "r_hat": self.r_hat,
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A summary fit for JSON."""
+        filled = self.method != "none"
+        sizes, r_hats = self.effective_sample_size[filled], self.r_hat[np.isfinite(self.r_hat)]
+        return {
+            "data": len(self.rows),
+            "data_filled": int(filled.sum()),
+            "values_filled": int(self.missing.sum()),
+            "draws": len(self.draws),
+            "methods": {name: int((self.method == name).sum()) for name in ("direct", "importance", "mcmc")},
+            "effective_sample_size": {"median": float(np.median(sizes)), "least": float(sizes.min())}
+            if len(sizes)
+            else None,
+            "r_hat": {"median": float(np.median(r_hats)), "largest": float(r_hats.max())} if len(r_hats) else None,
+            "rows_with_few": self.rows[self.effective_sample_size < FEW].tolist(),
+            "rows_apart": self.rows[np.nan_to_num(self.r_hat) > APART].tolist(),
+        }
+
+    @property
+    def warnings(self) -> list[str]:
+        """What not to trust, in sentences."""
+        few = self.rows[self.effective_sample_size < FEW]
+        apart = self.rows[np.nan_to_num(self.r_hat) > APART]
+        said = []
+        if len(few):
+            said.append(f"fewer than {FEW} effective draws in {_listed(few)}: more --particles or --steps")
+        if len(apart):
+            said.append(f"chains had not met (R-hat above {APART}) in {_listed(apart)}: more --warmup and --steps")
+        return said
+
+    def __str__(self) -> str:
+        found = self.to_dict()
+        if not found["data_filled"]:
+            return f"nothing is missing in {found['data']:,} data"
+        words = {"direct": "as samples of the model", "importance": "by importance resampling", "mcmc": "by MCMC"}
+        how = ", ".join(f"{n:,} {words[name]}" for name, n in found["methods"].items() if n)
+        size = found["effective_sample_size"]
+        lines = [
+            f"filled in {found['values_filled']:,} values in {found['data_filled']:,} of {found['data']:,} data: {how}",
+            f"effective sample size: median {size['median']:,.0f}, least {size['least']:,.1f}",
+        ]
+        if found["r_hat"]:
+            lines.append(f"R-hat of the chains: median {found['r_hat']['median']:.3f}, largest "
+                         f"{found['r_hat']['largest']:.3f}")  # fmt: skip
+        return "\n".join(lines)
+
+
+@job("impute")
+def impute(
+    run: Run,
+    data: Any = None,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    missing: Any = None,
+    region: str | None = None,
+    draws: int = 1,
+    method: str = "auto",
+    particles: int = Effort.particles,
+    warmup: int = Effort.warmup,
+    steps: int = Effort.steps,
+    leapfrog: int = Effort.leapfrog,
+    seed: int = 0,
+    listener: Callable[[float], None] | None = None,
+) -> Imputation:
+    """Fill in what is missing, each datum by itself: draws of p(missing | observed), and its mean.
+
+    A model that gives the density of the data themselves (a flow) has p(missing | observed) but for a constant. Few
+    missing numbers are filled in by importance resampling, many by Hamiltonian chains; both say how many independent
+    draws they are worth.
+
+    Args:
+        data: a table with empty cells (NaN), pictures, or None for the run's own.
+        split, limit: which part; a random subset of so many.
+        missing: True where something is to be filled in, (n, *event) or (*event): besides empty cells.
+        region: of pictures, what is missing: the top, bottom, left or right half, or the center.
+        draws: M, of each datum.
+        method: "importance", "mcmc", or "auto".
+        particles: of importance resampling, of each datum.
+        warmup, steps: moves of each of the chains, dropped and kept.
+        leapfrog: at most so many leapfrog steps a move.
+        listener: told of the share done, in [0, 1].
+
+    Raises:
+        CapabilityError: the model does not give the density of the data.
+        ConfigError: an option is out of range, or does not go with the data.
+        DataError: data that cannot be read or do not fit the model.
+    """
+    _check(run, draws, method, particles, warmup, steps, leapfrog, region)
+    data, holes = _without_gaps(run, data)
+    source = open_source(data) if data is not None and not isinstance(data, Dataset) else data
+    _, _, part = run.split(source, split, **({} if source is None else {"gaps": True}))
+    chosen = run.pick(part, limit, seed)
+    mask = _missing(run.schema, part, holes, missing, region)[chosen]
+    part = part.rows(chosen)
+    if run.schema.is_image and not mask.any():
+        raise ConfigError("impute: say what is missing of the pictures, with region or missing")
+    check_conditions(run.model, run.schema, part)
+    with seeded(seed, run.device):
+        x = _values(run, part)
+        filled = fill(
+            run,
+            run.schema.prepare(x).to(run.device),
+            torch.from_numpy(mask).to(run.device),
+            {name: v for name, v in context_of(run, part.y, part.c).items() if name in run.model.context},
+            draws,
+            method,
+            Effort(particles, warmup, steps, leapfrog),
+            listener,
+        )
+    return imputation(run.schema, filled, replace(part, x=x), mask, _frame(data, source, part))
+
+
+def imputation(schema: Schema, filled: Filled, part: Split, mask: np.ndarray, frame: Any = None) -> Imputation:
+    """What was drawn, in the units of the data; what was observed is `part.x`, exactly."""
+    scale = np.array([field.scale for field in schema.fields]) if schema.kind == "real" else 1.0
+    center = np.array([field.center for field in schema.fields]) if schema.kind == "real" else 0.0
+
+    def of_user(x: torch.Tensor) -> np.ndarray:
+        values = x.double().cpu().numpy()
+        values = values.reshape(*values.shape[:-1], *schema.event_shape) * scale + center
+        return np.where(mask, values, part.x)
+
+    return Imputation(
+        of_user(filled.draws),
+        of_user(filled.mean),
+        mask,
+        np.array(filled.method),
+        filled.size.numpy(),
+        filled.r_hat.numpy(),
+        part.index,
+        schema,
+        part,
+        frame,
+    )
+
+
+def region_mask(shape: tuple[int, ...], region: str) -> np.ndarray:
+    """Pixels of a picture (C, H, W), True in the region: a half of it, or the half as high and wide in its center."""
+    mask = np.zeros(shape, dtype=bool)
+    height, width = shape[1:]
+    middle = {
+        "top": (slice(0, height // 2), slice(None)),
+        "bottom": (slice(height - height // 2, None), slice(None)),
+        "left": (slice(None), slice(0, width // 2)),
+        "right": (slice(None), slice(width - width // 2, None)),
+        "center": (slice(height // 4, height - height // 4), slice(width // 4, width - width // 4)),
+    }[region]
+    mask[:, middle[0], middle[1]] = True
+    return mask
+
+
+def _check(
+    run: Run, draws: int, method: str, particles: int, warmup: int, steps: int, leapfrog: int, region: str | None
+) -> None:
+    """Raises `ConfigError` listing every option that is out of range."""
+    problems = []
+    least = {"draws": 1, "particles": 2, "warmup": 0, "steps": 8, "leapfrog": 1}
+    given = {"draws": draws, "particles": particles, "warmup": warmup, "steps": steps, "leapfrog": leapfrog}
+    problems += [f"--{n}: expected >= {least[n]}, got {v}" for n, v in given.items() if v < least[n]]
+    if method not in METHODS:
+        problems.append(f"--method: {method!r} is no way to fill in{did_you_mean(method, METHODS)}")
+    if region is not None and region not in REGIONS:
+        problems.append(f"--region: {region!r} is no region{did_you_mean(region, REGIONS)}")
+    if region is not None and not run.schema.is_image:
+        problems.append("--region: expected pictures; of a table, leave cells empty")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _without_gaps(run: Run, data: Any) -> tuple[Any, np.ndarray | None]:
+    """Pictures in an array of real numbers, NaN where pixels are missing: the rest as it is read, and the gaps."""
+    if not run.schema.is_image:
+        return data, None
+    if isinstance(data, str | os.PathLike) and str(data).lower().endswith(".npy") and Path(data).is_file():
+        loaded = np.load(data, allow_pickle=False)
+        data = loaded if loaded.dtype.kind == "f" else data
+    if isinstance(data, torch.Tensor):
+        data = data.detach().cpu().numpy()
+    if not isinstance(data, np.ndarray) or data.dtype.kind != "f" or not np.isnan(data).any():
+        return data, None
+    holes = np.isnan(data)
+    shape = run.schema.event_shape
+    if data.shape[1:] not in (shape, shape[1:]):
+        raise DataError(f"expected pictures of shape {shape}, got {data.shape[1:]}")
+    return np.where(holes, 0, data), holes.reshape(-1, *shape)
+
+
+def _missing(schema: Schema, part: Split, holes: np.ndarray | None, missing: Any, region: str | None) -> np.ndarray:
+    """(n, *event), True where something is to be filled in."""
+    shape = (len(part), *schema.event_shape)
+    mask = np.isnan(part.x) if part.x.dtype.kind == "f" else np.zeros(shape, dtype=bool)
+    if holes is not None:
+        mask = mask | holes
+    if region is not None:
+        mask = mask | region_mask(schema.event_shape, region)
+    if missing is None:
+        return mask
+    given = np.asarray(missing)
+    if given.dtype.kind not in "bui" or not np.isin(given, (0, 1)).all():
+        raise ConfigError(f"missing: expected truth values, or 0 and 1, got {given.dtype}")
+    fits = [shape, shape[1:]]
+    fits += [(len(part), *shape[2:]), shape[2:]] if schema.is_image and shape[1] == 1 else []
+    if given.shape not in fits:
+        raise ConfigError(f"missing: expected a mask of shape {shape} or {shape[1:]}, got {given.shape}")
+    lead = (len(part),) if given.shape in fits[::2] else (1,)
+    return mask | given.astype(bool).reshape(*lead, *shape[1:])
+
+
+def _values(run: Run, part: Split) -> np.ndarray:
+    """Rows with finite numbers in place of gaps; pictures that are drawn afresh are drawn once."""
+    if part.redraw:
+        return part.to(run.schema).take(slice(None))["x"].numpy().astype(np.uint8)
+    if part.x.dtype.kind != "f":
+        return part.x
+    centers = np.array([field.center for field in run.schema.fields])
+    return np.where(np.isnan(part.x), centers, part.x)
+
+
+def _frame(data: Any, source: Any, part: Split) -> Any:
+    """The user's own table, rows as chosen, with all its columns; None where it brought splits or has no columns."""
+    if not isinstance(source, Source) or source.registered or ALL not in source.raw.parts:
+        return None
+    frame: Any = source.raw.parts[ALL].x
+    if isinstance(frame, np.ndarray) or not source.raw.named:
+        return None
+    frame = frame.iloc[part.index]
+    if hasattr(data, "iloc"):
+        frame = frame.set_axis(data.index[part.index]).set_axis(data.columns, axis=1)
+    return frame
+
+
+def _overlaid(frame: Any, schema: Schema, values: np.ndarray, missing: np.ndarray) -> Any:
+    """A frame with its gaps filled; what was observed, and every column that the model does not explain, as it was.
+
+    A column takes the dtype of training where that holds what was observed, as whole numbers that a gap made real.
+    """
+    import pandas
+
+    out = frame.copy()
+    for j, field in enumerate(schema.fields):
+        holes = missing[:, j]
+        if not holes.any():
+            continue
+        (place,) = (i for i, name in enumerate(map(str, frame.columns)) if name == field.name)
+        own = frame.iloc[:, place]
+        cast = as_dtype(values[:, j], field)
+        same = np.array_equal(np.asarray(cast, dtype=np.float64)[~holes], values[~holes, j])
+        dtype = field.dtype if same else own.dtype if own.dtype.kind == "f" else "float64"
+        column = pandas.Series(cast if same else values[:, j], index=frame.index, dtype=dtype)
+        out = out.drop(columns=frame.columns[place])
+        out.insert(place, frame.columns[place], column)
+    return out
+
+
+def _listed(rows: np.ndarray) -> str:
+    shown = ", ".join(map(str, rows[:LISTED]))
+    more = f" and {len(rows) - LISTED:,} more" if len(rows) > LISTED else ""
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{more} (the first is 0)"
