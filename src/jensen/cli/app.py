@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from jensen.cli.failures import Guarded
+from jensen.cli.filling import impute
 from jensen.cli.judging import compare, demo, diagnose, report
 from jensen.cli.looking import data, models, show
 from jensen.cli.memory import keep_freed_memory
@@ -47,7 +48,7 @@ LOOK, TRAIN, USE, JUDGE = "Look", "Train", "Use a run", "Judge a run"
 for panel, commands in {
     TRAIN: (train, demo),
     LOOK: (models, show, data),
-    USE: (score, sample, reconstruct, encode, interpolate),
+    USE: (score, sample, impute, reconstruct, encode, interpolate),
     JUDGE: (diagnose, compare, report),
 }.items():
     for command in commands:

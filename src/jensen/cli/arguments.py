@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import sys
 from collections.abc import Sequence
@@ -69,6 +70,48 @@ def read_tokens(tokens: Sequence[str], problems: list[str]) -> dict[str, Any]:
         else:
             settings[key] = _read_value(text, key, problems)
     return settings
+
+
+def column_names(words: Sequence[str] | None) -> list[str]:
+    """Names of columns that an option gives, several with commas between them; one with a comma of its own in quotes.
+
+    >>> column_names(["age,sex", '"a, b"'])
+    ['age', 'sex', 'a, b']
+    """
+    return [name for word in words or () for name in next(csv.reader([word], skipinitialspace=True), [])]
+
+
+def read_values(tokens: Sequence[str] | None, option: str) -> dict[str, Any]:
+    """`column=value` tokens; a value is a number where it reads as one, else a word.
+
+    Raises:
+        ConfigError: a token that is none, or two of one column.
+
+    >>> read_values(["age=40", "sex=f", "size=1.5", "answer=no"], "--given")
+    {'age': 40, 'sex': 'f', 'size': 1.5, 'answer': 'no'}
+    """
+    values: dict[str, Any] = {}
+    problems = []
+    for token in tokens or ():
+        name, sign, text = token.partition("=")
+        if not sign or not name:
+            problems.append(f"{option}: expected column=value, as age=40, got {token!r}")
+        elif name in values:
+            problems.append(f"{option}: {name} given twice, as {values[name]} and {text}")
+        else:
+            values[name] = _number_or_word(text)
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def _number_or_word(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def read_file(name: str) -> Settings:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,13 @@ def data_for(run: Run, ref: str | None) -> Any:
 
 def read_stdin(load: Callable[[Path], Dataset]) -> Dataset:
     """Data from stdin: .csv, .csv.gz, .npy, .npz or .parquet, told apart by their first bytes."""
+    with stdin_file() as path:
+        return replace(load(path), name="stdin", origin="stdin", recipe=None)
+
+
+@contextmanager
+def stdin_file() -> Iterator[Path]:
+    """Inside, what came by stdin lies in a file of its kind; errors that name the file name stdin."""
     content = sys.stdin.buffer.read()
     if not content:
         raise DataError("stdin: expected data, got nothing")
@@ -52,6 +60,6 @@ def read_stdin(load: Callable[[Path], Dataset]) -> Dataset:
         path = Path(folder) / f"stdin{suffix}"
         path.write_bytes(content)
         try:
-            return replace(load(path), name="stdin", origin="stdin", recipe=None)
+            yield path
         except (DataError, ConfigError) as e:
             raise type(e)(str(e).replace(str(path), "stdin")) from None

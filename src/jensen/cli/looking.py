@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from jensen.cli.arguments import column_names
 from jensen.cli.inputs import STDIN, read_stdin
-from jensen.cli.options import Binarize, Drop, Group, Json, Label, Time, Weight
+from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Time, Weight
 from jensen.cli.printing import print_json, print_table
 
 # What `jensen models` prints: key of a row and heading.
@@ -64,6 +65,7 @@ def data(
     ] = None,
     label: Label = None,
     drop: Drop = None,
+    given: Given = None,
     binarize: Binarize = None,
     group: Group = None,
     time: Time = None,
@@ -77,6 +79,7 @@ def data(
     options = {
         "label": label,
         "drop": drop or (),
+        "given": column_names(given) or (),
         "binarize": binarize,
         "group": group,
         "time": time,
@@ -124,6 +127,18 @@ def _print_data(report: Mapping[str, Any]) -> None:
     print_table(headers, rows, numbers=["min", "mean", "max"])
     if report["constant"]:
         typer.echo(f"\nconstant: {', '.join(report['constant'])}")
+    if report["given"]:
+        typer.echo("")
+        cells = [[c["name"], c["kind"], c["dtype"], _range(c)] for c in report["given"]]
+        print_table(["given", "kind", "dtype", "values"], cells)
+
+
+def _range(column: Mapping[str, Any], most: int = 10) -> str:
+    """What a condition can be, in words."""
+    if "categories" not in column:
+        return f"{column['min']:g} to {column['max']:g}, mean {column['mean']:.4g}"
+    names = column["categories"]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _print_labels(splits: Mapping[str, Any]) -> None:

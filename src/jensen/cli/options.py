@@ -31,6 +31,10 @@ Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, c
 
 Label = Annotated[str | None, typer.Option("--label", metavar="COL", help="Column of labels.", show_default=False)]
 Drop = Annotated[list[str] | None, typer.Option("--drop", metavar="COL", help="Column to leave out; repeat for more.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option("--given", metavar="COL,...", help="Columns that are conditions, not explained; repeat for more."),
+]
 Binarize = Annotated[
     str | None,
     typer.Option(

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jensen.cli.arguments import Settings, read_settings
+from jensen.cli.arguments import Settings, column_names, read_settings
 from jensen.cli.failures import INTERRUPTED, TERMINATED, fail
 from jensen.cli.inputs import STDIN, read_stdin
-from jensen.cli.options import Binarize, Drop, Group, Json, Label, Time, Weight
+from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Time, Weight
 from jensen.cli.printing import duration, note, print_json
 from jensen.cli.progress import TrainingProgress, log_jacobian_of
 from jensen.errors import ConfigError
@@ -61,6 +61,7 @@ def train(
     binarize: Binarize = None,
     label: Label = None,
     drop: Drop = None,
+    conditions: Given = None,
     group: Group = None,
     time: Time = None,
     weight: Weight = None,
@@ -87,6 +88,7 @@ def train(
         "binarize": binarize,
         "label": label,
         "drop": drop or (),
+        "given": column_names(conditions) or (),
         "group": group,
         "time": time,
         "weight": weight,
@@ -243,8 +245,8 @@ def _print_summary(run: Run, summary: dict[str, Any]) -> None:
     typer.echo(f"{summary['model']} on {summary['data']}: {epochs} in {time}, in {summary['out']}")
     valid = summary["valid"]
     if valid is not None:
-        kind = {"lower_bound": "a lower bound on log p(x)", "exact": "exact log p(x)"}.get(valid["kind"])
-        kind = f", {kind}" if kind else ""
+        kinds = {"lower_bound": "a lower bound on log p(x)", "exact": "exact log p(x)", "estimate": "an estimate"}
+        kind = f", {kinds[valid['kind']]}" if valid["kind"] in kinds else ""
         name = valid["name"].replace("_", " ")
         rows = {"valid": "validation", "train": "training"}[valid["split"]]
         typer.echo(f"best {rows} {name}: {valid['nats']:.2f} nats{kind} (epoch {valid['epoch']:,})")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jensen.cli.arguments import read_values
 from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
@@ -22,7 +23,7 @@ def score(
     run: RunFolder,
     data: RunData = None,
     split: DataSplit = None,
-    estimator: Annotated[str, typer.Option(metavar="E", help="auto, exact, elbo, iw, prior or ais.")] = "auto",
+    estimator: Annotated[str, typer.Option(metavar="E", help="auto, exact, elbo, iw, prior, ais or trace.")] = "auto",
     particles: Annotated[
         int | None,
         typer.Option(metavar="K", help="Draws per datum; by default the estimator's.", show_default=False),
@@ -98,7 +99,17 @@ def _print_score(result: Score) -> None:
 def sample(
     run: RunFolder,
     out: Out,
-    n: Annotated[int, typer.Option("-n", "--n", metavar="N", help="How many.")] = 64,
+    n: Annotated[
+        int | None, typer.Option("-n", "--n", metavar="N", help="How many. [default: 64]", show_default=False)
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COL=VALUE", help="A condition, or a column to hold; repeat for more."),
+    ] = None,
+    given_from: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Conditions, one a row: a name or a path.", show_default=False),
+    ] = None,
     temperature: Annotated[
         float, typer.Option(metavar="T", help="Below 1 stays nearer to the middle; 1 is the model itself.")
     ] = 1.0,
@@ -108,8 +119,20 @@ def sample(
 ) -> None:
     """Draw new data from the model, in the user's own types."""
     check_out(out)
+    values = read_values(given, "--given")
     opened = open_run(run, device)
-    _write(out, opened, opened.sample(n, temperature=temperature, seed=seed, mean=mean))
+    with ShareProgress("sampling") as progress:
+        drawn = opened.sample(
+            n,
+            given=values,
+            given_from=given_from,
+            temperature=temperature,
+            seed=seed,
+            mean=mean,
+            listener=progress,
+            say=note,
+        )
+    _write(out, opened, drawn)
 
 
 def reconstruct(
@@ -182,8 +205,16 @@ def _fit_on_a_page(out: str, limit: int | None) -> int | None:
 
 def _write(out: str, run: Run, result: Any, columns: int | None = None) -> None:
     schema = run.schema
-    write_result(out, result, schema.levels, None if schema.is_image else schema.names, across=columns)
+    names = schema.names if result.shape[1] == len(schema.names) else _all_names(run)
+    write_result(out, result, schema.levels, None if schema.is_image else names, across=columns)
     _say(out, result)
+
+
+def _all_names(run: Run) -> list[str]:
+    """Columns of what is drawn, conditions among them."""
+    schema, context = run.schema, run.model.context
+    given = [*(schema.given_names if "c" in context else []), *([schema.label] if "y" in context else [])]
+    return [name for name in schema.order if name in (*schema.names, *given)]
 
 
 def _say(out: str, result: Any) -> None:

@@ -26,6 +26,7 @@ REGIONS = ("top", "bottom", "left", "right", "center")
 FEW = 10  # effective draws below which a datum is named in a warning
 APART = 1.05  # R̂ above which chains had not met: Vehtari et al. 2021 warn above 1.01 with four times the draws
 LISTED = 10  # rows that a warning names
+HIDDEN = 0.35  # of white: the grey of pixels that are missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,7 @@ class Imputation:
         r_hat: of each datum, (n,): near 1 where its chains agree; NaN where none ran.
         rows: numbers of the data in what they came from, (n,), the first one 0.
         schema, part, frame: of the data, for giving them back as they came.
+        known: whether `part` holds what stands under the mask, so that it can be shown beside what was filled in.
     """
 
     draws: np.ndarray
@@ -55,6 +57,7 @@ class Imputation:
     schema: Schema
     part: Split
     frame: Any = None
+    known: bool = False
 
     def completed(self, draw: int | None = None) -> Any:
         """The data whole, as they came: pictures, an array, or a frame with all its columns in order.
@@ -69,6 +72,21 @@ class Imputation:
         if self.frame is None:
             return self.schema.table(values, self.part.c, self.part.y)
         return _overlaid(self.frame, self.schema, values, self.missing)
+
+    def sheet(self, across: int = 12) -> tuple[np.ndarray, int]:
+        """Pictures (k · columns, C, H, W) for a grid of so many columns: rows of the data where they are known, of what
+        was left of them, and of each draw, one below the other; and the number of columns.
+        """
+        columns = min(across, len(self.rows))
+        top = (self.schema.levels or 256) - 1
+        whole = self.part.x.astype(np.float64)
+        rows = [*([whole] if self.known else []), np.where(self.missing, HIDDEN * top, whole), *self.draws]
+        blocks = []
+        for start in range(0, len(whole), columns):
+            for row in rows:
+                some = row[start : start + columns]
+                blocks.append(np.concatenate([some, np.zeros((columns - len(some), *some.shape[1:]))]))
+        return np.concatenate(blocks), columns
 
     def table(self) -> Any:
         """How each datum was filled in, a frame: row, missing, method, effective_sample_size, r_hat."""
@@ -195,10 +213,13 @@ def impute(
             Effort(particles, warmup, steps, leapfrog),
             listener,
         )
-    return imputation(run.schema, filled, replace(part, x=x), mask, _frame(data, source, part))
+    whole = replace(part, x=x)
+    return imputation(run.schema, filled, whole, mask, _frame(data, source, part), known=holes is None)
 
 
-def imputation(schema: Schema, filled: Filled, part: Split, mask: np.ndarray, frame: Any = None) -> Imputation:
+def imputation(
+    schema: Schema, filled: Filled, part: Split, mask: np.ndarray, frame: Any = None, known: bool = False
+) -> Imputation:
     """What was drawn, in the units of the data; what was observed is `part.x`, exactly."""
     scale = np.array([field.scale for field in schema.fields]) if schema.kind == "real" else 1.0
     center = np.array([field.center for field in schema.fields]) if schema.kind == "real" else 0.0
@@ -219,6 +240,7 @@ def imputation(schema: Schema, filled: Filled, part: Split, mask: np.ndarray, fr
         schema,
         part,
         frame,
+        known,
     )
 
 
