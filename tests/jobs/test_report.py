@@ -67,11 +67,14 @@ class Page(HTMLParser):
             self.sections[self._section] += data
 
 
-def look(path: Path) -> Page:
+FLOW_SECTIONS = ["numbers", "training", "samples", "interpolation", "codes", "diagnosis", "settings", "reproduce"]
+
+
+def look(path: Path, sections: list[str] = SECTIONS) -> Page:
     """A report, with what every report must be."""
     text = path.read_text()
     page = Page(text)
-    assert list(page.sections) == SECTIONS
+    assert list(page.sections) == sections
     assert all(link.startswith(("data:", "#")) for link in page.links), page.links
     assert "script" not in page.tags
     assert not re.search(r"url\(\s*['\"]?(?!#)", text), "a resource named in a style"
@@ -157,6 +160,41 @@ def test_autoencoder_says_what_it_has_not(folder: Path):
     assert "no likelihood" in page.sections["numbers"]
     assert page.sections["samples"].startswith("SamplesLeft out: autoencoder cannot sample")
     assert len(page.images) == 1 + 2 + 1
+
+
+def test_flow_of_a_table(table: Path, folder: Path):
+    settings = {"layers": 2, "hidden": [16]}
+    run = train("realnvp", table, out=folder / "flow", label="kind", settings=settings, epochs=3)
+    page = look(report(run), FLOW_SECTIONS)
+    assert "columns two by two (the first 4 of 5 columns)" in page.sections["samples"]
+    assert "T(z) gives each of them back exactly" in page.sections["codes"]
+    assert "Rows x = T(z)" in page.sections["interpolation"].replace("\u00a0", " ")
+    for finding in ("round trip", "stretching", "digits of the density", "range of samples", "overfitting"):
+        assert finding in page.sections["diagnosis"]
+    assert "collapse" not in page.sections["diagnosis"]
+
+
+def test_flow_of_pictures(folder: Path):
+    settings = {"scales": 1, "couplings": 1, "channels": 4, "blocks": 0}
+    page = look(report(train("realnvp", "digits", out=folder / "flow-p", settings=settings, epochs=1)), FLOW_SECTIONS)
+    assert len(page.images) == 3 + 2  # data, samples, cooled; two kinds of paths
+    assert "cost of the noise" in page.sections["diagnosis"]
+
+
+def test_flow_of_two_columns_shows_its_density(folder: Path, tmp_path: Path):
+    """And, conditional, one for each label."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(90, 2)), columns=["a", "b"])
+    frame["kind"] = np.where(np.arange(90) % 2, "odd", "even")
+    frame.to_csv(tmp_path / "two.csv", index=False)
+    small = {"layers": 2, "hidden": [8]}
+    run = train("realnvp", tmp_path / "two.csv", label="kind", out=folder / "two", settings=small, epochs=2)
+    sections = [*FLOW_SECTIONS[:3], "density", *FLOW_SECTIONS[3:]]
+    page = look(report(run), sections)
+    assert page.sections["density"].startswith("DensityThe density p(x) itself,")
+    run = train("realnvp", tmp_path / "two.csv", label="kind", settings={**small, "conditional": True}, epochs=2)
+    page = look(report(run, tmp_path / "r.html"), sections)
+    assert "given kind even" in page.sections["density"] and "given kind odd" in page.sections["density"]
 
 
 def test_report_outlives_its_data(folder: Path, tmp_path: Path):

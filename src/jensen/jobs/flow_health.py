@@ -121,7 +121,8 @@ def _round_trip(of: Map, name: str, run: Run) -> Finding:
         back = of.single.from_base(of.single.to_base(of.values.to(torch.float32))[0])[0]
         lost = float((back.floor() != of.values.floor()).flatten(1).any(1).double().mean())
         evidence["whole_numbers_lost"] = lost
-        text += f"; {lost:.1%} of the data do not come back as the same whole numbers from float32"
+        come = "all" if lost == 0 else f"all but {lost:.1%}"
+        text += f"; {come} of the data come back as the same whole numbers from float32"
         kept = kept and lost == 0
     if not holds:
         text += ": the map is not inverted, even with twice the digits"
@@ -404,7 +405,7 @@ def _range(run: Run, data: Dataset, batch: Batch) -> Finding:
     evidence: dict[str, Any] = {"far_outside": float(far), "by_chance": by_chance, "samples": SAMPLES}
     if run.schema.is_image:
         share = float(outside.mean())
-        text = f"{share:.2%} of the pixels of samples lie outside the levels and are cut to the nearest"
+        text = f"{share:.2%} of the pixels of samples lie outside the levels: cut to the nearest, and lost to the bound"
         evidence["outside"] = share
     else:
         share, worst = float(outside.max()), run.schema.names[int(outside.argmax())]
@@ -415,7 +416,10 @@ def _range(run: Run, data: Dataset, batch: Batch) -> Finding:
         evidence["outside"] = dict(zip(run.schema.names, outside.tolist(), strict=True))
     text += f"; {float(far):.2%} lie beyond it by more than its width"
     ok = share <= OUTSIDE + by_chance and float(far) <= FAR
-    return Finding("range of samples", ok, text, evidence, f"sample with --temperature 0.9; {_tamer(run)}")
+    alpha = run.spec.get("settings", {}).get("alpha")
+    narrower = [f"alpha={alpha / 10:g}"] if run.schema.is_image and alpha else []
+    advice = ", ".join([*narrower, _tamer(run)])
+    return Finding("range of samples", ok, text, evidence, advice)
 
 
 def _noise(model: Model, batch: Batch) -> Finding:

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image
 
 BETWEEN = 56  # grey of the lines between the pictures of a grid
@@ -220,10 +220,7 @@ def histogram(name: str, data: np.ndarray, samples: np.ndarray) -> Figure:
         figure = _figure(2.5, 1.7)
         axes = figure.subplots()
         edges = _edges(data, samples)
-        for values, colour, filled in ((data, DATA, True), (samples, MODEL, False)):
-            share = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(values)
-            line: dict[str, Any] = {"alpha": 0.35, "lw": 0} if filled else {"lw": 1.6}
-            axes.stairs(share, edges, color=colour, fill=filled, **line)
+        _compared(axes, data, samples, edges)
         axes.set_title(_name(name, 26), fontsize=9)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
@@ -231,6 +228,14 @@ def histogram(name: str, data: np.ndarray, samples: np.ndarray) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=8)
         return figure
+
+
+def _compared(axes: Any, data: np.ndarray, samples: np.ndarray, edges: np.ndarray) -> None:
+    """The share of data in each bin, filled, and of samples, outlined."""
+    for values, colour, filled in ((data, DATA, True), (samples, MODEL, False)):
+        share = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(values)
+        line: dict[str, Any] = {"alpha": 0.35, "lw": 0} if filled else {"lw": 1.6}
+        axes.stairs(share, edges, color=colour, fill=filled, **line)
 
 
 def _edges(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -287,6 +292,99 @@ def correlation(x: np.ndarray) -> np.ndarray:
     found = unit.T @ unit
     np.fill_diagonal(found, 1.0)
     return found
+
+
+def pairs(names: Sequence[str], data: np.ndarray, samples: np.ndarray) -> Figure:
+    """Each pair of columns of data (N, D), below the diagonal, and of samples (M, D), above it, on common axes."""
+    d = len(names)
+    with _style():
+        figure = _figure(1.55 * d + 0.5, 1.55 * d + 0.3)
+        panels = figure.subplots(d, d, sharex="col", squeeze=False)
+        ends = [_ends(data[:, j], samples[:, j]) for j in range(d)]
+        for i in range(d):
+            for j in range(d):
+                axes = panels[i, j]
+                if i == j:
+                    _compared(axes, data[:, j], samples[:, j], np.linspace(*ends[j], 25))
+                    axes.set_yticks([])
+                else:
+                    x, colour = (data, DATA) if i > j else (samples, MODEL)
+                    axes.plot(x[:, j], x[:, i], "o", ms=2, mew=0, color=colour, alpha=0.35)
+                    axes.set_ylim(*ends[i])
+                axes.set_xlim(*ends[j])
+                axes.grid(visible=False)
+                axes.tick_params(labelsize=7, labelleft=j == 0 and i > 0)
+                for axis in (axes.xaxis, axes.yaxis) if i != j else (axes.xaxis,):
+                    axis.set_major_locator(MaxNLocator(3))
+                if i == d - 1:
+                    axes.set_xlabel(_name(names[j], 16), fontsize=8)
+                if j == 0:
+                    axes.set_ylabel(_name(names[i], 16), fontsize=8)
+        figure.align_ylabels()
+        return figure
+
+
+def _ends(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """An interval that holds all of x and nearly all of y, with a margin."""
+    low = min(float(x.min()), float(np.quantile(y, 0.005)))
+    high = max(float(x.max()), float(np.quantile(y, 0.995)))
+    margin = 0.04 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def density(names: tuple[str, str], log_p: np.ndarray, across: np.ndarray, up: np.ndarray, data: np.ndarray) -> Figure:
+    """A density of two columns as a heat map, log p at (up, across) in nats, with data (N, 2) on it."""
+    with _style():
+        figure = _figure(5.6, 4.4)
+        axes = figure.subplots()
+        top = float(log_p.max())
+        extent = (across[0], across[-1], up[0], up[-1])
+        image = axes.imshow(log_p, origin="lower", extent=extent, aspect="auto", cmap="Blues", vmin=top - 12, vmax=top)
+        axes.plot(*data.T, "o", ms=2.2, mew=0, color=DATA, alpha=0.6)
+        axes.set(xlabel=_name(names[0]), ylabel=_name(names[1]), xlim=extent[:2], ylim=extent[2:])
+        axes.grid(visible=False)
+        bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=28, extend="min", label="log p(x) (nats)")
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+        return figure
+
+
+def against_law(title: str, values: np.ndarray, x: np.ndarray, law: np.ndarray, label: str) -> Figure:
+    """A histogram of values, filled, and the density that they should follow, given at points x."""
+    with _style():
+        figure = _figure(3.8, 2.6)
+        axes = figure.subplots()
+        shown = np.clip(values, x[0], x[-1])
+        axes.hist(shown, np.linspace(x[0], x[-1], 41).tolist(), density=True, color=DATA, alpha=0.35, label="data")
+        axes.plot(x, law, color=MODEL, label=label)
+        axes.set_title(title)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False)
+        axes.legend(fontsize=9)
+        return figure
+
+
+def gains(to_base: Sequence[float], to_data: Sequence[float | None], limit: float) -> Figure:
+    """How much each layer stretches in both directions, from the data on, on a logarithmic axis."""
+    with _style():
+        figure = _figure(max(3.2, 1.6 + 0.22 * len(to_base)), 2.6)
+        axes = figure.subplots()
+        where = np.arange(1, len(to_base) + 1)
+        axes.plot(where, to_base, "o", ms=5, mew=0, color=MODEL, label="to the base")
+        axes.plot(where, [np.nan if x is None else x for x in to_data], "D", ms=4.5, mew=0, color=DATA,
+                  label="to the data")  # fmt: skip
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        highest = max(max(to_base), max((x for x in to_data if x is not None), default=1.0))
+        axes.set_ylim(0.8, max(10.0, 2 * highest))
+        if highest > limit / 10:
+            axes.axhline(limit, color=MUTED, lw=1)
+        axes.set(xlabel="layers, from the data", ylabel="largest stretching")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.grid(axis="x", visible=False)
+        axes.legend(fontsize=9, loc="upper right")
+        return figure
 
 
 def against(name: str, data: np.ndarray, back: np.ndarray) -> Figure:

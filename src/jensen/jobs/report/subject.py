@@ -1,0 +1,55 @@
+"""The data that a report shows."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from jensen.core import seeded
+from jensen.data import Dataset, Split
+from jensen.jobs.report.record import GONE
+from jensen.jobs.run import Run
+
+
+class NoData(Exception):
+    """The data to show are not to be had; the rest of the report still is."""
+
+
+class Subject:
+    """The data that a report shows, read once. Those of the run may be gone; those asked for may not."""
+
+    def __init__(self, run: Run, data: Any):
+        self.run, self.given = run, data
+        if data is not None:
+            _ = self.found
+
+    @cached_property
+    def found(self) -> tuple[Dataset, str, Split]:
+        try:
+            return self.run.split(self.given)
+        except GONE as e:
+            if self.given is not None:
+                raise
+            raise NoData(e) from None
+
+    def few(self, n: int, seed: int = 0) -> tuple[Dataset, Split]:
+        """A data set of n random rows, of different classes as far as there are any."""
+        data, name, part = self.found
+        order = np.random.default_rng(seed).permutation(len(part))
+        if part.y is not None:
+            turn = np.zeros(len(part), int)  # how often a row's class came before it
+            for label in np.unique(part.y):
+                rows = order[part.y[order] == label]
+                turn[rows] = np.arange(len(rows))
+            order = order[np.lexsort((part.y[order], turn[order]))]
+        chosen = part.rows(order[:n])
+        return Dataset(data.name, data.schema, {name: chosen}), chosen
+
+    def shown(self, part: Split) -> np.ndarray:
+        """Rows as the model takes them: binary pictures that are drawn afresh are drawn once."""
+        if not part.redraw:
+            return part.x
+        with seeded(0):
+            return part.to(self.run.schema).take(slice(None))["x"].numpy()
