@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
-from torch.nn.functional import one_hot, softplus
+from torch.nn.functional import one_hot
 
+from jensen.conditionals.heads import positive
 from jensen.conditionals.transformed import Transformed
 from jensen.distributions import DiagonalNormal
 from jensen.registry import FlowSlot, Prior, component
@@ -146,7 +147,14 @@ class FlowPosterior(nn.Module):
     def __init__(self, latents: tuple[int, ...], transform: Transform, context: int, min_scale: float):
         super().__init__()
         (self.latents,) = latents
-        self.transform, self.context, self.min_scale = transform, context, min_scale
+        between = carry(constraints.real, transform.domain, latents)
+        self.transform = Composed([*between, transform]) if between else transform
+        self.context, self.min_scale = context, min_scale
+
+    @property
+    def support(self) -> Any:
+        """The constraint on one element of z."""
+        return self.transform.codomain
 
     @property
     def parameter_shape(self) -> tuple[int, ...]:
@@ -157,7 +165,7 @@ class FlowPosterior(nn.Module):
 
     def forward(self, parameters: Tensor) -> Transformed:
         loc, raw, context = parameters.split([self.latents, self.latents, self.context], 1)
-        base = DiagonalNormal(loc, softplus(raw) + self.min_scale)
+        base = DiagonalNormal(loc, positive(raw, self.min_scale, 1.0))
         return Transformed(base, self.transform, context if self.context else None)
 
 
@@ -169,7 +177,7 @@ def flow_posterior(
     *,
     flow: FlowSlot = "iaf",
     context: Annotated[int, Field(ge=0)] = 32,
-    min_scale: Annotated[float, Field(gt=0)] = 1e-3,
+    min_scale: Annotated[float, Field(gt=0, lt=1)] = 1e-3,
 ) -> nn.Module:
     """A normalizing flow on top of a diagonal normal.
 

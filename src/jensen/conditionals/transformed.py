@@ -27,6 +27,7 @@ class Transformed(Distribution):
         base: over `transform.domain_shape`, of batch shape () or (N,).
         transform: from base to data.
         context: c, `(N, C)`, or None.
+        batch: shape in which the context's rows are seen, where the base has no batch; default (N,).
 
     >>> from jensen.distributions import StandardNormal
     >>> from jensen.transforms import Affine
@@ -40,8 +41,14 @@ class Transformed(Distribution):
     """A draw's density costs nothing beside the draw, and the inverse may be slow."""
     _validate_args = False
 
-    def __init__(self, base: Distribution, transform: Transform | _Stopped, context: Tensor | None = None):
-        self.base, self.transform, self.context = base, transform, context
+    def __init__(
+        self,
+        base: Distribution,
+        transform: Transform | _Stopped,
+        context: Tensor | None = None,
+        batch: Sequence[int] | None = None,
+    ):
+        self.base, self.transform, self.context, self._batch = base, transform, context, batch
 
     @property
     def has_rsample(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -51,7 +58,7 @@ class Transformed(Distribution):
     def batch_shape(self) -> torch.Size:
         if self.base.batch_shape or self.context is None:
             return self.base.batch_shape
-        return self.context.shape[:1]
+        return self.context.shape[:1] if self._batch is None else torch.Size(self._batch)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -108,18 +115,21 @@ class Transformed(Distribution):
         """The same density with its parameters stopped; gradients still reach the value."""
         context = None if self.context is None else self.context.detach()
         base = self.base.detach()  # pyright: ignore[reportAttributeAccessIssue]
-        return type(self)(base, _Stopped(self.transform), context)
+        return type(self)(base, _Stopped(self.transform), context, self._batch)
 
     def tempered(self, temperature: float) -> Self:
         """The same with the scale of its base multiplied. Raises `ValueError` where that is not normal."""
         if not hasattr(self.base, "tempered"):
             raise ValueError(f"a temperature multiplies the scale of a normal base, and this is {self.base}")
         base = self.base.tempered(temperature)  # pyright: ignore[reportAttributeAccessIssue]
-        return type(self)(base, self.transform, self.context)
+        return type(self)(base, self.transform, self.context, self._batch)
 
     def unflatten(self, sizes: Sequence[int]) -> Self:
-        """Itself: a value (K, B, *event) meets K·B rows of parameters in the same order."""
-        return self
+        """The batch, of size K·B, seen as `sizes`, say (K, B)."""
+        if not self.batch_shape:
+            return self
+        base = self.base.unflatten(sizes) if self.base.batch_shape else self.base  # pyright: ignore
+        return type(self)(base, self.transform, self.context, tuple(sizes))
 
     def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> Self:
         """The same density for every index of a larger batch."""
