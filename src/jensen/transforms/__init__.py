@@ -13,6 +13,7 @@ from jensen.transforms.ode import Solver
 from jensen.transforms.permutation import Permutation
 from jensen.transforms.planar import Planar
 from jensen.transforms.radial import Radial
+from jensen.transforms.spline import Elementwise, RationalQuadratic, Rotation
 from jensen.transforms.sylvester import Sylvester
 from jensen.transforms.transform import Composed, Inverse, Reshape, Transform
 
@@ -24,6 +25,7 @@ __all__ = [
     "Composed",
     "Continuous",
     "Coupling",
+    "Elementwise",
     "Exp",
     "Inverse",
     "LULinear",
@@ -33,8 +35,10 @@ __all__ = [
     "Permutation",
     "Planar",
     "Radial",
+    "RationalQuadratic",
     "Reflections",
     "Reshape",
+    "Rotation",
     "Scaling",
     "Sigmoid",
     "Softplus",
