@@ -77,9 +77,7 @@ def test_the_numbers_are_plain(coupling_flow, run_of, columns):
     kept = json.loads(json.dumps(plain(diagnosis.to_dict())))
     evidence = {f["name"]: f["evidence"] for f in kept["findings"]}
     assert evidence["round trip"]["float64"]["data_max"] < 1e-12 < evidence["round trip"]["float32"]["data_max"] < 1e-4
-    assert [x["layer"] for x in evidence["stretching"]["layers"]] == [
-        "1 ActNorm", "2 Coupling", "3 Coupling", "4 Coupling", "5 Coupling"
-    ]  # fmt: skip
+    assert [x["layer"] for x in evidence["stretching"]["layers"]] == ["ActNorm", *["Coupling"] * 4]
     assert evidence["normalisation"]["integral"] == pytest.approx(1, abs=0.01)
 
 
@@ -106,7 +104,7 @@ def test_stretching_is_the_largest_singular_value(run_of, columns, dims):
     sizes = np.concatenate([[7.0], np.linspace(1, 2, dims - 2), [0.25]])
     model = flow(Linear(u * sizes @ v, (dims,)), Scaling((dims,)))
     layers = found(run_of(model, columns(dims), RNG.normal(size=(40, dims))))["stretching"].evidence["layers"]
-    assert [x["layer"] for x in layers] == ["1 Scaling", "2 Linear"]
+    assert [x["layer"] for x in layers] == ["Scaling", "Linear"]
     assert (layers[0]["to_base"], layers[0]["to_data"]) == pytest.approx((1, 1), rel=1e-6)
     assert (layers[1]["to_base"], layers[1]["to_data"]) == pytest.approx((4, 7), rel=1e-3)
 

@@ -34,7 +34,7 @@ PLOTS = {
         ("a_$", "b"), RNG.normal(size=(5, 4)), np.arange(4.0), np.arange(5.0), RNG.normal(size=(3, 2))),
     "against a law": lambda: pictures.against_law(
         "z", RNG.normal(size=30), np.linspace(-3, 3, 9), np.ones(9), "a_b"),
-    "gains": lambda: pictures.gains([1.0, 2e3, 3.0], [1.0, None, 2.0], 1e3),
+    "gains": lambda: pictures.gains([1, 3, 4], [1.0, 2e3, 3.0], [1.0, None, 2.0], 1e3),
     "bars": lambda: pictures.bars([3.0, 2.0], "dimension", "KL"),
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from jensen.conditionals.transformed import Transformed
-from jensen.core import Model, mean_and_stderr
+from jensen.core import ESTIMATE, Model, mean_and_stderr
 from jensen.data import Dataset
 from jensen.jobs.finding import Finding
 from jensen.jobs.precision import as_in, doubled, log_densities
@@ -71,10 +71,11 @@ def findings(run: Run, data: Dataset, batch: Batch) -> list[Finding]:
     for each in maps:
         of = "" if each.name in run.model.inverted else f" of p({run.model.p[each.name]})"
         found += [_round_trip(each, of, run), _gains(each, of, run)]
-    found.append(_digits(run, double, batch))
+    estimated = run.model.likelihood == ESTIMATE  # with other probes every time
+    found += [] if estimated else [_digits(run, double, batch)]
     for each in maps:
         if each.name in run.model.inverted:
-            found += [_integral(each, run), _range(run, data, batch)]
+            found += [_integral(each, estimated), _range(run, data, batch)]
     if any(map(run.model.is_noisy, run.model.hidden)):
         found.append(_noise(run.model, batch))
     return found
@@ -168,7 +169,7 @@ def _gains(of: Map, name: str, run: Run) -> Finding:
         to_base, to_data = _largest_gains(layer)
         learned = any(True for _ in layer.transform.parameters())
         layers.append(
-            {"layer": f"{i + 1} {type(layer.transform).__name__}", "to_base": to_base, "to_data": to_data,
+            {"number": i + 1, "layer": type(layer.transform).__name__, "to_base": to_base, "to_data": to_data,
              "learned": learned}
         )  # fmt: skip
     judged = [x for x in layers if x["learned"]] or layers
@@ -178,7 +179,7 @@ def _gains(of: Map, name: str, run: Run) -> Finding:
     unmeasured = any(x["to_data"] is None for x in layers)
     text = (
         f"over {len(rows)} data no learned layer stretches by more than {gain:.3g} "
-        f"({worst['layer'].split()[1]}, number {worst['layer'].split()[0]} from the data, {direction})"
+        f"({worst['layer']}, number {worst['number']} from the data, {direction})"
     )
     if unmeasured:
         text += "; the way to the data was left out where it takes many passes"
@@ -301,21 +302,19 @@ def _digits(run: Run, double: Model, batch: Batch) -> Finding:
 # Normalisation
 
 
-def _integral(of: Map, run: Run) -> Finding:
+def _integral(of: Map, estimated: bool) -> Finding:
     """∫ p over a box that holds the data and nearly all samples, against the share of samples in it."""
-    shape = of.double.event_shape
+    shape, base, context = of.double.event_shape, of.double.base, of.double.context
     dims = math.prod(shape)
-    if dims > 2:
-        return Finding(
-            "normalisation", True, f"not integrated: a grid serves for one or two dimensions, and here are {dims}",
-            {"skipped": f"{dims} dimensions"},
-        )  # fmt: skip
-    base, context = of.double.base, of.double.context
-    given = "" if context is None and not base.batch_shape else ", given the conditions of one datum"
-    if base.batch_shape:
-        return Finding(
-            "normalisation", True, "not integrated: the base differs from datum to datum", {"skipped": "base"}
-        )
+    given = "" if context is None else ", given the conditions of one datum"
+    skipped = {
+        f"a grid serves for one or two dimensions, and here are {dims}": dims > 2,
+        "the density is an estimate, another one every time": estimated,
+        "the base differs from datum to datum": bool(base.batch_shape),
+    }
+    for reason, applies in skipped.items():
+        if applies:
+            return Finding("normalisation", True, f"not integrated: {reason}", {"skipped": reason})
     p = Transformed(base, of.module, None if context is None else context[:1])
     draws = p.sample((DRAWS,)).reshape(-1, dims)
     seen = torch.cat([draws[:2000], of.values.flatten(1)])

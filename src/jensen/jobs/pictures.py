@@ -360,16 +360,15 @@ def against_law(title: str, values: np.ndarray, x: np.ndarray, law: np.ndarray, 
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False)
-        axes.legend(fontsize=9)
+        axes.legend(fontsize=9, loc="upper right", borderaxespad=0)
         return figure
 
 
-def gains(to_base: Sequence[float], to_data: Sequence[float | None], limit: float) -> Figure:
-    """How much each layer stretches in both directions, from the data on, on a logarithmic axis."""
+def gains(where: Sequence[int], to_base: Sequence[float], to_data: Sequence[float | None], limit: float) -> Figure:
+    """How much each layer, by its number from the data, stretches in both directions, on a logarithmic axis."""
     with _style():
         figure = _figure(max(3.2, 1.6 + 0.22 * len(to_base)), 2.6)
         axes = figure.subplots()
-        where = np.arange(1, len(to_base) + 1)
         axes.plot(where, to_base, "o", ms=5, mew=0, color=MODEL, label="to the base")
         axes.plot(where, [np.nan if x is None else x for x in to_data], "D", ms=4.5, mew=0, color=DATA,
                   label="to the data")  # fmt: skip

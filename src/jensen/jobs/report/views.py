@@ -208,17 +208,20 @@ def _decoded(run: Run) -> str:
 def codes(run: Run, subject: Subject) -> tuple[str, str]:
     """Exact codes of data against the base that they should be draws of."""
     data, name, part = subject.found
-    z = encode(run, data, split=name, limit=MAP_DATA).astype(np.float64)
-    caption = "Codes z = T⁻¹(x) of data that the model was not trained on; T(z) gives each of them back exactly. "
+    noisy = any(map(run.model.is_noisy, run.model.hidden))
+    z = encode(run, data, split=name, limit=MAP_DATA, draws=int(noisy)).astype(np.float64)
+    z = z[:, 0] if noisy else z
+    x, back = ("v", "⌊T(z)⌋") if noisy else ("x", "T(z)")
+    caption = f"Codes z = T⁻¹({x}) of data that the model was not trained on; {back} gives each of them back exactly. "
     figures = []
     base = run.model.p[run.model.inverted[0]].module.base()  # pyright: ignore[reportCallIssue]
     if isinstance(base, StandardNormal):
         caption += "Where the model is right they are draws of its base N(0, I), each element and their length alike."
         length = np.linalg.norm(z, axis=1)
-        x, r = np.linspace(-4, 4, 201), _around(length, z.shape[1])
-        law = np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
-        figures.append(plot(pictures.against_law("elements of z", z.ravel(), x, law, "N(0, 1)"), "elements of z"))
-        title, label = "length of z", f"length under N(0, I), {z.shape[1]} dimensions"
+        at, r = np.linspace(-4, 4, 201), _around(length, z.shape[1])
+        law = np.exp(-0.5 * at**2) / math.sqrt(2 * math.pi)
+        figures.append(plot(pictures.against_law("elements of z", z.ravel(), at, law, "N(0, 1)"), "elements of z"))
+        title, label = "length of z", "N(0, I)"
         lengths = pictures.against_law(title, length, r, _chi(r, z.shape[1]), label)
         figures.append(plot(lengths, title))
     if z.shape[1] == 2:
@@ -297,10 +300,11 @@ def diagnosis(run: Run, subject: Subject) -> tuple[str, str]:
             "KL of each latent dimension",
             "how much each latent dimension says about a datum; one near 0 is not used",
         )
-    layers = evidence.get("stretching", {}).get("layers", [])
+    layers = [x for x in evidence.get("stretching", {}).get("layers", []) if x["learned"]]
     if len(layers) > 1:
+        number, to_base, to_data = ([x[key] for x in layers] for key in ("number", "to_base", "to_data"))
         body += plot(
-            pictures.gains([x["to_base"] for x in layers], [x["to_data"] for x in layers], GAIN),
+            pictures.gains(number, to_base, to_data, GAIN),
             "stretching by layer",
             "how much each layer stretches distances at most, over data; where it is large, digits are lost",
         )
