@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from torch.distributions import constraints
 from jensen.core import seeded
 from jensen.nets import mlp
 from jensen.nets.coupling import PictureConditioner
+from jensen.nets.masked import MaskedMLP
 from jensen.transforms import (
     ActNorm,
+    AdditiveMap,
     Affine,
     AffineMap,
     Composed,
@@ -29,6 +32,8 @@ from jensen.transforms import (
     Inverse,
     LULinear,
     Marginals,
+    MaskedAutoregressive,
+    Monotone,
     MultiScale,
     Permutation,
     Planar,
@@ -89,6 +94,12 @@ def coupled(partition: Partition, context: int = 0) -> Coupling:
     return Coupling(partition, network, AffineMap())
 
 
+def autoregressive(monotone: Monotone, dims: int = 4, **settings: Any) -> MaskedAutoregressive:
+    """With a small masked network, the last element first."""
+    settings = {"hidden": [7, 5], "activation": "tanh", "order": range(dims - 1, -1, -1), **settings}
+    return MaskedAutoregressive(MaskedMLP(dims, monotone.size, **settings), monotone)
+
+
 def two_scales() -> MultiScale:
     """(1, 4, 4): squeezed and coupled twice, with half of the channels finished in between."""
     upper = Composed([coupled(half((4, 2, 2))), Squeeze((1, 4, 4)), coupled(checkerboard((1, 4, 4)))])
@@ -116,6 +127,13 @@ TRANSFORMS: dict[str, Case] = {
     "coupling of a checkerboard": Case(lambda: coupled(checkerboard((2, 2, 4)))),
     "coupling of a checkerboard given a context": Case(lambda: coupled(checkerboard((1, 2, 2), 1), 2), context=2),
     "coupling of an odd checkerboard": Case(lambda: coupled(checkerboard((1, 3, 2)), 2), context=2),
+    "autoregressive": Case(lambda: autoregressive(AffineMap())),
+    "autoregressive given a context": Case(lambda: autoregressive(AffineMap(), context=2), context=2),
+    "autoregressive, with residual blocks": Case(lambda: autoregressive(AffineMap(), hidden=[5, 5], residual=True)),
+    "autoregressive of one element": Case(lambda: autoregressive(AffineMap(), 1, context=2), context=2),
+    "autoregressive shifts": Case(lambda: autoregressive(AdditiveMap(), hidden=[])),
+    "autoregressive splines": Case(lambda: autoregressive(RationalQuadratic(4)), spread=3.0),
+    "inverse autoregressive": Case(lambda: Inverse(autoregressive(AffineMap(), context=2)), context=2),
     "permutation": Case(lambda: Permutation((4,), [2, 0, 3, 1])),
     "permutation of channels": Case(lambda: Permutation((3, 1, 2), [2, 0, 1])),
     "triangular factors": Case(lambda: LULinear((4,))),
@@ -143,9 +161,7 @@ TRANSFORMS: dict[str, Case] = {
     "rotation given a context": Case(lambda: Rotation((2,), 3), context=3),
     "reflections": Case(lambda: Reflections(3, 2)),
     "reflections given a context": Case(lambda: Reflections(3, 2, context=2), context=2),
-    "continuous": Case(
-        lambda: Continuous((1, 1, 2), Current(), Solver(rtol=1e-8, atol=1e-8)), context=2, exact=False
-    ),
+    "continuous": Case(lambda: Continuous((1, 1, 2), Current(), Solver(rtol=1e-8, atol=1e-8)), context=2, exact=False),
 }
 WEIGHTS = {"fresh": 0.0, "moved": 0.3, "enlarged": 3.0}
 

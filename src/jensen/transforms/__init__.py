@@ -1,5 +1,6 @@
 """Invertible maps with their log-determinants, both ways."""
 
+from jensen.transforms.autoregressive import MaskedAutoregressive
 from jensen.transforms.continuous import Continuous
 from jensen.transforms.coupling import Coupling
 from jensen.transforms.elementwise import Affine, Exp, Scaling, Sigmoid, Softplus, interval, levels
@@ -30,6 +31,7 @@ __all__ = [
     "Inverse",
     "LULinear",
     "Marginals",
+    "MaskedAutoregressive",
     "Monotone",
     "MultiScale",
     "Permutation",

@@ -1,0 +1,528 @@
+"""Masked perceptrons: what belongs to the d-th variable depends only on those before it, in a given order.
+
+    h = act((W ∘ M) x + b)        M_kd = 1[m(k) ≥ d]: a hidden unit of degree m(k) sees the variables up to the m(k)-th
+    y = (V ∘ A) h + c             A_dk = 1[d > m(k)]: an output of the d-th variable sees the units of lower degree
+
+Germain, Gregor, Murray and Larochelle, "MADE: masked autoencoder for distribution estimation", 2015, arXiv:1502.03509.
+
+Hidden units are sorted by degree, so that masks are staircases: a product leaves out the blocks that are zero, and a
+walk from variable to variable (`MaskedMLP.walk`) computes each unit once, as soon as all that it sees is known. Inside,
+tensors lie features first, `(features, N)`, so that the parameters of each variable are contiguous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jensen.nets.stack import Activation
+
+STRIP = 64  # least width of a block that a product may leave out: narrower ones cost more than they save
+
+
+class MaskedLinear(nn.Module):
+    """(W ∘ M) x + b, features first: `(inputs, N)` to `(outputs, N)`.
+
+    The mask multiplies the weights whenever they are used and is never written into them: weight decay, averages of
+    weights and loaded checkpoints leave what is masked masked.
+    """
+
+    mask: Tensor
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.register_buffer("mask", torch.ones(outputs, inputs), persistent=False)
+        self.tiles: Tiles | None = None
+
+    def connect(self, mask: Tensor) -> None:
+        """Let only these connections be, `(outputs, inputs)`."""
+        self.mask = mask.to(self.weight)
+        self.tiles = Tiles.of(mask)
+
+    def reset_parameters(self) -> None:
+        """Uniform on ±1/√n, with n the inputs that a unit sees."""
+        seen = self.mask.sum(1).clamp_min(1)
+        with torch.no_grad():
+            self.weight.uniform_(-1, 1).div_(seen.sqrt()[:, None])
+            if self.bias is not None:
+                self.bias.uniform_(-1, 1).div_(seen.sqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self.mask
+        return weight @ x if self.bias is None else torch.addmm(self.bias.unsqueeze(1), weight, x)
+
+
+class Tiles(NamedTuple):
+    """A mask cut into strips of rows, each with the columns it sees, and of columns, each with the rows that see it."""
+
+    rows: list[tuple[slice, slice]]
+    columns: list[tuple[slice, slice]]
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Tiles | None:
+        """None where little is left out."""
+        mask = mask.bool().cpu()
+        rows, columns = _strips(mask), [(seen, strip) for strip, seen in _strips(mask.T)]
+        covered = sum((r.stop - r.start) * (c.stop - c.start) for r, c in rows)
+        return cls(rows, columns) if covered < 0.9 * mask.numel() else None
+
+
+def _strips(mask: Tensor) -> list[tuple[slice, slice]]:
+    """Strips of rows, each with the range of columns in which it has a one."""
+    height, width = mask.shape
+    count = max(1, height // STRIP) if width >= STRIP else 1
+    cuts = [round(height * i / count) for i in range(count + 1)]
+    strips = []
+    for top, bottom in pairwise(cuts):
+        seen = mask[top:bottom].any(0).nonzero().flatten().tolist() or [0]
+        strips.append((slice(top, bottom), slice(seen[0], seen[-1] + 1)))
+    return strips
+
+
+class _Act(NamedTuple):
+    """An activation, the same in place, and its derivative where that follows from the result."""
+
+    function: Callable[[Tensor], Tensor]
+    in_place: Callable[[Tensor], Tensor]
+    gradient: Callable[[Tensor, Tensor], Any] | None = None  # (g, act(x)): g becomes g · act′(x)
+
+
+_aten = torch.ops.aten
+ACTIVATIONS: dict[Activation, _Act] = {
+    "relu": _Act(torch.relu, torch.relu_, lambda g, h: _aten.threshold_backward.grad_input(g, h, 0, grad_input=g)),
+    "leaky-relu": _Act(
+        F.leaky_relu,
+        F.leaky_relu_,
+        lambda g, h: _aten.leaky_relu_backward.grad_input(g, h, 0.01, True, grad_input=g),
+    ),
+    "elu": _Act(F.elu, F.elu_, lambda g, h: _aten.elu_backward.grad_input(g, 1, 1, 1, True, h, grad_input=g)),
+    "tanh": _Act(torch.tanh, torch.tanh_, lambda g, h: _aten.tanh_backward.grad_input(g, h, grad_input=g)),
+    "silu": _Act(F.silu, _aten.silu_),
+    "gelu": _Act(F.gelu, _aten.gelu_),
+}
+
+
+class MaskedMLP(nn.Module):
+    """A masked perceptron: `(N, D)` and perhaps a context `(N, C)` to P numbers for each variable, `(N, P, D)`.
+
+    The numbers of a variable depend on the variables before it in the order, and on the context, strictly. It knows no
+    probability: what the numbers mean is for others to say.
+
+    Args:
+        dims: D.
+        per_element: P.
+        hidden: sizes of the hidden layers. Where one has fewer units than there are degrees, a direct masked connection
+            from inputs to outputs is added, so that each variable still sees all before it.
+        context: C, 0 for none; every unit sees it.
+        activation: between the layers.
+        residual: whether hidden layers after the first are residual blocks h + V act(W act(h)), of equal sizes.
+        order: the variables from first to last; 0, ..., D − 1 if not given.
+        start_at_zero: whether the last layer starts at zero.
+
+    Raises:
+        ValueError: sizes of residual blocks differ, or the order is none.
+
+    >>> MaskedMLP(3, 2, [16], order=[2, 1, 0])(torch.zeros(5, 3)).shape
+    torch.Size([5, 2, 3])
+    """
+
+    order: Tensor
+
+    def __init__(
+        self,
+        dims: int,
+        per_element: int,
+        hidden: Sequence[int],
+        *,
+        context: int = 0,
+        activation: Activation = "relu",
+        residual: bool = False,
+        order: Sequence[int] | Tensor | None = None,
+        start_at_zero: bool = False,
+    ):
+        super().__init__()
+        self.dims, self.per_element, self.residual = dims, per_element, residual
+        if residual and len(set(hidden)) > 1:
+            raise ValueError(f"expected hidden layers of one size for residual blocks, got {list(hidden)}")
+        least = 0 if context else 1  # a unit of degree 0 sees the context alone
+        if least == dims:
+            hidden = []  # one variable and no context: there is nothing for a unit to see
+        self.activation: Activation = activation
+        sizes = [*hidden[:1], *(size for size in hidden[1:] for _ in range(2))] if residual else hidden
+        self.degrees = [_degrees(size, least, dims) for size in sizes]
+        widths = [dims, *sizes, per_element * dims]
+        self.linears = tuple(MaskedLinear(n, m) for n, m in pairwise(widths))  # quicker to reach than through `layers`
+        self.layers = nn.ModuleList(self.linears)
+        self.context = nn.Linear(context, widths[1], bias=False) if context else None
+        narrow = any(size < dims - least for size in hidden)
+        self.direct = MaskedLinear(dims, per_element * dims, bias=False) if narrow else None
+        self.register_buffer("order", torch.arange(dims))
+        self.register_load_state_dict_post_hook(_restore_order)
+        self.set_order(range(dims) if order is None else order)
+        self.reset_parameters(start_at_zero)
+
+    def set_order(self, order: Sequence[int] | Tensor) -> None:
+        """Let the variables follow each other so: `order[0]` depends on none. Weights stay as they are.
+
+        Raises:
+            ValueError: not every variable stands in it once.
+        """
+        order = order.cpu() if isinstance(order, Tensor) else torch.tensor(list(order))
+        if sorted(order.tolist()) != list(range(self.dims)):
+            raise ValueError(f"expected an order of the variables 0 to {self.dims - 1}, got {order.tolist()}")
+        self.order = order.to(self.order.device)
+        rank = order.argsort()
+        sees_below, sees_up_to = rank + 1, rank.repeat(self.per_element)
+        levels = [sees_below, *(torch.tensor(d) for d in self.degrees), sees_up_to]
+        for layer, (ins, outs) in zip(self.linears, pairwise(levels), strict=True):
+            layer.connect(outs[:, None] >= ins)
+        if self.direct is not None:
+            self.direct.connect(sees_up_to[:, None] >= sees_below)
+        self._plan: _Plan | None = None
+
+    def reset_parameters(self, start_at_zero: bool = False) -> None:
+        onto_outputs = [self.linears[-1], self.direct, None if self.degrees else self.context]
+        for layer in (*self.linears, self.direct, self.context):
+            if layer is not None:
+                layer.reset_parameters()
+        for layer in onto_outputs if start_at_zero else []:
+            for parameter in layer.parameters() if layer is not None else []:
+                nn.init.zeros_(parameter)
+
+    @property
+    def act(self) -> _Act:
+        return ACTIVATIONS[self.activation]
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """`(N, P, D)`, features first in memory.
+
+        Args:
+            x: `(N, D)`.
+            context: `(N, C)`.
+        """
+        first = self._shift(context)
+        if self._fusable(x):
+            head, *rest = self.linears
+            y = _Fused.apply(self, x, head.weight, first, *(p for layer in rest for p in (layer.weight, layer.bias)))
+        else:
+            y = self._by_element(self.compose(lambda i, a: self._linear(i, a, first), x.T))
+        return y if self.direct is None else y + self._by_element(self.direct(x.T))
+
+    def _by_element(self, y: Tensor) -> Tensor:
+        """`(P · D, N)` as `(N, P, D)`."""
+        return y.view(self.per_element, self.dims, y.shape[1]).permute(2, 0, 1)
+
+    def compose(self, linear: Callable[[int, Any], Tensor], x: Tensor | None) -> Tensor:
+        """The network of x, given what applies its i-th linear map."""
+        act, last, h = self.act.function, len(self.linears) - 1, linear(0, x)
+        if self.residual:
+            for i in range(1, last, 2):
+                h = h + linear(i + 1, act(linear(i, act(h))))
+        else:
+            for i in range(1, last):
+                h = linear(i, act(h))
+        return linear(last, act(h)) if last else h
+
+    def walk(self, rows: int, context: Tensor | None = None, gradients: bool = False) -> Walk:
+        """A walk from variable to variable for that many rows.
+
+        Without gradients it works in buffers of its own, and must be used where gradients are off.
+        """
+        return (_Differentiable if gradients else _InPlace)(self, rows, context)
+
+    def _shift(self, context: Tensor | None) -> Tensor:
+        """What the first layer adds: its bias, `(H,)`, and the context's part, `(H, N)`."""
+        bias = self.linears[0].bias
+        assert bias is not None
+        if self.context is None:
+            return bias
+        assert context is not None
+        return torch.addmm(bias.unsqueeze(1), self.context.weight, context.T)
+
+    def _linear(self, i: int, a: Tensor, shift: Tensor) -> Tensor:
+        layer = self.linears[i]
+        if i > 0 or shift.dim() == 1:
+            return layer(a)
+        return torch.addmm(shift, layer.weight * layer.mask, a)
+
+    def _fusable(self, x: Tensor) -> bool:
+        return (
+            not self.residual
+            and (self.act.gradient is not None or len(self.linears) == 1)
+            and not torch.is_autocast_enabled(x.device.type)
+            and not torch.compiler.is_compiling()
+            and not torch._C._are_functorch_transforms_active()
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plan": None}  # rebuilt when needed
+
+
+def _degrees(size: int, least: int, dims: int) -> list[int]:
+    """Degrees of a hidden layer, sorted: each of least, ..., dims − 1 as often, always with the last.
+
+    >>> _degrees(7, 1, 4), _degrees(2, 1, 6)
+    ([1, 1, 2, 2, 3, 3, 3], [3, 5])
+    """
+    count = dims - least
+    return [least - 1 + -(-(unit + 1) * count // size) for unit in range(size)]
+
+
+def _restore_order(net: nn.Module, _: Any) -> None:
+    assert isinstance(net, MaskedMLP)
+    net.set_order(net.order)
+
+
+class _Fused(torch.autograd.Function):
+    """All layers in one node of the graph: masks and activations in place, blocks of zeros left out.
+
+    Arguments are the network, its input, and for each layer the weight and what it adds, `(H,)` or `(H, N)`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, net: MaskedMLP, x: Tensor, *parameters: Tensor) -> Tensor:  # pyright: ignore
+        hs, weights, last = [x.T], [], len(net.linears) - 1
+        for i, layer in enumerate(net.linears):
+            weight, shift = parameters[2 * i] * layer.mask, _column(parameters[2 * i + 1])
+            weights.append(weight)
+            if (tiles := layer.tiles) is None:
+                h = torch.addmm(shift, weight, hs[i])
+            else:
+                h = x.new_empty(len(weight), len(x))
+                for rows, seen in tiles.rows:
+                    torch.addmm(shift[rows], weight[rows, seen], hs[i][seen], out=h[rows])
+            hs.append(net.act.in_place(h) if i < last else h)
+        ctx.net, ctx.layers = net, last + 1
+        ctx.save_for_backward(x, *hs[1:-1], *weights, *parameters)
+        return net._by_element(hs[-1])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        net, n, saved = ctx.net, ctx.layers, ctx.saved_tensors
+        x, parameters = saved[0], saved[2 * n :]
+        if torch.is_grad_enabled():  # derivatives of derivatives are asked for
+            return (None, *_plain_gradients(net, (x, *parameters), g, ctx.needs_input_grad[1:]))
+        hs, weights = [x.T, *saved[1:n]], saved[n : 2 * n]
+        g = g.permute(1, 2, 0).reshape(-1, len(x))
+        gradients: list[Tensor | None] = [None] * (2 * n)
+        for i in reversed(range(n)):
+            layer, h, weight = net.linears[i], hs[i], weights[i]
+            if ctx.needs_input_grad[2 * i + 2]:
+                gradients[2 * i] = _weight_gradient(g, h, layer)
+            if ctx.needs_input_grad[2 * i + 3]:
+                gradients[2 * i + 1] = g.sum(1) if parameters[2 * i + 1].dim() == 1 else g
+            if i == 0 and not ctx.needs_input_grad[1]:
+                return (None, None, *gradients)
+            if layer.tiles is None:
+                g = weight.T @ g
+            else:
+                below = torch.empty_like(h)
+                for seen, columns in layer.tiles.columns:
+                    torch.mm(weight[seen, columns].T, g[seen], out=below[columns])
+                g = below
+            if i > 0:
+                net.act.gradient(g, h)
+        return (None, g.T, *gradients)
+
+
+def _weight_gradient(g: Tensor, h: Tensor, layer: MaskedLinear) -> Tensor:
+    """(g hᵀ) ∘ M."""
+    if layer.tiles is None:
+        if len(h) < len(g):  # the product is much faster with the fewer rows
+            return torch.mul((h @ g.T).T, layer.mask, out=torch.empty_like(layer.mask))
+        return (g @ h.T).mul_(layer.mask)
+    gradient = torch.zeros_like(layer.mask)
+    for rows, seen in layer.tiles.rows:
+        torch.mm(g[rows], h[seen].T, out=gradient[rows, seen])
+    return gradient.mul_(layer.mask)
+
+
+def _plain_gradients(
+    net: MaskedMLP, inputs: tuple[Tensor, ...], g: Tensor, needed: tuple[bool, ...]
+) -> list[Tensor | None]:
+    """The gradients as functions that can be differentiated again."""
+    x, *parameters = inputs
+
+    def linear(i: int, a: Tensor) -> Tensor:
+        weight = parameters[2 * i] * net.linears[i].mask
+        return torch.addmm(_column(parameters[2 * i + 1]), weight, a)
+
+    wanted = [v for v, need in zip(inputs, needed, strict=True) if need]
+    found = iter(torch.autograd.grad(net._by_element(net.compose(linear, x.T)), wanted, g, create_graph=True))
+    return [next(found) if need else None for need in needed]
+
+
+def _column(shift: Tensor) -> Tensor:
+    return shift.unsqueeze(1) if shift.dim() == 1 else shift
+
+
+class Walk:
+    """From variable to variable, in the network's order; each hidden unit is computed once.
+
+        parameters = walk.step()           # of the first variable, (N, P, 1)
+        parameters = walk.step(x)          # of the next one, given the value x of the last, (N, 1)
+
+    D steps in all: the last variable's value is of no use to the network.
+    """
+
+    def __init__(self, net: MaskedMLP):
+        self.net, self.position, self.last = net, -1, len(net.linears) - 1
+
+    def step(self, x: Tensor | None = None) -> Tensor:
+        """Parameters of the next variable, `(N, P, 1)`."""
+        raise NotImplementedError
+
+
+class _Plan:
+    """What walks without gradients share: for each layer one matrix, (b W), and the part of it that each step needs.
+
+    Its columns stand in the order of the walk: a one for the bias, the context, the variables or units by degree.
+    """
+
+    def __init__(self, net: MaskedMLP):
+        self.net, order = net, net.order.tolist()
+        like = net.linears[0].weight.detach()
+        self.dtype, self.device = like.dtype, like.device
+        self.given = 1 + (net.context.in_features if net.context is not None else 0)
+        counts = [_counts(degrees, net.dims) for degrees in net.degrees]
+        known = [range(self.given, self.given + net.dims), *([1 + n for n in accumulate(c)] for c in counts)]
+        self.sizes = [[self.given, *[1] * net.dims], *([1, *c] for c in counts)]
+        """Rows of the input of each layer: what is given at the start, and what each step adds."""
+        self.matrices = [
+            like.new_empty(len(layer.weight), sum(sizes)) for layer, sizes in zip(net.linears, self.sizes, strict=True)
+        ]
+        parts = [list(matrix.split(c)) for matrix, c in zip(self.matrices[:-1], counts, strict=True)]
+        parts.append(self._of_variables(self.matrices[-1], order))
+        self.steps = [
+            [(rows[d][:, : seen[d]], seen[d]) for rows, seen in zip(parts, known, strict=True)] for d in range(net.dims)
+        ]
+        """For each step and layer the weights of the units that it computes, and how many rows they see."""
+        self.direct: list[Tensor] = []
+        if net.direct is not None:
+            self.direct_matrix = torch.empty_like(net.direct.weight)
+            self.direct = [rows[:, :d] for d, rows in enumerate(self._of_variables(self.direct_matrix, order))]
+
+    def _of_variables(self, matrix: Tensor, order: list[int]) -> list[Tensor]:
+        rows = matrix.unflatten(0, (self.net.per_element, self.net.dims)).unbind(1)
+        return [rows[d] for d in order]
+
+    def fits(self) -> bool:
+        weight = self.net.linears[0].weight
+        return self.dtype == weight.dtype and self.device == weight.device
+
+    def refresh(self) -> None:
+        """Take the weights as they now are."""
+        net, first = self.net, True
+        for layer, matrix in zip(net.linears, self.matrices, strict=True):
+            assert layer.bias is not None
+            columns = [layer.bias.unsqueeze(1), layer.weight]
+            if first:
+                given = [net.context.weight] if net.context is not None else []
+                columns = [columns[0], *given, layer.weight.index_select(1, net.order)]
+            torch.cat(columns, 1, out=matrix)
+            first = False
+        if net.direct is not None:
+            torch.index_select(net.direct.weight, 1, net.order, out=self.direct_matrix)
+
+
+class _InPlace(Walk):
+    """The input of every layer has a buffer, filled from the top as its rows become known."""
+
+    def __init__(self, net: MaskedMLP, rows: int, context: Tensor | None):
+        super().__init__(net)
+        if net._plan is None or not net._plan.fits():
+            with torch.inference_mode(False), torch.no_grad():
+                net._plan = _Plan(net)
+        self.plan = net._plan
+        self.plan.refresh()
+        new = self.plan.matrices[0].new_empty
+        self.buffers = [new(matrix.shape[1], rows) for matrix in self.plan.matrices]
+        for buffer in self.buffers:
+            buffer[0].fill_(1)
+        if net.context is not None and context is not None:
+            self.buffers[0][1 : self.plan.given] = context.T
+        slots = [buffer.split(sizes)[1:] for buffer, sizes in zip(self.buffers, self.plan.sizes, strict=True)]
+        parameters = new(net.per_element, net.dims, rows)
+        targets, views = parameters.unbind(1), parameters.permute(2, 0, 1).split(1, 2)
+        order = net.order.tolist()
+        self.x_rows, self.views = slots[0], [views[d] for d in order]
+        self.targets = list(zip(*slots[1:], [targets[d] for d in order], strict=True))
+        """For each step where the result of each layer goes."""
+        self.parameters = parameters.permute(2, 0, 1)
+        """Of all variables met so far, `(N, P, D)`."""
+
+    def step(self, x: Tensor | None = None) -> Tensor:
+        self.position = d = self.position + 1
+        if x is not None:
+            self.x_rows[d - 1].copy_(x.T)
+        if self.net.residual:
+            self._residual(d)
+        else:
+            act = self.net.act.in_place
+            for (part, seen), buffer, target in zip(self.plan.steps[d], self.buffers, self.targets[d], strict=True):
+                torch.mm(part, buffer[:seen], out=target)
+                if buffer is not self.buffers[-1]:
+                    act(target)
+        if self.plan.direct and d:
+            self.targets[d][-1].addmm_(self.plan.direct[d], self.buffers[0][self.plan.given : self.plan.given + d])
+        return self.views[d]
+
+    def _residual(self, d: int) -> None:
+        h = None
+        for i, ((part, seen), target) in enumerate(zip(self.plan.steps[d], self.targets[d], strict=True)):
+            y = part @ self.buffers[i][:seen]
+            if i % 2 == 0 and i < self.last:
+                h = y if h is None else h + y
+                y = h
+            target.copy_(self.net.act.function(y) if i < self.last else y)
+
+
+class _Differentiable(Walk):
+    """Every layer keeps what has been added up for its units to come; nothing is written in place."""
+
+    def __init__(self, net: MaskedMLP, rows: int, context: Tensor | None):
+        super().__init__(net)
+        shifts: list[Any] = [net._shift(context), *(layer.bias for layer in net.linears[1:])]
+        self.weights: list[Tensor] = [layer.weight for layer in net.linears]
+        self.weights[0] = self.weights[0].index_select(1, net.order)
+        self.weights[-1], shifts[-1] = self._by_variable(self.weights[-1]), self._by_variable(shifts[-1])
+        self.direct = None
+        if net.direct is not None:
+            self.direct = self._by_variable(net.direct.weight.index_select(1, net.order))
+        self.pending = [s.unsqueeze(1).expand(-1, rows) if s.dim() == 1 else s for s in shifts]
+        inputs = [0, *[1] * (net.dims - 1)]
+        self.counts = [inputs, *(_counts(degrees, net.dims) for degrees in net.degrees), [net.per_element] * net.dims]
+        self.ends = [list(accumulate(counts)) for counts in self.counts]
+
+    def _by_variable(self, rows: Tensor) -> Tensor:
+        """Rows (P · D, ...) of the output as (D · P, ...), in the order of the walk."""
+        net = self.net
+        rows = rows.unflatten(0, (net.per_element, net.dims))
+        return rows.index_select(1, net.order).transpose(0, 1).flatten(0, 1)
+
+    def step(self, x: Tensor | None = None) -> Tensor:
+        self.position += 1
+        self.x = None if x is None else x.T
+        return self.net.compose(self._linear, self.x).T.unsqueeze(-1)
+
+    def _linear(self, i: int, a: Tensor | None) -> Tensor:
+        d, pending = self.position, self.pending[i]
+        done, end = self.ends[i + 1][d] - self.counts[i + 1][d], self.ends[i][d]
+        if a is not None:
+            pending = torch.addmm(pending, self.weights[i][done:, end - self.counts[i][d] : end], a)
+        if i == self.last and self.direct is not None and self.x is not None:
+            pending = torch.addmm(pending, self.direct[done:, d - 1 : d], self.x)
+        now, self.pending[i] = pending.split([self.counts[i + 1][d], len(pending) - self.counts[i + 1][d]])
+        return now
+
+
+def _counts(degrees: list[int], dims: int) -> list[int]:
+    """How many units have degree 0, ..., D − 1."""
+    return [degrees.count(d) for d in range(dims)]
