@@ -18,7 +18,7 @@ from jensen.errors import ConfigError
 if TYPE_CHECKING:
     from jensen.jobs.impute import Imputation
 
-SHOWN = 12  # pictures that a .png shows without --limit
+SHOWN = 8  # pictures that a .png shows without --limit
 
 
 def impute(
@@ -39,8 +39,14 @@ def impute(
     ] = None,
     method: Annotated[str, typer.Option(metavar="HOW", help="auto, importance or mcmc.")] = "auto",
     particles: Annotated[int, typer.Option(metavar="K", help="Of importance resampling.")] = 1000,
-    warmup: Annotated[int, typer.Option(metavar="W", help="Moves of a chain that tune it.")] = 300,
-    steps: Annotated[int, typer.Option(metavar="S", help="Moves of a chain that are kept.")] = 300,
+    warmup: Annotated[
+        int | None,
+        typer.Option(metavar="W", help="Moves of a chain that tune it. [default: 300; pictures 100]"),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(metavar="S", help="Moves of a chain that are kept. [default: 300; pictures 100]"),
+    ] = None,
     details: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="How each row was filled in: .csv, .parquet.", show_default=False),

@@ -31,7 +31,7 @@ from jensen.objectives.markov import effective_sample_size, hamiltonian, split_r
 METHODS = ("auto", "importance", "mcmc")
 FEW = 5  # missing numbers of a datum up to which auto tries importance resampling
 ENOUGH = 100  # effective particles with which auto is content
-CHAINS, LARGEST = 4, 64  # chains of a datum: at least, and at most where data are few
+CHAINS, LARGEST = 4, 64  # chains of a datum: at least, and at most, of tables where rows are few
 TOGETHER = 64  # rows of all chains that are moved at once
 REFERENCE, NEAREST = 4000, 32  # samples of the model that a proposal is made of, and those that a datum takes
 ROWS = 16384  # evaluated at once
@@ -65,13 +65,19 @@ class Effort:
 
     Attributes:
         particles: of importance resampling.
-        warmup, steps, leapfrog: of a chain.
+        warmup, steps: moves of a chain, dropped and kept.
+        leapfrog: at most so many leapfrog steps a move; many dimensions take long moves.
     """
 
     particles: int = 1000
     warmup: int = 300
     steps: int = 300
     leapfrog: int = 10
+
+    @classmethod
+    def usual(cls, run: Run) -> Effort:
+        """What suits the data: of pictures, where a step is dear, fewer and longer moves."""
+        return cls(warmup=100, steps=100, leapfrog=16) if run.schema.is_image else cls()
 
 
 def fill(
@@ -98,7 +104,7 @@ def fill(
     Raises:
         CapabilityError: the model gives no density of the data to work with.
     """
-    effort = effort or Effort()
+    effort = effort or Effort.usual(run)
     target = Target.of(run)
     model = target.model
     x, context = as_in(model, {"x": x})["x"].flatten(1), as_in(model, context)
@@ -389,7 +395,8 @@ class _Job:
         """Fill in by Hamiltonian chains, a block of rows at once."""
         if not len(rows):
             return
-        k = max(CHAINS, min(LARGEST, TOGETHER // len(rows)))
+        dear = len(self.target.shape) > 1  # a picture costs as much among others as alone
+        k = CHAINS if dear else max(CHAINS, min(LARGEST, TOGETHER // len(rows)))
         steps = max(self.effort.steps, math.ceil(len(self.out.draws) / k))
         for block in rows.split(max(1, TOGETHER // k)):
             self.chain_block(block, k, steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +162,9 @@ def impute(
     draws: int = 1,
     method: str = "auto",
     particles: int = Effort.particles,
-    warmup: int = Effort.warmup,
-    steps: int = Effort.steps,
-    leapfrog: int = Effort.leapfrog,
+    warmup: int | None = None,
+    steps: int | None = None,
+    leapfrog: int | None = None,
     seed: int = 0,
     listener: Callable[[float], None] | None = None,
 ) -> Imputation:
@@ -182,8 +182,8 @@ def impute(
         draws: M, of each datum.
         method: "importance", "mcmc", or "auto".
         particles: of importance resampling, of each datum.
-        warmup, steps: moves of each of the chains, dropped and kept.
-        leapfrog: at most so many leapfrog steps a move.
+        warmup, steps: moves of each of the chains, dropped and kept; by default 300 each, of pictures 100.
+        leapfrog: at most so many leapfrog steps a move; by default 10, of pictures 16.
         listener: told of the share done, in [0, 1].
 
     Raises:
@@ -191,7 +191,9 @@ def impute(
         ConfigError: an option is out of range, or does not go with the data.
         DataError: data that cannot be read or do not fit the model.
     """
-    _check(run, draws, method, particles, warmup, steps, leapfrog, region)
+    asked = {"particles": particles, "warmup": warmup, "steps": steps, "leapfrog": leapfrog}
+    effort = replace(Effort.usual(run), **{name: value for name, value in asked.items() if value is not None})
+    _check(run, draws, method, effort, region)
     data, holes = _without_gaps(run, data)
     source = open_source(data) if data is not None and not isinstance(data, Dataset) else data
     _, _, part = run.split(source, split, **({} if source is None else {"gaps": True}))
@@ -210,7 +212,7 @@ def impute(
             {name: v for name, v in context_of(run, part.y, part.c).items() if name in run.model.context},
             draws,
             method,
-            Effort(particles, warmup, steps, leapfrog),
+            effort,
             listener,
         )
     whole = replace(part, x=x)
@@ -259,13 +261,11 @@ def region_mask(shape: tuple[int, ...], region: str) -> np.ndarray:
     return mask
 
 
-def _check(
-    run: Run, draws: int, method: str, particles: int, warmup: int, steps: int, leapfrog: int, region: str | None
-) -> None:
+def _check(run: Run, draws: int, method: str, effort: Effort, region: str | None) -> None:
     """Raises `ConfigError` listing every option that is out of range."""
     problems = []
     least = {"draws": 1, "particles": 2, "warmup": 0, "steps": 8, "leapfrog": 1}
-    given = {"draws": draws, "particles": particles, "warmup": warmup, "steps": steps, "leapfrog": leapfrog}
+    given = {"draws": draws, **asdict(effort)}
     problems += [f"--{n}: expected >= {least[n]}, got {v}" for n, v in given.items() if v < least[n]]
     if method not in METHODS:
         problems.append(f"--method: {method!r} is no way to fill in{did_you_mean(method, METHODS)}")
