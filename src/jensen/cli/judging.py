@@ -40,7 +40,7 @@ def compare(
         typer.Argument(metavar="RUN RUN... [DATA]", help="Run folders, then data to score on.", show_default=False),
     ],
     split: DataSplit = None,
-    estimator: Annotated[str, typer.Option(metavar="E", help="auto, exact, elbo, iw, prior or ais.")] = "auto",
+    estimator: Annotated[str, typer.Option(metavar="E", help="auto, exact, elbo, iw, prior, ais or trace.")] = "auto",
     particles: Annotated[int | None, typer.Option(metavar="K", help="Draws per datum.", show_default=False)] = None,
     limit: Limit = None,
     seed: Seed = 0,

@@ -20,7 +20,7 @@ class Capabilities:
     """What a model offers, read off its (p, q).
 
     Attributes:
-        likelihood: "exact", "lower_bound" or None.
+        likelihood: "exact", "lower_bound", "estimate" or None.
         no_likelihood: the reason where `likelihood` is None.
         sample: whether p gives every variable, so that it can be walked from the top.
         sequential_steps: how many network passes in a row one sample takes.
@@ -144,9 +144,14 @@ class Model(nn.Module):
 
     @property
     def likelihood(self) -> str | None:
-        """ "exact" where q draws nothing, or only from declared exact posteriors; "lower_bound"; None without one."""
+        """ "exact" where q draws nothing, or only from declared exact posteriors; "lower_bound"; None without one.
+
+        "estimate" where a part says that it `estimates_density`: unbiasedly, log p or the bound.
+        """
         if self._no_likelihood():
             return None
+        if any(getattr(module, "estimates_density", False) for module in self.modules()):
+            return ESTIMATE
         drawn = [f for f in self.q if not f.deterministic]
         codes = [f for f in self.q if f.deterministic and f.name in self.p and not self.p[f.name].deterministic]
         exact = not codes and all(getattr(f.module, "exact_posterior", False) for f in drawn)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jensen.core import EXACT, Model, Score, mean_and_stderr, seeded
+from jensen.core import ESTIMATE, EXACT, Model, Score, mean_and_stderr, seeded
 from jensen.data import TensorSplit
 from jensen.errors import CapabilityError, ConfigError, JensenError, PrecisionWarning, ResourceError, did_you_mean
 from jensen.jobs.job import job
@@ -21,7 +21,7 @@ from jensen.jobs.precision import as_in, doubled, log_densities, precision
 from jensen.jobs.run import Run
 from jensen.objectives.estimators import ESTIMATORS, Estimate, rows_within
 
-DEFAULT_PARTICLES = {"exact": 1, "elbo": 1, "iw": 500, "prior": 5000, "ais": 16}
+DEFAULT_PARTICLES = {"exact": 1, "elbo": 1, "iw": 500, "prior": 5000, "ais": 16, "trace": 10}
 BATCH = 500
 COMPARED, EXTREMES = 64, 32  # rows at random, and at each end of the scores, on which float32 is checked
 ERROR_NATS = 0.01  # of a row in float32, on average, that matters
@@ -47,9 +47,11 @@ def score(
     Args:
         data: what to score; None for the run's own data.
         split: which part; by default the test part.
-        estimator: "exact", "elbo", "iw", "prior", "ais", or "auto": exact where the model is, elbo where q draws only
-            the noise that makes whole numbers continuous, as the literature of flows does, else iw.
-        particles: draws a datum (chains for "ais"); default 500 for iw, 5,000 for prior, 16 for ais, 1 for elbo.
+        estimator: "exact", "elbo", "iw", "prior", "ais", "trace", or "auto": exact where the model is, trace where a
+            flow's trace is estimated, elbo where q draws only the noise that makes whole numbers continuous, as the
+            literature of flows does, else iw.
+        particles: draws a datum (chains for "ais", probes for "trace"); default 500 for iw, 5,000 for prior, 16 for
+            ais, 10 for trace, 1 for elbo.
         limit: score a random subset of so many.
         seed: of draws and subset.
         memory: megabytes that a walk may take; particles are walked in blocks to keep within it.
@@ -67,12 +69,17 @@ def score(
     likelihood = run.capabilities.likelihood
     if estimator == "auto":
         only_noise = bool(run.model.hidden) and all(map(run.model.is_noisy, run.model.hidden))
-        estimator = "exact" if likelihood == EXACT else "elbo" if only_noise else "iw"
+        auto = {EXACT: "exact", ESTIMATE: "trace"}
+        estimator = auto.get(likelihood or "", "elbo" if only_noise else "iw")
     if estimator not in ESTIMATORS:
         raise ConfigError(f"--estimator: {estimator!r} is not an estimator{did_you_mean(estimator, ESTIMATORS)}")
+    if (estimator == "trace") != (likelihood == ESTIMATE):
+        which = "estimated" if likelihood == ESTIMATE else "not estimated"
+        other = "trace" if likelihood == ESTIMATE else "auto"
+        raise CapabilityError(f"the trace of {run.spec['model']} is {which}; use --estimator {other}")
     if estimator == "exact" and likelihood != EXACT:
         raise CapabilityError(f"{run.spec['model']} has no exact likelihood, only a lower bound; use --estimator iw")
-    if estimator != "exact" and not run.model.hidden:
+    if estimator not in ("exact", "trace") and not run.model.hidden:
         raise CapabilityError(f"{estimator} averages over hidden variables; {run.spec['model']} has none: use exact")
     k = particles if particles is not None else DEFAULT_PARTICLES[estimator]
     if k < 1:
@@ -134,7 +141,7 @@ def _precise(
     if precision(model) == torch.float64:
         return found, {"precision": "float64"}
     error, double = None, None
-    if estimator == "exact" or any(getattr(f.module, "invertible", False) for f in model.p):
+    if estimator == "exact" or (estimator != "trace" and any(getattr(f.module, "invertible", False) for f in model.p)):
         double = doubled(model)
         with seeded(seed, device):
             error, matters = _float32_error(model, double, tensors, index, found.rows, weights)

@@ -24,6 +24,7 @@ from jensen.conditionals.heads import Support
 from jensen.core import Joint, Model
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError
+from jensen.objectives import Objective
 from jensen.objectives.likelihood import maximum_likelihood
 from jensen.registry import Dequantizer, Prior, component
 from jensen.transforms import ActNorm, Affine, Composed, Exp, Marginals, Transform, levels
@@ -31,12 +32,19 @@ from jensen.transforms import ActNorm, Affine, Composed, Exp, Marginals, Transfo
 Builder = Callable[..., Transform]
 
 
-def flow(name: str, *, paper: str, toy: str = "table", **defaults: Any) -> Callable[[Builder], Builder]:
+def flow(
+    name: str,
+    *,
+    paper: str,
+    toy: str = "table",
+    objective: Callable[[str], Objective] = maximum_likelihood,
+    **defaults: Any,
+) -> Callable[[Builder], Builder]:
     """Register `builder(event, context, *, settings...) -> Transform` as a flow and as a model of that name.
 
     `event` is the shape of a datum, `context` the size C of what the transform is conditioned on, 0 for nothing. The
-    model has the builder's settings and those of `density`; `defaults` are those of its settings that differ where a
-    flow is learned from data, by its density, from where it is drawn from.
+    model has the builder's settings and those of `density`, and `objective(monitor)` trains it; `defaults` are those of
+    its settings that differ where a flow is learned from data, by its density, from where it is drawn from.
     """
 
     def register(builder: Builder) -> Builder:
@@ -44,7 +52,7 @@ def flow(name: str, *, paper: str, toy: str = "table", **defaults: Any) -> Calla
 
         def model(schema: Schema, **settings: Any) -> Model:
             common = {key: settings.pop(key) for key in list(settings) if key in _COMMON}
-            return density(schema, functools.partial(builder, **settings), **common)
+            return density(schema, functools.partial(builder, **settings), objective, **common)
 
         own = [p.replace(default=defaults.get(p.name, p.default)) for p in _settings(builder)]
         model.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
@@ -63,6 +71,8 @@ def flow(name: str, *, paper: str, toy: str = "table", **defaults: Any) -> Calla
 def density(
     schema: Schema,
     transform: Callable[[tuple[int, ...], int], Transform],
+    objective: Callable[[str], Objective] = maximum_likelihood,
+    normalization: Callable[[tuple[int, ...]], Transform] = ActNorm,
     *,
     base: Prior = "normal",
     dequantizer: Dequantizer = "uniform",
@@ -71,6 +81,8 @@ def density(
     conditional: bool = False,
 ) -> Model:
     """A model of the data whose density is that of a flow.
+
+    `objective(monitor)` trains it, monitoring the name it is given; `normalization(shape)` follows the transform.
 
     Settings:
         base: density of z, from which the flow starts.
@@ -82,7 +94,7 @@ def density(
     """
     support, (parents, context) = Support.of(schema), _context(schema, conditional)
     made = transform(support.shape, context.size if context else 0)
-    chain = [made, ActNorm(support.shape), *_onto(support, alpha, marginals)]
+    chain = [made, normalization(support.shape), *_onto(support, alpha, marginals)]
     name = "x" if support.kind == "real" else "v"
     given = f" | {', '.join(parents)}" if context else ""
     p: dict[str, nn.Module] = {f"{name}{given}": Flow(base(made.domain_shape), Composed(chain), context)}
@@ -90,7 +102,7 @@ def density(
     if name == "v":
         p["x | v"] = Floor(support)
         q["v | x"] = dequantizer(support)
-    return Model(Joint(p), Joint(q), maximum_likelihood("log_likelihood" if name == "x" else "elbo"))
+    return Model(Joint(p), Joint(q), objective("log_likelihood" if name == "x" else "elbo"))
 
 
 def _onto(support: Support, alpha: float, marginals: bool) -> list[Transform]:

@@ -1,16 +1,33 @@
-"""The network inside a coupling of pictures: of the pixels that are kept it gives parameters of those that change."""
+"""The network inside a coupling: of what is kept it gives the parameters of what changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from jensen.nets.dense import mlp
 from jensen.nets.stack import Activation
 
 Shape = tuple[int, ...]
+
+
+def conditioner(
+    inputs: Shape,
+    outputs: Shape,
+    *,
+    hidden: Sequence[int],
+    channels: int,
+    blocks: int,
+    kernel: int,
+    activation: Activation,
+) -> nn.Module:
+    """A perceptron with `hidden` layers between vectors, a `PictureConditioner` between pictures."""
+    if len(inputs) == 1:
+        return mlp(inputs, outputs, hidden=list(hidden), activation=activation)
+    return PictureConditioner(inputs, outputs, channels=channels, blocks=blocks, kernel=kernel, activation=activation)
 
 
 class PictureConditioner(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, cast
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 Smooth = Literal["tanh", "softplus", "silu"]
-FREQUENCIES = 6  # of time: cos πkt, k = 1 … 6
+FREQUENCIES = 3  # of time: cos πkt, k = 1, 2, 3
 
 
 class PerceptronField(nn.Module):
     r"""f(t, z, c), a perceptron whose hidden layers time and context scale and shift.
 
-        h_l = a(u_l),    u_l = (1 + g_l(t, c)) ⊙ (W_l h_{l−1} + b_l) + s_l(t, c),    h_0 = z,    f = V h_L + v
+        h_l = a(u_l),    u_l = g_l(t, c) ⊙ (W_l h_{l−1} + b_l) + s_l(t, c),    h_0 = z,    f = V h_L + v
 
-    with g and s affine in (cos πt, …, cos 6πt, c). Up to two hidden layers the trace of its Jacobian costs no more than
-    one more layer, whatever the dimension: with d_l = a'(u_l) ⊙ (1 + g_l),
+    with g and s affine in (cos πt, cos 2πt, cos 3πt, c), g about 1 at the start. Up to two hidden layers the trace of
+    its Jacobian costs no more than one more layer, whatever the dimension: with d_l = a'(u_l) ⊙ g_l,
 
         L = 1:  tr ∂f/∂z = d_1ᵀ diag(W_1 V)        L = 2:  tr ∂f/∂z = d_2ᵀ (W_2 ⊙ (W_1 V)ᵀ) d_1
 
@@ -39,6 +39,8 @@ class PerceptronField(nn.Module):
     torch.Size([5, 1, 2, 2])
     """
 
+    rates: Tensor
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -51,11 +53,14 @@ class PerceptronField(nn.Module):
         dims = math.prod(shape)
         self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise([dims, *hidden]))
         self.condition = nn.Linear(FREQUENCIES + context, 2 * sum(hidden))
+        with torch.no_grad():
+            self.condition.bias[: sum(hidden)] += 1
+        self.register_buffer("rates", math.pi * torch.arange(1, FREQUENCIES + 1.0), persistent=False)
         self.output = nn.Linear(hidden[-1], dims)
         if start_at_zero:
             nn.init.zeros_(self.output.weight)
             nn.init.zeros_(self.output.bias)
-        self.hidden, self.activation = list(hidden), _SMOOTH[activation]
+        self.sizes, self.activation = [*hidden, *hidden], _SMOOTH[activation]
 
     @property
     def knows_trace(self) -> bool:
@@ -65,7 +70,7 @@ class PerceptronField(nn.Module):
     def forward(self, t: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
         """f(t, z, c), (N, *shape), of t, (N,), z, (N, *shape), and c, (N, C)."""
         h = z.flatten(1)
-        for layer, gain, shift in zip(self.layers, *self._conditions(t, z, context), strict=True):
+        for layer, gain, shift in zip(self.layers, *self._conditions(t, context), strict=True):
             h, _ = self.activation(torch.addcmul(shift, gain, layer(h)))
         return self.output(h).view_as(z)
 
@@ -73,7 +78,7 @@ class PerceptronField(nn.Module):
         """f(t, z, c), (N, *shape), and tr ∂f/∂z, (N,)."""
         assert self.knows_trace
         h, slopes = z.flatten(1), []
-        for layer, gain, shift in zip(self.layers, *self._conditions(t, z, context), strict=True):
+        for layer, gain, shift in zip(self.layers, *self._conditions(t, context), strict=True):
             h, slope = self.activation(torch.addcmul(shift, gain, layer(h)))
             slopes.append(slope * gain)  # (N, H_l)
         first, *second = [cast(nn.Linear, layer).weight for layer in self.layers]
@@ -84,13 +89,11 @@ class PerceptronField(nn.Module):
             trace = ((slopes[0] @ (second[0].mT * around)) * slopes[1]).sum(1)
         return self.output(h).view_as(z), trace
 
-    def _conditions(self, t: Tensor, z: Tensor, context: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
-        """1 + g_l and s_l of every layer."""
-        k = torch.arange(1, FREQUENCIES + 1, dtype=z.dtype, device=z.device)
-        time = torch.cos(math.pi * t[:, None] * k)
-        condition = self.condition(time if context is None else torch.cat([time, context], 1))
-        gain, shift = condition.chunk(2, 1)
-        return list((1 + gain).split(self.hidden, 1)), list(shift.split(self.hidden, 1))
+    def _conditions(self, t: Tensor, context: Tensor | None) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """g_l and s_l of every layer."""
+        time = torch.cos(t[:, None] * self.rates)
+        parts = self.condition(time if context is None else torch.cat([time, context], 1)).split(self.sizes, 1)
+        return parts[: len(self.layers)], parts[len(self.layers) :]
 
 
 def _tanh(u: Tensor) -> tuple[Tensor, Tensor]:

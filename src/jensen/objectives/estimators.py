@@ -7,9 +7,10 @@
 | iw     | ≤ log p(x), rising with K | q |
 | prior  | ≤ log p(x), naive Monte Carlo: q is the prior | samples of the prior |
 | ais    | ≤ log p(x), an estimate by annealing | continuous hidden variables |
+| trace  | log p(x), or the ELBO where q draws | a flow whose log-determinant is estimated without bias |
 
-All but the first are low on average: elbo by KL(q ‖ p(z | x)), the rest because they take the logarithm of an
-average. A standard error does not cover that.
+All but the first and the last are low on average: elbo by KL(q ‖ p(z | x)), the rest because they take the logarithm
+of an average. A standard error does not cover that.
 """
 
 from __future__ import annotations
@@ -68,6 +69,22 @@ def elbo(model: Model, observed: Observed, particles: int = 1, rows: int = ROWS[
     """The evidence lower bound, mean over K draws of log w."""
     moments = None
     for log_w in _log_weights(lambda o, k: model.evidence(o, k).log_w, observed, particles, rows):
+        moments = moments or _Moments(log_w[0])
+        moments.add(log_w)
+    assert moments is not None
+    return Estimate(moments.mean, moments.variance / particles)
+
+
+@torch.no_grad()
+def trace(model: Model, observed: Observed, particles: int = 10, rows: int = ROWS["cpu"]) -> Estimate:
+    """log w where a flow's trace is estimated, mean over K walks, each with a probe (and draws of q) of its own."""
+
+    def walks(o: Observed, k: int) -> Tensor:
+        wide = {n: v.repeat(k, *(1,) * (v.dim() - 1)) for n, v in o.items()}
+        return model.evidence(wide).log_w.view(k, -1)
+
+    moments = None
+    for log_w in _log_weights(walks, observed, particles, rows):
         moments = moments or _Moments(log_w[0])
         moments.add(log_w)
     assert moments is not None
@@ -194,6 +211,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "iw": Estimator("iw", LOWER_BOUND, importance),
     "prior": Estimator("prior", ESTIMATE, prior),
     "ais": Estimator("ais", ESTIMATE, annealed),
+    "trace": Estimator("trace", ESTIMATE, trace),
 }
 
 

@@ -63,12 +63,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Objective:
-    """Stages in sequence, and what `validate(model, batch)` logs for each datum: (B,) in nats, higher is better."""
+    """Stages in sequence, and what `validate(model, batch)` logs for each datum: (B,) in nats, higher is better.
+
+    `validation_cost` is what validating a datum takes, in steps of training on one.
+    """
 
     stages: tuple[Stage, ...]
     validate: Callable[[Model, Batch], dict[str, Tensor]]
     description: str = ""
     helpers: nn.Module | None = field(default=None)  # critics, baselines: checkpointed, not exported
+    validation_cost: float = 1.0
 
 
 def weighted_mean(rows: Tensor, batch: Batch) -> Tensor:

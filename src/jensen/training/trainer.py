@@ -30,6 +30,7 @@ from jensen.training.settings import Settings
 
 VALIDATION_ROWS = 1000  # data a batch in validation
 VALIDATION_SHARE = 0.05  # validated data, as a share of the data trained on, in a long run
+LEAST_VALIDATIONS = 20  # in a run whose length is known
 AVERAGE_EVERY = 10  # steps between updates of the averaged weights: as good as every step, at a tenth of the cost
 OPEN_ENDED_EPOCHS, OPEN_ENDED_STEPS = 100, 3000  # progress without a budget is measured against these
 LEAST_PATIENCE_STEPS = 500
@@ -403,9 +404,11 @@ class Trainer:
             return
         began = time.perf_counter()
         self._measure(self.model)
-        validation = (time.perf_counter() - began) / self.steps_per_epoch
-        left = max(0.0, budget - elapsed)
-        at.total_steps = at.stage_step + max(1, int(left / (elapsed / at.stage_step + validation)))
+        validation = time.perf_counter() - began
+        step, left = elapsed / at.stage_step, max(0.0, budget - elapsed)
+        seldom = left / (step + validation / (self.steps_per_epoch * self._validate_every))
+        often = (left - LEAST_VALIDATIONS * validation) / step  # where the run is short
+        at.total_steps = at.stage_step + max(1, int(min(seldom, often)))
 
     # Validation
 
@@ -487,10 +490,10 @@ class Trainer:
         but twenty in a run whose length is known."""
         if not any(map(_is_gradient, self.stage.phases)):
             return 1
-        rows = 0 if self.valid is None else len(self.valid)
-        every = max(math.ceil(50 / self.steps_per_epoch), math.ceil(rows / (VALIDATION_SHARE * len(self.train))))
+        cost = self.objective.validation_cost * (0 if self.valid is None else len(self.valid))
+        every = max(math.ceil(50 / self.steps_per_epoch), math.ceil(cost / (VALIDATION_SHARE * len(self.train))))
         if self.at.total_steps is not None:
-            every = min(every, max(1, self.at.total_steps // self.steps_per_epoch // 20))
+            every = min(every, max(1, self.at.total_steps // self.steps_per_epoch // LEAST_VALIDATIONS))
         return every
 
     def _should_stop(self) -> bool:

@@ -36,6 +36,7 @@ class Continuous(Transform):
         solver: of x and its density.
         trace: "exact" or "hutchinson".
         sampler: of x alone, where no density is asked for; None for the same solver.
+        regularization: weight of the paths' `costs` in an objective that knows of them.
     """
 
     def __init__(
@@ -45,11 +46,12 @@ class Continuous(Transform):
         solver: Solver | None = None,
         trace: Trace = "exact",
         sampler: Solver | None = None,
+        regularization: float = 0.0,
     ):
         super().__init__()
         self.domain_shape = self.codomain_shape = tuple(shape)
         self.field, self.solver, self.trace = field, solver or Solver(), trace
-        self.sampler = sampler or self.solver
+        self.sampler, self.regularization = sampler or self.solver, regularization
         self.forward_steps, self.inverse_steps = self.sampler.evaluations, self.solver.evaluations
         self.estimates_density = trace == "hutchinson"
         self._costs: list[Tensor] | None = None

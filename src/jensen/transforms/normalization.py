@@ -17,17 +17,27 @@ class ActNorm(Transform):
     like any other, and scores depend on no batch. log |det ∂x/∂z| = (H · W) Σ s.
 
     Kingma and Dhariwal, "Glow", 2018, arXiv:1807.03039, section 3.1.
+
+    Args:
+        shape: of an event.
+        learned: whether s and b are parameters; else they stay what the first data made them, and there is nothing to
+            learn.
     """
 
     forward_steps = inverse_steps = 0
     initialized: Tensor
+    log_scale: Tensor
+    loc: Tensor
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: Shape, learned: bool = True):
         super().__init__()
         self.domain_shape = self.codomain_shape = tuple(shape)
         size = (shape[0], *(1,) * (len(shape) - 1))
-        self.log_scale = nn.Parameter(torch.zeros(size))
-        self.loc = nn.Parameter(torch.zeros(size))
+        for name in ("log_scale", "loc"):
+            if learned:
+                self.register_parameter(name, nn.Parameter(torch.zeros(size)))
+            else:
+                self.register_buffer(name, torch.zeros(size))
         self.register_buffer("initialized", torch.tensor(False))
         self._elements = 1
         for n in shape[1:]:
