@@ -90,11 +90,19 @@ def test_a_wrong_volume_does_not_integrate_to_one(run_of, columns, dims):
 
 
 def test_a_wrong_way_back_is_told(run_of, columns):
-    findings = found(run_of(flow(Wrong((3,), shift=1e-3)), columns(3), RNG.normal(size=(300, 3))))
+    findings = found(run_of(flow(Wrong((3,), shift=1e-2)), columns(3), RNG.normal(size=(300, 3))))
     assert [name for name, f in findings.items() if not f.ok] == ["round trip"]
     trip = findings["round trip"]
     assert "not inverted" in trip.sentence
-    assert trip.evidence["float64"]["samples_max"] == pytest.approx(1e-3, rel=0.1)
+    assert trip.evidence["float64"]["samples_max"] == pytest.approx(1e-2, rel=0.1)
+
+
+def test_a_solvers_tolerance_is_told_from_rounding(run_of, columns):
+    run = run_of(flow(Wrong((3,), shift=1e-5)), columns(3), RNG.normal(size=(300, 3)))
+    run.spec["settings"] = {"rtol": 1e-5, "atol": 1e-5}
+    trip = found(run)["round trip"]
+    assert trip.ok and trip.sentence.endswith(": the tolerance of a solver")
+    assert trip.try_ == "rtol=1e-07 atol=1e-07"
 
 
 @pytest.mark.parametrize("dims", [4, 60])
