@@ -30,7 +30,7 @@ def planar(
     """Planar flow: f(z) = z + û tanh(wᵀz + b), again and again. One way is a formula, the other has no closed form.
 
     With a context w, u and b are linear in it. Pictures are flattened. The way without a closed form is found by
-    iteration, to the last digits and with the right gradient, at some ten times the cost.
+    iteration, to the last digits and with the right gradient, at a few times the cost.
 
     Settings:
         layers: K.
