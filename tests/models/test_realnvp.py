@@ -59,7 +59,7 @@ def test_pictures_of_every_size_come_back(name, shape):
 @pytest.mark.parametrize("map", ["affine", "spline"])
 @pytest.mark.parametrize("name", ["realnvp", "glow"])
 def test_the_log_determinant_of_a_picture_is_that_of_the_jacobian(name, map):
-    transform = made(name, (2, 4, 4), moved=0.3, map=map)
+    transform = made(name, (2, 4, 4), moved=0.1, map=map)
     x = torch.randn(1, 2, 4, 4, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(transform.inverse, x).reshape(32, 32)
     ladj = transform.inverse_and_ladj(x)[1].detach()
@@ -78,11 +78,11 @@ def test_every_element_depends_on_every_other(name, shape):
 
 
 @pytest.mark.parametrize("name", ["nice", "realnvp"])
-def test_a_fresh_flow_is_the_identity(name):
-    transform = made(name, (6,))
-    x = torch.randn(4, 6, dtype=torch.float64)
+def test_a_fresh_flow_only_sorts_even_features_before_odd_ones(name):
+    transform = made(name, (5,))
+    x = torch.randn(4, 5, dtype=torch.float64)
     z, ladj = transform.inverse_and_ladj(x)
-    assert torch.equal(z, x)
+    assert torch.equal(z, x[:, [0, 2, 4, 1, 3]])
     assert (ladj == 0).all()
 
 

@@ -16,7 +16,8 @@ from jensen.models.flow import flow
 from jensen.nets import mlp
 from jensen.nets.stack import Activation, Size
 from jensen.transforms import AdditiveMap, Composed, Reshape, Scaling, Transform
-from jensen.transforms.coupling import Coupling, alternating
+from jensen.transforms.coupling import Coupling, half
+from jensen.transforms.permutation import evens_first
 
 Shape = tuple[int, ...]
 
@@ -42,7 +43,8 @@ def nice(
         raise ConfigError(f"nice: a coupling needs two elements or more, got an event of shape {event}")
     chain: list[Transform] = [Scaling((dims,))]
     for i in range(layers):
-        part = alternating((dims,), i)
+        part = half((dims,), keep_first=i % 2 == 0)
         network = mlp(*part.network_shapes(AdditiveMap.size, context), hidden=hidden, activation=activation)
         chain.append(Coupling(part, network, AdditiveMap()))
+    chain.append(evens_first((dims,)))
     return Composed([*chain, Reshape((dims,), event)] if len(event) > 1 else chain)

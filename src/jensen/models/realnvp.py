@@ -22,7 +22,8 @@ from jensen.models.flow import flow
 from jensen.nets.coupling import conditioner
 from jensen.nets.stack import Activation, Size
 from jensen.transforms import ActNorm, AffineMap, Composed, MultiScale, Squeeze, Transform
-from jensen.transforms.coupling import Coupling, Partition, alternating, checkerboard
+from jensen.transforms.coupling import Coupling, Partition, alternating, checkerboard, half
+from jensen.transforms.permutation import evens_first
 from jensen.transforms.spline import RationalQuadratic
 
 Shape = tuple[int, ...]
@@ -36,9 +37,9 @@ def realnvp(
     layers: Size = 8,
     hidden: list[Size] = [128, 128],
     scales: Size = 3,
-    couplings: Size = 4,
+    couplings: Size = 3,
     channels: Size = 64,
-    blocks: Annotated[int, Field(ge=0)] = 2,
+    blocks: Annotated[int, Field(ge=0)] = 1,
     kernel: Literal[1, 3] = 3,
     activation: Activation = "relu",
     map: Literal["affine", "spline"] = "affine",
@@ -75,7 +76,8 @@ def realnvp(
         return [ActNorm(partition.shape), coupling] if normalize else [coupling]
 
     if len(event) == 1:
-        return Composed(reversed([part for i in range(layers) for part in couple(alternating(event, i))]))
+        parts = [part for i in range(layers) for part in couple(half(event, keep_first=i % 2 == 0))]
+        return Composed(reversed([evens_first(event), *parts]))
     return MultiScale(_levels(event, scales, couplings, couple))
 
 

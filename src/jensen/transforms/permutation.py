@@ -47,3 +47,8 @@ def reverse(shape: Shape) -> Permutation:
 def shuffle(shape: Shape) -> Permutation:
     """A random order, drawn once and kept with the weights."""
     return Permutation(shape, torch.randperm(shape[0]).tolist())
+
+
+def evens_first(shape: Shape) -> Permutation:
+    """From the data's features to those of even number, then those of odd number: halves in place of two masks."""
+    return Permutation(shape, torch.tensor([*range(0, shape[0], 2), *range(1, shape[0], 2)]).argsort().tolist())
