@@ -111,6 +111,8 @@ def variants() -> list[Variant]:
                     continue  # what they do does not depend on the kind of data
                 if slot and slots[slot] == "flow" and data != "real table":
                     continue  # each is a model of its own on all data
+                if slot and slots[slot] == "flow" and data != "real table":
+                    continue  # each flow is a model itself, tried on all data
                 if slot in shared and (data, slot, name) in tried:
                     continue
                 variant = Variant(model, data, slot, name, {**small, **({slot: name} if slot else {})})
