@@ -100,12 +100,13 @@ class TrainingProgress:
             self._offset = self._offset_of()
         train, valid = event.logged.get("train", {}), event.logged.get("valid", {})
         found = next((n for n in PREFERRED if n in (valid or train)), next(iter(valid or train), ""))
-        if found:
-            self._name = found
+        if found and found != self._name and (valid or self._valid is None):  # numbers stand under one name
+            self._name, self._train, self._valid = found, None, None
+        offset = self._offset if self._name in PREFERRED else 0.0  # a loss of another kind has no units to change
         if self._name in train:
-            self._train = train[self._name] + self._offset
+            self._train = train[self._name] + offset
         if self._name in valid:
-            self._valid = valid[self._name] + self._offset
+            self._valid = valid[self._name] + offset
 
     def _words(self, event: Event) -> list[str]:
         words = []

@@ -1,0 +1,29 @@
+"""What is said while training goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jensen.cli.progress import TrainingProgress
+from jensen.training.trainer import Event
+
+
+def event(kind: str, step: int, **logged: dict[str, Any]) -> Event:
+    return Event(kind, step / 10, step, step, 100.0, 1.0, logged)
+
+
+@pytest.mark.parametrize("name", ["log_likelihood", "elbo"])
+def test_numbers_stand_under_the_name_of_what_they_measure(name, capsys):
+    """A loss that is no log-likelihood is neither called one nor changed into the user's units."""
+    with TrainingProgress(quiet=False, offset=lambda: -100.0) as progress:
+        progress(event("epoch", 1, train={"flow_matching_loss": 1.5}))
+        progress(event("epoch", 2, train={"flow_matching_loss": 1.4}, valid={name: -7.0}))
+        progress(event("step", 3, train={"flow_matching_loss": 1.3}))
+        progress(event("end", 4))
+    said = capsys.readouterr().err
+    assert "98." not in said
+    assert f"{name.replace('_', ' ')} valid -107.00" in said
+    assert f"{name.replace('_', ' ')} train" not in said
+    assert "flow matching loss train 1.50" in said
