@@ -87,9 +87,11 @@ def _map(model: Model, double: Model, name: str, batch: Batch) -> Map:
     factor = model.p[name]
     steps = max(factor.module.transform.forward_steps, factor.module.transform.inverse_steps)  # pyright: ignore
     rows = int(min(ROWS, max(8, PASSES // max(1, steps))))
-    e = model.evidence(as_in(model, {key: value[:rows] for key, value in batch.items()}))
-    wide = as_in(double, {key: e.values[key] for key in (name, *factor.parents)})
-    single = factor.module(*(e.values[parent] for parent in factor.parents))
+    values = model.evidence(as_in(model, {key: value[:rows] for key, value in batch.items()})).values
+    if model.is_noisy(name):
+        values[name] = values[model.data] + 0.5  # whose code stands for the datum
+    wide = as_in(double, {key: values[key] for key in (name, *factor.parents)})
+    single = factor.module(*(values[parent] for parent in factor.parents))
     module = double.p[name].module
     return Map(name, single, module(*(wide[p] for p in factor.parents)), wide[name], module.transform)  # pyright: ignore
 
@@ -126,6 +128,8 @@ def _round_trip(of: Map, name: str, run: Run) -> Finding:
         come = "all" if lost == 0 else f"all but {lost:.1%}"
         text += f"; {come} of the data come back as the same whole numbers from float32"
         kept = kept and lost == 0
+    if exact["samples_max"] > TRIP_64 >= exact["samples_median"]:
+        text += "; the farthest samples lie where the map saturates"
     if not holds:
         text += ": the map is not inverted, even with twice the digits"
     elif exact["data_max"] > ROUNDING:
