@@ -30,7 +30,7 @@ def iaf(
     *,
     layers: Size = 4,
     hidden: list[Size] = [64, 64],
-    activation: Activation = "relu",
+    activation: Activation = "elu",
     order: Literal["reversed", "random"] = "reversed",
     bound: Annotated[float, Field(gt=0)] = 2.0,
 ) -> Transform:

@@ -118,8 +118,8 @@ class MaskedMLP(nn.Module):
     Args:
         dims: D.
         per_element: P.
-        hidden: sizes of the hidden layers. Where one has fewer units than there are degrees, a direct masked connection
-            from inputs to outputs is added, so that each variable still sees all before it.
+        hidden: sizes of the hidden layers. Where one has fewer units than there are degrees, direct connections from
+            inputs to outputs are added, so that each variable still sees all before it, and the context.
         context: C, 0 for none; every unit sees it.
         activation: between the layers.
         residual: whether hidden layers after the first are residual blocks h + V act(W act(h)), of equal sizes.
@@ -162,7 +162,7 @@ class MaskedMLP(nn.Module):
         self.layers = nn.ModuleList(self.linears)
         self.context = nn.Linear(context, widths[1], bias=False) if context else None
         narrow = any(size < dims - least for size in hidden)
-        self.direct = MaskedLinear(dims, per_element * dims, bias=False) if narrow else None
+        self.direct = MaskedLinear(dims + context, per_element * dims, bias=False) if narrow else None
         self.register_buffer("order", torch.arange(dims))
         self.register_load_state_dict_post_hook(_restore_order)
         self.set_order(range(dims) if order is None else order)
@@ -184,7 +184,8 @@ class MaskedMLP(nn.Module):
         for layer, (ins, outs) in zip(self.linears, pairwise(levels), strict=True):
             layer.connect(outs[:, None] >= ins)
         if self.direct is not None:
-            self.direct.connect(sees_up_to[:, None] >= sees_below)
+            width = self.direct.weight.shape[1]
+            self.direct.connect(F.pad(sees_up_to[:, None] >= sees_below, (0, width - self.dims), value=True))
         self._plan: _Plan | None = None
 
     def reset_parameters(self, start_at_zero: bool = False) -> None:
@@ -213,7 +214,10 @@ class MaskedMLP(nn.Module):
             y = _Fused.apply(self, x, head.weight, first, *(p for layer in rest for p in (layer.weight, layer.bias)))
         else:
             y = self._by_element(self.compose(lambda i, a: self._linear(i, a, first), x.T))
-        return y if self.direct is None else y + self._by_element(self.direct(x.T))
+        if self.direct is not None:
+            known = x if context is None or self.context is None else torch.cat([x, context], 1)
+            y = y + self._by_element(self.direct(known.T))
+        return y
 
     def _by_element(self, y: Tensor) -> Tensor:
         """`(P · D, N)` as `(N, P, D)`."""
@@ -406,8 +410,9 @@ class _Plan:
         """For each step and layer the weights of the units that it computes, and how many rows they see."""
         self.direct: list[Tensor] = []
         if net.direct is not None:
-            self.direct_matrix = torch.empty_like(net.direct.weight)
-            self.direct = [rows[:, :d] for d, rows in enumerate(self._of_variables(self.direct_matrix, order))]
+            self.direct_matrix = like.new_zeros(len(net.direct.weight), sum(self.sizes[0]))
+            rows = self._of_variables(self.direct_matrix, order)
+            self.direct = [r[:, :n] for r, n in zip(rows, known[0], strict=True)]
 
     def _of_variables(self, matrix: Tensor, order: list[int]) -> list[Tensor]:
         rows = matrix.unflatten(0, (self.net.per_element, self.net.dims)).unbind(1)
@@ -429,7 +434,9 @@ class _Plan:
             torch.cat(columns, 1, out=matrix)
             first = False
         if net.direct is not None:
-            torch.index_select(net.direct.weight, 1, net.order, out=self.direct_matrix)
+            x, context = net.direct.weight.split([net.dims, self.given - 1], 1)
+            self.direct_matrix[:, 1 : self.given] = context
+            self.direct_matrix[:, self.given :] = x.index_select(1, net.order)
 
 
 class _InPlace(Walk):
@@ -470,8 +477,8 @@ class _InPlace(Walk):
                 torch.mm(part, buffer[:seen], out=target)
                 if buffer is not self.buffers[-1]:
                     act(target)
-        if self.plan.direct and d:
-            self.targets[d][-1].addmm_(self.plan.direct[d], self.buffers[0][self.plan.given : self.plan.given + d])
+        if self.plan.direct:
+            self.targets[d][-1].addmm_(self.plan.direct[d], self.buffers[0][: self.plan.steps[d][0][1]])
         return self.views[d]
 
     def _residual(self, d: int) -> None:
@@ -493,10 +500,13 @@ class _Differentiable(Walk):
         self.weights: list[Tensor] = [layer.weight for layer in net.linears]
         self.weights[0] = self.weights[0].index_select(1, net.order)
         self.weights[-1], shifts[-1] = self._by_variable(self.weights[-1]), self._by_variable(shifts[-1])
+        self.pending = [_column(shift).expand(-1, rows) for shift in shifts]
         self.direct = None
         if net.direct is not None:
-            self.direct = self._by_variable(net.direct.weight.index_select(1, net.order))
-        self.pending = [s.unsqueeze(1).expand(-1, rows) if s.dim() == 1 else s for s in shifts]
+            self.direct, onto = self._by_variable(net.direct.weight).tensor_split([net.dims], 1)
+            self.direct = self.direct.index_select(1, net.order)
+            if context is not None and net.context is not None:
+                self.pending[-1] = torch.addmm(self.pending[-1], onto, context.T)
         inputs = [0, *[1] * (net.dims - 1)]
         self.counts = [inputs, *(_counts(degrees, net.dims) for degrees in net.degrees), [net.per_element] * net.dims]
         self.ends = [list(accumulate(counts)) for counts in self.counts]
