@@ -106,7 +106,7 @@ CONTESTANTS: dict[str, Callable[[Schema, int], Flow]] = {
 def made(name: str, schema: Schema, seed: int) -> Flow:
     """A contestant with the width that makes it as large as zuko's flow."""
     target = zuko(schema, HIDDEN[0]).size
-    low, high = 4, 4096
+    low, high = 4, 1024
     while low < high:  # the least width that is not too small
         middle = (low + high) // 2
         low, high = (low, middle) if CONTESTANTS[name](schema, middle).size >= target else (middle + 1, high)
