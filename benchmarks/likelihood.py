@@ -20,7 +20,7 @@ import torch
 
 from harness import machine
 from jensen.cli.arguments import read_settings
-from jensen.jobs.run import Run
+from jensen.jobs.run import Run, open_run
 from jensen.jobs.train import load_preset, train
 from jensen.training.trainer import Event
 
@@ -67,20 +67,24 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=5000)
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--note", default="", help="on the conditions of the measurement")
+    parser.add_argument("--as-it-is", action="store_true", help="score a run where it stands, without training on")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     preset = load_preset(options.preset)
     settings = read_settings(options.settings).values
     resume = (options.run / "spec.yaml").exists()
-    run = train(
-        preset["model"],
-        preset["data"],
-        out=options.run,
-        preset=None if resume else options.preset,
-        settings=None if resume else settings,
-        resume=resume,
-        listener=show,
-    )
+    if options.as_it_is:
+        run = open_run(options.run)
+    else:
+        run = train(
+            preset["model"],
+            preset["data"],
+            out=options.run,
+            preset=None if resume else options.preset,
+            settings=None if resume else settings,
+            resume=resume,
+            listener=show,
+        )
     result = {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
