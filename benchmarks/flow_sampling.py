@@ -1,7 +1,7 @@
 """Sampling speed of flows of tables, D = 21, 5 layers, networks 128-128: this package and others, in turn.
 
     python benchmarks/flow_sampling.py [--rounds 10] [--kinds realnvp,maf,spline-coupling,spline-autoregressive]
-        [--rows 512] [--out benchmarks/results] [--quick]
+        [--rows 2048] [--out benchmarks/results] [--quick]
 
 An autoregressive flow is sampled column by column in every layer; others run their whole network for each column. Each
 contestant has a process of its own. One result a kind is kept, `flow_sampling_KIND.json`.
@@ -48,7 +48,7 @@ def theirs(library: str, kind: str, shape: Shape, n: int) -> Callable[[], int]:
 
 
 def main() -> None:
-    options = arguments(__doc__, rounds=10, kinds=",".join(KINDS), rows=512, quick=False)
+    options = arguments(__doc__, rounds=10, kinds=",".join(KINDS), rows=2048, quick=False)
     rounds, n = (1, 16) if options.quick else (options.rounds, options.rows)
     shape = Shape(DIMS)
     for kind in options.kinds.split(","):
