@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 
 import torch
@@ -99,9 +100,17 @@ def importance(model: Model, observed: Observed, particles: int = 500, rows: int
 
 @torch.no_grad()
 def prior(model: Model, observed: Observed, particles: int = 5000, rows: int = ROWS["cpu"]) -> Estimate:
-    """Naive Monte Carlo: the same with q replaced by the prior, so log w = log p(x | z)."""
+    """Naive Monte Carlo: the same with q replaced by the prior, so log w = log p(x | z).
+
+    The prior's own density stands in p and in q and is left out: a flow's, found both ways, would differ by rounding.
+    """
     hidden = _prior_of(model, "prior")
-    return _log_mean(lambda o, k: evidence(model.p, hidden, o, k).log_w, observed, particles, rows)
+
+    def log_w(o: Observed, k: int) -> Tensor:
+        e = evidence(model.p, hidden, o, k)
+        return reduce(torch.add, (e.log_p[name] for name in e.p if name not in hidden))
+
+    return _log_mean(log_w, observed, particles, rows)
 
 
 def annealed(
