@@ -284,6 +284,14 @@ def test_every_transform_is_under_these_laws():
     assert exported - {Transform} <= seen
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_exponential_does_not_overflow(dtype):
+    """A draw at infinity would have no density: a mixture's other parts are asked for it too."""
+    x, ladj = Exp((1,)).forward_and_ladj(torch.tensor([[1e4], [1.0]], dtype=dtype))
+    assert torch.isfinite(x).all() and torch.isfinite(ladj).all()
+    assert torch.isfinite(Exp((1,)).inverse_and_ladj(x)[1]).all()
+
+
 # Worked truths of the lectures
 
 

@@ -104,11 +104,12 @@ class Softplus(_Elementwise):
 
 
 class Exp(_Elementwise):
-    """x = exp(z), onto the positive numbers; log |det ∂x/∂z| = Σ z."""
+    """x = exp(z), onto the positive numbers; log |det ∂x/∂z| = Σ z. Draws stop short of the largest number there is."""
 
     codomain = constraints.positive
 
     def forward_and_ladj(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z = z.clamp_max(math.log(torch.finfo(z.dtype).max) - 1)
         return z.exp(), sum_over_event(z)
 
     def inverse_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
