@@ -29,7 +29,7 @@ PLOTS = {
         RNG.normal(size=(9, 2)), np.arange(9) % 3 - 1, ["0", "1"], ("x", "y")),
     "scatter, names": lambda: pictures.scatter(
         RNG.normal(size=(9, 2)), np.arange(9) % 3, ["猫 of a house", "_dog", "$x"], ("x", "y")),
-    "pairs": lambda: pictures.pairs(["a_$", "_b"], RNG.normal(size=(9, 2)), np.ones((9, 2))),
+    "pair": lambda: pictures.pair(("a_$", "_b"), RNG.normal(size=(9, 2)), np.ones((9, 2))),
     "density": lambda: pictures.density(
         ("a_$", "b"), RNG.normal(size=(5, 4)), np.arange(4.0), np.arange(5.0), RNG.normal(size=(3, 2))),
     "against a law": lambda: pictures.against_law(

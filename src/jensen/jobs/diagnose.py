@@ -20,6 +20,8 @@ from jensen.jobs.job import job
 from jensen.jobs.run import Run
 from jensen.objectives.estimators import elbo, exact
 
+GAP_SHARE, GAP_NATS_PER_DIM = 0.05, 0.1  # between training data and others, of log p and in nats, that is large
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -102,7 +104,9 @@ def _overfitting(run: Run, batch: dict[str, Tensor], data: Any) -> Finding | Non
     here, error = mean_and_stderr(estimate(run.model, batch).rows)
     there, error_there = mean_and_stderr(estimate(run.model, train).rows)
     gap, stderr = there - here, math.hypot(error, error_there)
-    large = gap > 2 * stderr and gap > 0.05 * abs(here)
+    # A density's nats have no zero: what counts there is the gap in each dimension.
+    much = GAP_SHARE * abs(here) if run.measure == "counting" else GAP_NATS_PER_DIM * run.schema.dims
+    large = gap > 2 * stderr and gap > much
     return Finding(
         "overfitting",
         not large,

@@ -294,33 +294,22 @@ def correlation(x: np.ndarray) -> np.ndarray:
     return found
 
 
-def pairs(names: Sequence[str], data: np.ndarray, samples: np.ndarray) -> Figure:
-    """Each pair of columns of data (N, D), below the diagonal, and of samples (M, D), above it, on common axes."""
-    d = len(names)
+def pair(names: tuple[str, str], data: np.ndarray, samples: np.ndarray) -> Figure:
+    """Two columns of data (N, 2) and, beside it on the same axes, of samples (M, 2)."""
     with _style():
-        figure = _figure(1.55 * d + 0.5, 1.55 * d + 0.3)
-        panels = figure.subplots(d, d, sharex="col", squeeze=False)
-        ends = [_ends(data[:, j], samples[:, j]) for j in range(d)]
-        for i in range(d):
-            for j in range(d):
-                axes = panels[i, j]
-                if i == j:
-                    _compared(axes, data[:, j], samples[:, j], np.linspace(*ends[j], 25))
-                    axes.set_yticks([])
-                else:
-                    x, colour = (data, DATA) if i > j else (samples, MODEL)
-                    axes.plot(x[:, j], x[:, i], "o", ms=2, mew=0, color=colour, alpha=0.35)
-                    axes.set_ylim(*ends[i])
-                axes.set_xlim(*ends[j])
-                axes.grid(visible=False)
-                axes.tick_params(labelsize=7, labelleft=j == 0 and i > 0)
-                for axis in (axes.xaxis, axes.yaxis) if i != j else (axes.xaxis,):
-                    axis.set_major_locator(MaxNLocator(3))
-                if i == d - 1:
-                    axes.set_xlabel(_name(names[j], 16), fontsize=8)
-                if j == 0:
-                    axes.set_ylabel(_name(names[i], 16), fontsize=8)
-        figure.align_ylabels()
+        figure = _figure(4.0, 2.1)
+        for axes, x, colour, title in zip(
+            figure.subplots(1, 2, sharex=True, sharey=True), (data, samples), (DATA, MODEL), ("data", "samples"),
+            strict=True,
+        ):  # fmt: skip
+            axes.plot(*x.T, "o", ms=2.2, mew=0, color=colour, alpha=0.45)
+            axes.set_title(title, fontsize=9)
+            axes.set_xlabel(_name(names[0], 20), fontsize=8)
+            axes.tick_params(labelsize=8)
+            axes.set(xlim=_ends(data[:, 0], samples[:, 0]), ylim=_ends(data[:, 1], samples[:, 1]))
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(4))
+        figure.axes[0].set_ylabel(_name(names[1], 20), fontsize=8)
         return figure
 
 
@@ -339,8 +328,8 @@ def density(names: tuple[str, str], log_p: np.ndarray, across: np.ndarray, up: n
         axes = figure.subplots()
         top = float(log_p.max())
         extent = (across[0], across[-1], up[0], up[-1])
-        image = axes.imshow(log_p, origin="lower", extent=extent, aspect="auto", cmap="Blues", vmin=top - 12, vmax=top)
-        axes.plot(*data.T, "o", ms=2.2, mew=0, color=DATA, alpha=0.6)
+        image = axes.imshow(log_p, origin="lower", extent=extent, aspect="auto", cmap="Blues", vmin=top - 8, vmax=top)
+        axes.plot(*data.T, "o", ms=3, mew=0, color=DATA, alpha=0.8)
         axes.set(xlabel=_name(names[0]), ylabel=_name(names[1]), xlim=extent[:2], ylim=extent[2:])
         axes.grid(visible=False)
         bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=28, extend="min", label="log p(x) (nats)")

@@ -175,7 +175,7 @@ def row(figures: Iterable[str], kind: str = "") -> str:
 
 
 def legend(entries: Sequence[tuple[str, str]]) -> str:
-    """Labels, each with the class of its mark: "data", "model" or "dots" of either."""
+    """Labels, each with the classes of its mark."""
     keys = "".join(f'<span><i class="{kind}"></i>{escaped(label)}</span>' for label, kind in entries)
     return f'<p class="legend">{keys}</p>'
 
@@ -232,8 +232,6 @@ td.number{font-weight:600}
 .legend i{display:inline-block;width:1.5rem;height:.7rem;margin-right:.45rem;border-radius:2px}
 .legend i.data{background:var(--data);opacity:.4}
 .legend i.model{height:0;border-top:2.5px solid var(--model);vertical-align:.25em}
-.legend i.dots{width:.6rem;height:.6rem;border-radius:50%;border:0;opacity:1;vertical-align:0}
-.legend i.model.dots{background:var(--model)}
 .findings{list-style:none;margin:.8rem 0;padding:0}
 .findings li{display:flex;gap:.8rem;padding:.45rem 0}
 .findings p{font-size:.95rem}

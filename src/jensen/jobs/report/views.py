@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -87,12 +88,14 @@ def _rows(run: Run, data: np.ndarray, drawn: np.ndarray) -> tuple[str, str]:
     elif len(names) > HEAT_COLUMNS:
         body += plot(pictures.correlation_pairs(data, drawn), "correlations of the columns")
         caption += "; below, the correlation of each pair of columns, a dot each: on the line the two agree"
-    if len(names) > 1:
-        few = names[:PAIRED]
-        some = np.random.default_rng(0).permutation(len(data))[:DOTS]
-        body += legend([("data, below the diagonal", "data dots"), ("samples, above it", "model dots")])
-        body += plot(pictures.pairs(few, data[some, : len(few)], drawn[:DOTS, : len(few)]), "pairs of columns")
-        caption += f"; and the columns two by two{of_all(len(few), len(names), 'columns')}"
+    few = min(PAIRED, len(names))
+    some, pairs = np.random.default_rng(0).permutation(len(data))[:DOTS], []
+    for i, j in combinations(range(few), 2):
+        both = pictures.pair((names[i], names[j]), data[some][:, [i, j]], drawn[:DOTS, [i, j]])
+        pairs.append(plot(both, f"{names[i]} and {names[j]}"))
+    if pairs:
+        body += row(pairs)
+        caption += f"; and the columns two by two{of_all(few, len(names), 'columns')}"
     return caption + ".", body
 
 
@@ -170,6 +173,7 @@ def interpolation(run: Run, subject: Subject) -> tuple[str, str]:
     data, part = subject.few(2 * PATHS)
     if len(part) < 2:
         raise NoData("it takes two data")
+    under = ", under the conditions of the nearer end" if run.model.context else ""
     ways = {
         "linear": "linear: straight from one code to the other",
         "spherical": "spherical: along an arc about the origin",
@@ -185,7 +189,7 @@ def interpolation(run: Run, subject: Subject) -> tuple[str, str]:
         ends = "two data" if run.model.inverted else "reconstructions of two data"
         return (
             f"Pictures on the way from one datum to another: each row starts and ends at {ends}, and between them "
-            f"shows {_decoded(run)} at points between their codes z.",
+            f"shows {_decoded(run)} at points between their codes z{under}.",
             row(figures, "wide"),
         )
     names = run.schema.names[: min(8, len(run.schema.names))]
@@ -196,7 +200,7 @@ def interpolation(run: Run, subject: Subject) -> tuple[str, str]:
     return (
         f"{'Rows' if run.model.inverted else 'Expected rows'} {_decoded(run)} on the way from one datum to another, at "
         "points between their codes z, straight or along an arc; each column in standard deviations from its mean"
-        f"{of_all(len(names), len(run.schema.names), 'columns')}.",
+        f"{of_all(len(names), len(run.schema.names), 'columns')}{under}.",
         row(figures, "wide"),
     )
 
