@@ -34,6 +34,7 @@ class Settings:
     max_epochs: int
     keep: str
     precision: str
+    compile: bool
     device: str
     seed: int
     threads: int | None
@@ -57,6 +58,7 @@ def settings(
     max_epochs: Count = 2000,
     keep: Literal["best", "last"] = "best",
     precision: Literal["fp32", "bf16"] = "fp32",
+    compile: bool = False,
     device: str = "auto",
     seed: Annotated[int, Field(ge=0)] = 0,
     threads: Annotated[int | None, Field(ge=1)] = None,
@@ -80,6 +82,8 @@ def settings(
         max_epochs: most epochs without a budget.
         keep: the weights of the best validation or the last ones.
         precision: "bf16" runs networks in bfloat16; densities never.
+        compile: whether the arithmetic of splines is compiled in the first step; it takes tens of seconds and a C++
+            compiler, and pays in runs of many minutes. Without a compiler it runs as always, and the log says so.
         device: "auto", "cpu", "cuda" or "cuda:1".
         seed: of initial weights, order of data and draws.
         threads: of the CPU; None leaves them as they are.
@@ -87,7 +91,7 @@ def settings(
     """
     return Settings(
         epochs, minutes, batch_size, lr, optimizer, weight_decay, schedule, lr_warmup, clip, average, patience,
-        max_epochs, keep, precision, device, seed, threads, checkpoint_seconds,
+        max_epochs, keep, precision, compile, device, seed, threads, checkpoint_seconds,
     )  # fmt: skip
 
 

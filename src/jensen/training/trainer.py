@@ -27,6 +27,7 @@ from jensen.objectives import GradientPhase, Objective, Stage, UpdatePhase
 from jensen.training.adam import LeanAdam
 from jensen.training.folder import Folder, load_tensors, save_tensors
 from jensen.training.settings import Settings
+from jensen.transforms.compilation import compiling
 
 VALIDATION_ROWS = 1000  # data a batch in validation
 VALIDATION_SHARE = 0.05  # validated data, as a share of the data trained on, in a long run
@@ -124,6 +125,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._updated: dict[int, Any] = {}
         self._elapsed = 0.0  # seconds of this stage, while the number of steps is not fixed
+        self._compiling = 0.0  # seconds of a first step that compiles
         self._validation_rows = VALIDATION_ROWS
         self._whole = False  # between two steps: what would be saved now is no half step
         self._asked_to_stop = False
@@ -213,6 +215,8 @@ class Trainer:
             if self.average is not None and (at.stage_step % AVERAGE_EVERY == 0 or at.stage_step < AVERAGE_EVERY):
                 self._update_average()
             now = time.perf_counter()
+            if s.compile and not self._compiling:
+                self._compiling = now - began
             if at.total_steps is None and s.minutes is not None:
                 self._elapsed = at.calibration_seconds + now - began
                 self._calibrate(self._elapsed)
@@ -288,7 +292,8 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = lr
         try:
-            terms = phase.loss(self.model, batch, progress)
+            with compiling(s.batch_size if s.compile else None):
+                terms = phase.loss(self.model, batch, progress)
             if self.device.type == "cpu" and not math.isfinite(terms.loss.item()):
                 self._not_finite(terms.logged, terms.loss)
             optimizer.zero_grad(set_to_none=True)
@@ -405,7 +410,7 @@ class Trainer:
         began = time.perf_counter()
         self._measure(self.model)
         validation = time.perf_counter() - began
-        step, left = elapsed / at.stage_step, max(0.0, budget - elapsed)
+        step, left = (elapsed - self._compiling) / at.stage_step, max(0.0, budget - elapsed)
         seldom = left / (step + validation / (self.steps_per_epoch * self._affordable))
         often = (left - LEAST_VALIDATIONS * validation) / step  # where the run is short
         at.total_steps = at.stage_step + max(1, int(min(seldom, often)))

@@ -1,0 +1,146 @@
+"""`train.compile`: the same training, with compiled arithmetic where it can be."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from jensen.core import Model, seeded
+from jensen.data import Schema, TensorSplit
+from jensen.registry import build
+from jensen.training.settings import training_settings
+from jensen.training.trainer import Trainer
+from jensen.transforms import RationalQuadratic
+from jensen.transforms.compilation import compiled, compiling, is_compiled
+
+ROWS = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+SCHEMA = Schema.of_table(ROWS.numpy(), list("abcd"), ["real"] * 4)
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    compiled.cache_clear()
+    yield
+    compiled.cache_clear()
+
+
+class Counting:
+    """Stands for torch.compile: what it compiles runs as it is, and is counted by the number of elements."""
+
+    def __init__(self, delay: float = 0.0):
+        self.sizes: list[int] = []
+        self.delay = delay
+
+    def __call__(self, function: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
+        def run(first: Tensor, *rest: Any) -> Any:
+            if not self.sizes:
+                time.sleep(self.delay)
+            self.sizes.append(len(first))
+            return function(first, *rest)
+
+        return run
+
+
+def trained(**given: Any) -> tuple[Model, list[dict[str, Any]]]:
+    """After passes of batches of 20, 20 and 10 rows."""
+    with seeded(0):
+        model = build("spline", SCHEMA, {"layers": 2, "bins": 2, "hidden": [4], "between": "none"})
+    settings = training_settings({"epochs": 2, "batch_size": 20, **given})
+    return model, Trainer(model, TensorSplit(ROWS), TensorSplit(ROWS[:20]), settings).run()
+
+
+def test_only_whole_batches_run_compiled():
+    assert not is_compiled(20)
+    with compiling(20):
+        assert [n for n in range(0, 70, 5) if is_compiled(n)] == [20, 40, 60]
+        with compiling(None):
+            assert not is_compiled(20)
+        assert is_compiled(20)
+    assert not is_compiled(20)
+
+
+def test_training_compiles_the_arithmetic_of_splines_both_ways(monkeypatch):
+    """In whole batches, whatever came before, so that a resumed run repeats it; never in the last or in validation."""
+    count = Counting()
+    monkeypatch.setattr(torch, "compile", count)
+    model, log = trained(compile=True)
+    batches, layers, passes = 2, 2, 2
+    assert count.sizes == [40] * (2 * batches * layers * passes)  # 20 rows of 2 elements, forth and back
+    plain, plain_log = trained()
+    assert len(count.sizes) == 2 * batches * layers * passes
+    assert [line["valid"] for line in log] == [line["valid"] for line in plain_log]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def test_without_a_compiler_it_runs_as_it_is_and_says_so_once(monkeypatch, caplog):
+    def no_compiler(function: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            raise RuntimeError("No working C++ compiler found\nand more")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with caplog.at_level(logging.WARNING):
+        model, _ = trained(compile=True)
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{name} cannot be compiled here and runs as it is: No working C++ compiler found"
+        for name in ("evaluate", "gradients")
+    ]
+    plain, _ = trained()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def test_an_error_of_what_once_worked_is_no_failure_to_compile():
+    def reciprocal(x: Tensor) -> Tensor:
+        if x.sum() < 0:
+            raise ArithmeticError("negative")
+        return 1 / x
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", Counting())
+        run = compiled(reciprocal)
+        assert run(torch.ones(2)).sum() == 2
+        with pytest.raises(ArithmeticError, match="negative"):
+            run(-torch.ones(2))
+
+
+def test_time_of_compiling_does_not_shorten_a_budget_in_minutes(monkeypatch):
+    """The speed that fixes the number of steps is that of the steps after."""
+    monkeypatch.setattr(torch, "compile", Counting(delay=2.0))
+    with seeded(0):
+        model = build("spline", SCHEMA, {"layers": 1, "bins": 2, "hidden": [4], "between": "none"})
+    settings = training_settings({"minutes": 0.1, "batch_size": 25, "compile": True})
+    trainer = Trainer(model, TensorSplit(ROWS), None, settings)
+    trainer.run()
+    assert trainer.at.total_steps is not None
+    slowest = 6.0 / trainer.at.total_steps
+    assert slowest < 0.5  # seconds a step; 2 and more were 20 steps measured with the delay
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # torch's own
+@pytest.mark.parametrize("inverse", [False, True])
+def test_compiled_arithmetic_is_that_of_torch(inverse, caplog):
+    """Values and gradients, to 1e-5 of the largest."""
+    spline = RationalQuadratic(3)
+    x, parameters = 4 * torch.randn(30, 2), torch.randn(30, spline.size, 2)
+    inputs = (x.requires_grad_(), parameters.requires_grad_())
+
+    def found(rows: int | None) -> list[Tensor]:
+        with compiling(rows):
+            y, ladj = (spline.inverse_and_ladj if inverse else spline.forward_and_ladj)(*inputs)
+        return [y, ladj, *torch.autograd.grad(y.square().sum() + ladj.sin().sum(), inputs)]
+
+    with caplog.at_level(logging.WARNING, "jensen"):
+        fast = found(30)
+    assert not [r for r in caplog.records if r.name.startswith("jensen")]
+    for ours, truth in zip(fast, found(None), strict=True):
+        torch.testing.assert_close(ours, truth, rtol=0, atol=1e-5 * float(truth.detach().abs().max()))
