@@ -195,7 +195,7 @@ def test_it_is_the_perceptron_of_the_paper():
 
 
 def settings_of_gradients() -> list[dict[str, Any]]:
-    wide = [2 * STRIP + 3, 3 * STRIP]  # products leave blocks of zeros out
+    wide = [4 * STRIP + 3, 3 * STRIP]  # products leave blocks of zeros out
     found = [{"hidden": wide, "activation": a, "context": 2 * (a == "tanh")} for a in ACTIVATIONS]
     return [*found, {"hidden": [], "context": 2}, {"hidden": [3], "context": 1}, {"hidden": [9, 9], "residual": True}]
 

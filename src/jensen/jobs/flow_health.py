@@ -116,8 +116,9 @@ def _round_trip(of: Map, name: str, run: Run) -> Finding:
     single, exact = evidence["float32"], evidence["float64"]
     holds = exact["data_max"] <= TRIP_64 and exact["samples_median"] <= TRIP_64
     kept = single["data_max"] <= TRIP_32 and single["samples_median"] <= TRIP_32
+    what = "codes" if name else "data"
     text = (
-        f"data, mapped to the base and back, are off by at most {single['data_max']:.1e} of a standard deviation in "
+        f"{what}, mapped to the base and back, are off by at most {single['data_max']:.1e} of a standard deviation in "
         f"float32 and {exact['data_max']:.1e} in float64; samples, the other way, by {single['samples_max']:.1e} and "
         f"{exact['samples_max']:.1e}"
     )

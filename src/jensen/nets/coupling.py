@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from jensen.nets.columns import FeaturesFirst
 from jensen.nets.dense import mlp
 from jensen.nets.stack import Activation
 
@@ -26,7 +27,7 @@ def conditioner(
 ) -> nn.Module:
     """A perceptron with `hidden` layers between vectors, a `PictureConditioner` between pictures."""
     if len(inputs) == 1:
-        return mlp(inputs, outputs, hidden=list(hidden), activation=activation)
+        return FeaturesFirst(*mlp(inputs, outputs, hidden=list(hidden), activation=activation))
     return PictureConditioner(inputs, outputs, channels=channels, blocks=blocks, kernel=kernel, activation=activation)
 
 

