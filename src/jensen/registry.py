@@ -40,6 +40,7 @@ Posterior = Annotated[Any, Role("posterior")]
 Objective = Annotated[Any, Role("objective")]
 FlowSlot = Annotated[Any, Role("flow")]
 Dequantizer = Annotated[Any, Role("dequantizer")]
+CausalSlot = Annotated[Any, Role("causal")]
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Choice:
 
 _components: dict[tuple[str, str], Component] = {}
 MODEL = "model"
-SLOTS = ("network", "likelihood", "prior", "posterior", "flow", "dequantizer", "objective")
+SLOTS = ("network", "likelihood", "prior", "posterior", "flow", "causal", "dequantizer", "objective")
 """Roles of what fills a slot."""
 
 

@@ -116,8 +116,8 @@ class Model(nn.Module):
         Args:
             n: how many.
             given: values of some variables, (n, *event); context must be given.
-            temperature: multiplies the scale of normal variables that are hidden, and of the normal base of a flow;
-                1 samples the model itself.
+            temperature: multiplies the scale of what is hidden or drawn first of all, and of the normal base of a flow;
+                divides the logits of choices. 1 samples the model itself.
 
         Raises:
             ValueError: p has no distribution for a variable that is needed, or a flow's base has no scale.
@@ -133,8 +133,8 @@ class Model(nn.Module):
             if isinstance(met, Tensor):
                 values[factor.name] = met
                 continue
-            hidden = factor.name != self.data or getattr(factor.module, "invertible", False)
-            if temperature != 1.0 and hidden and hasattr(met, "tempered"):
+            drawn_from_hidden = factor.name == self.data and any(parent in self.p for parent in factor.parents)
+            if temperature != 1.0 and not drawn_from_hidden and hasattr(met, "tempered"):
                 met = met.tempered(temperature)  # pyright: ignore[reportAttributeAccessIssue]
             shape = torch.Size() if met.batch_shape else torch.Size((n,))
             values[factor.name] = met.sample(shape)

@@ -54,6 +54,10 @@ class Affine(Elementwise):
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return self.shift + self.scale * self.base.rsample(torch.Size(sample_shape))
 
+    def quantile(self, u: Tensor) -> Tensor:
+        scale = torch.as_tensor(self.scale, dtype=u.dtype, device=u.device)
+        return self.shift + self.scale * self.base.quantile(torch.where(scale > 0, u, 1 - u))
+
     @property
     def mean(self) -> Tensor:
         return self.shift + self.scale * self.base.mean

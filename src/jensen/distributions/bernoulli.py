@@ -60,6 +60,13 @@ class Bernoulli(Elementwise):
         with torch.no_grad():
             return torch.bernoulli(self.logits.sigmoid().expand(self._sample_shape(sample_shape)))
 
+    def quantile(self, u: Tensor) -> Tensor:
+        return (u >= (-self.logits).sigmoid()).to(self.logits.dtype)
+
+    def tempered(self, temperature: float) -> Bernoulli:
+        """The same with its logits divided."""
+        return Bernoulli(self.logits / temperature, self.event_dims)
+
     @property
     def mean(self) -> Tensor:
         return self.logits.sigmoid()
@@ -107,10 +114,10 @@ class ContinuousBernoulli(Elementwise):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._sample_shape(sample_shape)
-        return self.icdf(torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device))
+        return self.quantile(torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device))
 
-    def icdf(self, u: Tensor) -> Tensor:
-        """The value below which a share u of each element's mass lies, in [0, 1]."""
+    def quantile(self, u: Tensor) -> Tensor:
+        """In [0, 1]."""
         # For l > 0 by the symmetry x(l, u) = 1 − x(−l, 1 − u): the exponential cannot overflow.
         flip = self.logits > 0
         a = -self.logits.abs()

@@ -60,6 +60,24 @@ class Categorical(Elementwise):
             drawn = torch.multinomial(rows, max(shape.numel(), 1), replacement=True)
             return drawn.T.reshape(self._sample_shape(shape)).to(self.logits.dtype)
 
+    def quantile(self, u: Tensor) -> Tensor:
+        below = self.probs.cumsum(-1)[..., :-1]  # the last class takes what rounding leaves
+        return (below <= u.unsqueeze(-1)).sum(-1).to(self.logits.dtype)
+
+    def tempered(self, temperature: float) -> Categorical:
+        """The same with its logits divided."""
+        return Categorical(self.logits / temperature, self.event_dims)
+
+    def nucleus(self, share: float) -> Categorical:
+        """Only the likeliest classes, the fewest that together weigh at least `share`.
+
+        Holtzman et al., "The curious case of neural text degeneration", 2020, arXiv:1904.09751.
+        """
+        probs, order = self.probs.sort(-1, descending=True)
+        dropped = probs.cumsum(-1) - probs >= share  # what stands before it is enough; the first is always kept
+        dropped = torch.zeros_like(dropped).scatter(-1, order, dropped)
+        return Categorical(self.logits.masked_fill(dropped, -torch.inf), self.event_dims)
+
     @property
     def mean(self) -> Tensor:
         return self.probs @ self._classes()

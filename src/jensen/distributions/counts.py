@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor
 from torch.distributions import Gamma, constraints
 
@@ -39,6 +40,9 @@ class Poisson(Elementwise):
         """Counts, in the dtype of the rate."""
         with torch.no_grad():
             return torch.poisson(self.mean.expand(self._sample_shape(sample_shape)))
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return _quantile(stats.poisson, u, self.log_rate.exp())
 
     @property
     def mean(self) -> Tensor:
@@ -91,6 +95,9 @@ class NegativeBinomial(Elementwise):
             gamma = Gamma(1 / self.dispersion, 1 / self.dispersion, validate_args=False).expand(shape)
             return torch.poisson(self.log_mean.exp() * gamma.sample())
 
+    def quantile(self, u: Tensor) -> Tensor:
+        return _quantile(stats.nbinom, u, 1 / self.dispersion, 1 / (1 + self.dispersion * self.log_mean.exp()))
+
     @property
     def mean(self) -> Tensor:
         return self._filled(self.log_mean).exp()
@@ -102,6 +109,12 @@ class NegativeBinomial(Elementwise):
     @property
     def variance(self) -> Tensor:
         return self.mean + self.dispersion * self.mean.square()
+
+
+def _quantile(family: Any, u: Tensor, *parameters: Tensor) -> Tensor:
+    """Of one of scipy's families of counts, elementwise."""
+    u, *given = (v.detach().double().cpu().numpy() for v in torch.broadcast_tensors(u, *parameters))
+    return torch.as_tensor(family.ppf(u, *given)).to(parameters[0])
 
 
 def _log_rising(x: Tensor, dispersion: Tensor) -> Tensor:

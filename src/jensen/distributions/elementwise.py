@@ -27,7 +27,8 @@ class Elementwise(Distribution):
 
     A subclass names its parameter tensors in `parameter_dims` and defines `log_prob_terms`, `mean`, `mode`,
     `variance` and one of `sample` or `rsample` (the latter with `has_rsample = True`). It may override
-    `log_prob` and `rsample_and_log_prob` only by something equal and faster.
+    `log_prob` and `rsample_and_log_prob` only by something equal and faster. Where there is a temperature,
+    `tempered(temperature)` is the same density with scales multiplied by it, and logits of choices divided.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -61,6 +62,13 @@ class Elementwise(Distribution):
     def variance(self) -> Tensor:
         """Variance of each element, `(*batch, *event)`."""
         raise NotImplementedError
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """The value below or at which a share u in (0, 1) of each element's mass lies, `(*batch, *event)`.
+
+        With u uniform it is a draw: samplers that must agree share their u.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no quantile function")
 
     # --- what follows from it ---
 

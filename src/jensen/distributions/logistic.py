@@ -51,6 +51,13 @@ class DiscretizedLogistic(Elementwise):
             noise = _standard_logistic(self._sample_shape(sample_shape), self.loc)
             return torch.round(self.loc + self.scale * noise).clamp(0, self.levels - 1)
 
+    def quantile(self, u: Tensor) -> Tensor:
+        return _level(self.loc, self.scale, u, self.levels)
+
+    def tempered(self, temperature: float) -> DiscretizedLogistic:
+        """The same with its scale multiplied."""
+        return DiscretizedLogistic(self.loc, self.scale * temperature, self.levels, self.event_dims)
+
     @property
     def mean(self) -> Tensor:
         return self._moments()[0]
@@ -121,6 +128,27 @@ class MixtureDiscretizedLogistic(Elementwise):
             loc, scale = loc.gather(-1, chosen).squeeze(-1), scale.gather(-1, chosen).squeeze(-1)
             return torch.round(loc + scale * _standard_logistic(shape, loc)).clamp(0, self.levels - 1)
 
+    def quantile(self, u: Tensor) -> Tensor:
+        """The share u chooses a component, and what is left of it the level: a draw where u is uniform.
+
+        No quantile of the mixture, whose components may lie in any order.
+        """
+        weights = self.logits.softmax(-1)
+        ends = weights.cumsum(-1)
+        chosen = (ends[..., :-1] <= u.unsqueeze(-1)).sum(-1, keepdim=True)
+        weight, end, loc, scale = (
+            v.expand(*u.shape, v.shape[-1]).gather(-1, chosen).squeeze(-1)
+            for v in (weights, ends, self.loc, self.scale)
+        )
+        tiny = torch.finfo(u.dtype).eps
+        left = ((u - end) / weight.clamp_min(tiny) + 1).clamp(tiny, 1 - tiny)
+        return _level(loc, scale, left, self.levels)
+
+    def tempered(self, temperature: float) -> MixtureDiscretizedLogistic:
+        """The same with the logits of its components divided, and their scales multiplied."""
+        logits, scale = self.logits / temperature, self.scale * temperature
+        return MixtureDiscretizedLogistic(logits, self.loc, scale, self.levels, self.event_dims)
+
     @property
     def mean(self) -> Tensor:
         return (self.logits.softmax(-1) * self._components()._moments()[0]).sum(-1)
@@ -161,6 +189,11 @@ def discretized_logistic_log_prob(value: Tensor, loc: Tensor, scale: Tensor, lev
     below = not_last * F.logsigmoid(centre + half)
     above = not_first * F.logsigmoid(half - centre)
     return below + above + not_first * not_last * torch.log(-torch.expm1(-thinness))
+
+
+def _level(loc: Tensor, scale: Tensor, u: Tensor, levels: int) -> Tensor:
+    """The level in whose bin the quantile μ + s logit u lies."""
+    return torch.round(loc + scale * torch.logit(u)).clamp(0, levels - 1)
 
 
 def _standard_logistic(shape: torch.Size, like: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+import scipy.special
 import torch
 from torch import Tensor
 from torch.distributions import Gamma, constraints
@@ -83,6 +84,9 @@ class DiagonalNormal(Elementwise):
         """Entropy in nats, `(*batch,)`."""
         return self._sum(self.stddev.log() + (0.5 + LOG_SQRT_2PI))
 
+    def quantile(self, u: Tensor) -> Tensor:
+        return self.loc + self.scale * torch.special.ndtri(u)
+
     def tempered(self, temperature: float) -> DiagonalNormal:
         """The same with its scale multiplied."""
         return DiagonalNormal(self.loc, self.scale * temperature, self.event_dims)
@@ -141,6 +145,14 @@ class Laplace(Elementwise):
         first, second = torch.empty(shape, dtype=self.loc.dtype, device=self.loc.device).exponential_()
         return self.loc + self.scale * (first - second)
 
+    def quantile(self, u: Tensor) -> Tensor:
+        tail = torch.minimum(u, 1 - u)
+        return self.loc + self.scale * (0.5 - u).sign() * torch.log(2 * tail)
+
+    def tempered(self, temperature: float) -> Laplace:
+        """The same with its scale multiplied."""
+        return Laplace(self.loc, self.scale * temperature, self.event_dims)
+
     @property
     def mean(self) -> Tensor:
         return self._filled(self.loc)
@@ -187,6 +199,15 @@ class StudentT(Elementwise):
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         precision = Gamma(self.df / 2, self.df / 2, validate_args=False).expand(shape).rsample()
         return self.loc + self.scale * noise * precision.rsqrt()
+
+    def quantile(self, u: Tensor) -> Tensor:
+        df, u = torch.broadcast_tensors(self.df.detach(), u)
+        found = scipy.special.stdtrit(df.double().cpu().numpy(), u.double().cpu().numpy())
+        return self.loc + self.scale * torch.as_tensor(found).to(self.loc)
+
+    def tempered(self, temperature: float) -> StudentT:
+        """The same with its scale multiplied."""
+        return StudentT(self.df, self.loc, self.scale * temperature, self.event_dims)
 
     @property
     def mean(self) -> Tensor:

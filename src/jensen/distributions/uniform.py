@@ -43,6 +43,9 @@ class Uniform(Elementwise):
         u = torch.rand(self._sample_shape(sample_shape), dtype=self.like.dtype, device=self.like.device)
         return u.clamp_min(torch.finfo(u.dtype).eps / 2)
 
+    def quantile(self, u: Tensor) -> Tensor:
+        return u.expand(torch.broadcast_shapes(u.shape, self.like.shape))
+
     @property
     def mean(self) -> Tensor:
         return torch.full_like(self.like, 0.5)

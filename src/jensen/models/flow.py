@@ -54,13 +54,17 @@ def flow(
             common = {key: settings.pop(key) for key in list(settings) if key in _COMMON}
             return density(schema, functools.partial(builder, **settings), objective, **common)
 
-        own = [p.replace(default=defaults.get(p.name, p.default)) for p in _settings(builder)]
+        own = [p.replace(default=defaults.get(p.name, p.default)) for p in settings_of(builder)]
         model.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
             [inspect.Parameter("schema", inspect.Parameter.POSITIONAL_OR_KEYWORD), *own, *_COMMON.values()]
         )
         hints = {**typing.get_type_hints(builder, include_extras=True), **_HINTS}
         model.__annotations__ = {p.name: hints[p.name] for p in [*own, *_COMMON.values()]}
-        model.__doc__, model.__module__, model.__name__ = _documentation(builder), builder.__module__, builder.__name__
+        model.__doc__, model.__module__, model.__name__ = (
+            documentation(builder, density),
+            builder.__module__,
+            builder.__name__,
+        )
         model.shares = frozenset(_COMMON)  # pyright: ignore[reportFunctionMemberAccess]
         component("model", name, paper=paper, toy=toy)(model)
         return builder
@@ -92,12 +96,12 @@ def density(
             first data, in place of the logit.
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
-    support, (parents, context) = Support.of(schema), _context(schema, conditional)
+    support, (parents, context) = Support.of(schema), given(schema, conditional)
     made = transform(support.shape, context.size if context else 0)
     chain = [made, normalization(support.shape), *_onto(support, alpha, marginals)]
     name = "x" if support.kind == "real" else "v"
-    given = f" | {', '.join(parents)}" if context else ""
-    p: dict[str, nn.Module] = {f"{name}{given}": Flow(base(made.domain_shape), Composed(chain), context)}
+    on = f" | {', '.join(parents)}" if context else ""
+    p: dict[str, nn.Module] = {f"{name}{on}": Flow(base(made.domain_shape), Composed(chain), context)}
     q: dict[str, nn.Module] = {}
     if name == "v":
         p["x | v"] = Floor(support)
@@ -116,7 +120,7 @@ def _onto(support: Support, alpha: float, marginals: bool) -> list[Transform]:
     return [levels(support.shape, support.levels or 2, alpha)]
 
 
-def _context(schema: Schema, conditional: bool) -> tuple[list[str], Context | None]:
+def given(schema: Schema, conditional: bool) -> tuple[list[str], Context | None]:
     """What p is conditioned on: labels y where asked for, and the columns c that the data give."""
     parts: dict[str, Labels | Columns] = {}
     if conditional and not schema.classes:
@@ -128,13 +132,14 @@ def _context(schema: Schema, conditional: bool) -> tuple[list[str], Context | No
     return list(parts), Context(parts.values()) if parts else None
 
 
-def _settings(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def settings_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The keyword-only parameters of a function."""
     parameters = inspect.signature(function).parameters.values()
     return [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
-def _documentation(builder: Builder) -> str:
-    """The builder's docstring, with the common settings after its own."""
+def documentation(builder: Callable[..., Any], density: Callable[..., Any]) -> str:
+    """The builder's docstring, with the settings of `density` after its own."""
     text, _, rest = (inspect.getdoc(builder) or "").partition("Settings:\n")
     own, _, after = rest.partition("\n\n")
     common = (inspect.getdoc(density) or "").partition("Settings:\n")[2]
@@ -142,5 +147,5 @@ def _documentation(builder: Builder) -> str:
     return f"{text.rstrip()}\n\nSettings:\n{settings}\n\n{after}".rstrip()
 
 
-_COMMON = {p.name: p for p in _settings(density)}
+_COMMON = {p.name: p for p in settings_of(density)}
 _HINTS = typing.get_type_hints(density, include_extras=True)

@@ -1,0 +1,338 @@
+"""Autoregressive conditionals: p(x | c) as a product over the elements of x, each given those before it.
+
+    p(x | c) = Π_d p(x_d | x_1, ..., x_{d−1}, c)
+
+A causal network gives the parameters of every factor, a head turns them into densities. A density takes one pass; a
+sample takes D steps, each of which computes only what is new.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from jensen.conditionals.heads import Head, Support
+from jensen.distributions import Categorical, Elementwise
+from jensen.errors import CapabilityError, ConfigError
+from jensen.nets.causal import Causal, Numbers, Symbols
+
+
+class Autoregressive(nn.Module):
+    """p(x | parents) by a causal network and a head.
+
+    Args:
+        network: x and a context to the parameters of all elements.
+        head: parameters to densities; one that factorises over the elements.
+        context: turns the parents into one context, (N, C); None where there are no parents, or where the only parent
+            is that context.
+    """
+
+    def __init__(self, network: Causal, head: Head, context: nn.Module | None = None):
+        super().__init__()
+        self.network, self.head, self.context = network, head, context
+        self.precision: torch.dtype | None = None
+        self.explained = head.support.shape
+
+    @property
+    def sequential_steps(self) -> int:
+        """Network passes in a row that one sample takes."""
+        return self.network.dims
+
+    def forward(self, *parents: Tensor) -> Autoregression:
+        if self.context is not None:
+            return Autoregression(self, self.context(*parents))
+        (context,) = parents or (None,)
+        return Autoregression(self, context)
+
+    def factors(self, x: Tensor, context: Tensor | None = None) -> Elementwise:
+        """Of rows x, (N, *event): the density of each element given those before it, in one pass."""
+        if self.precision is None:
+            parameters = self.network(x, context)
+        else:
+            with torch.autocast(x.device.type, self.precision):
+                parameters = self.network(x, context).float()
+        return self.head(parameters.reshape(len(x), *self.head.parameter_shape))
+
+    def element(self, position: int) -> Callable[[Tensor], Elementwise]:
+        """The head of one element: parameters (N, P) to a density with event shape (1,)."""
+        return at(self.head, position)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, *parents: Tensor) -> None:
+        """Let the network start out from the marginal of each element of x, (n, *event)."""
+        bias = self.head.initial_bias(x)
+        if bias is not None:
+            self.network.set_output_bias(bias.reshape(self.network.per_element, -1))
+
+
+def at(head: Head, position: int) -> Head:
+    """A head for one element of the event, at a position of the flattened datum; its event shape is (1,)."""
+    part = copy.copy(head)
+    part.support = dataclasses.replace(head.support, shape=(1,))
+    own = {name: p.flatten()[position : position + 1] for name, p in head._parameters.items() if p is not None}
+    part._parameters = own  # pyright: ignore
+    return part
+
+
+class Autoregression(Distribution):
+    """The density of an autoregressive conditional, (N,) data or, without context, of no batch shape.
+
+    Args:
+        of: the conditional.
+        context: `(*batch, C)`.
+        temperature, nucleus: how each element is drawn, see `tempered` and `nucleus`; densities are of such draws.
+    """
+
+    arg_constraints: ClassVar[dict] = {}
+    has_rsample = False
+    _validate_args = False
+
+    def __init__(
+        self, of: Autoregressive, context: Tensor | None = None, temperature: float = 1.0, nucleus: float = 1.0
+    ):
+        self.of, self.context, self.temperature, self.share = of, context, temperature, nucleus
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.context.shape[:-1] if self.context is not None else torch.Size()
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return torch.Size(self.of.network.shape)
+
+    @property
+    def support(self) -> Any:
+        """The constraint on one element of x."""
+        return self._element(0)(self._like.new_zeros(1, self.of.network.per_element)).support
+
+    @property
+    def _like(self) -> Tensor:
+        return next(self.of.parameters())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """In nats, `(*batch,)`.
+
+        With several orderings p is their average, (1/M) Σ_m p_m(x). In training the log-density of one of them, drawn
+        at random, stands for it: a bound that is learned from one pass.
+        """
+        count = self.of.network.orderings
+        if count == 1:
+            return self._in_order(value, 0)
+        if self.of.training:
+            return self._in_order(value, int(torch.randint(count, ())))
+        return torch.stack([self._in_order(value, m) for m in range(count)]).logsumexp(0) - math.log(count)
+
+    def _in_order(self, value: Tensor, ordering: int) -> Tensor:
+        self.of.network.use(ordering)
+        terms = self.terms(value)
+        return terms.flatten(terms.dim() - len(self.event_shape)).sum(-1)
+
+    def terms(self, value: Tensor) -> Tensor:
+        """log p of each element given those before it, in nats, `(*batch, *event)`: how much it surprises.
+
+        Before it in the ordering that is in use, where there are several.
+        """
+        event = self.event_shape
+        lead = torch.broadcast_shapes(value.shape[: value.dim() - len(event)], self.batch_shape)
+        rows, context = value.expand(lead + event).reshape(-1, *event), self._rows(lead)
+        return self._shaped(self.of.factors(rows, context)).log_prob_terms(rows).reshape(lead + event)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """`(*sample_shape, *batch, *event)`."""
+        lead = torch.Size(sample_shape) + self.batch_shape
+        u, count = self.noise(lead + self.event_shape), self.of.network.orderings
+        if count == 1:
+            return self.from_noise(u)
+        rows, which = u.reshape(-1, *self.event_shape), torch.randint(count, (math.prod(lead),))
+        context = self._rows(lead)
+        for m in which.unique().tolist():
+            mine = torch.nonzero(which == m)[:, 0]
+            self.of.network.use(m)
+            part = type(self)(self.of, None if context is None else context[mine], self.temperature, self.share)
+            rows[mine] = part.from_noise(rows[mine])
+        return rows.reshape(u.shape)
+
+    def noise(self, shape: Sequence[int]) -> Tensor:
+        """Uniform numbers inside (0, 1), one an element, from which `from_noise` makes a sample."""
+        u = torch.rand(torch.Size(shape), dtype=self._like.dtype, device=self._like.device)
+        tiny = torch.finfo(u.dtype).eps / 2
+        return u.clamp(tiny, 1 - tiny)
+
+    @torch.no_grad()
+    def from_noise(self, u: Tensor, given: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+        """The sample that uniform noise makes, `(*, *event)` of both, computing everything once.
+
+        Args:
+            u: share of each element's mass below it.
+            given, known: values `(*, *event)`, and where they are to be taken, `(*event)`, in place of a draw.
+        """
+        lead = u.shape[: u.dim() - len(self.event_shape)]
+        u = u.flatten(len(lead)).reshape(-1, self.of.network.dims)
+        x = torch.empty_like(u)
+        held = known.flatten().tolist() if known is not None else None
+        if given is not None:
+            given = given.expand(lead + self.event_shape).reshape(x.shape)
+        step, last = self.of.network.walk(len(u), self._rows(lead)), None
+        for position in self.of.network.order.tolist():
+            parameters = step(last)
+            if held is not None and held[position]:
+                assert given is not None
+                last = given[:, position]
+            else:
+                factor = self._shaped(self._element(position)(parameters))
+                last = factor.quantile(u[:, position : position + 1])[:, 0]
+            x[:, position] = last
+        return x.reshape(lead + self.event_shape)
+
+    @torch.no_grad()
+    def from_noise_naively(self, u: Tensor) -> Tensor:
+        """As `from_noise`, by a full pass for each element: what it must equal, at D times the cost."""
+        lead = u.shape[: u.dim() - len(self.event_shape)]
+        u = u.reshape(-1, *self.event_shape)
+        context, x = self._rows(lead), torch.zeros_like(u)
+        flat = x.flatten(1)
+        for position in self.of.network.order.tolist():
+            drawn = self._shaped(self.of.factors(x, context)).quantile(u)
+            flat[:, position] = drawn.flatten(1)[:, position]
+            x = flat.reshape(x.shape)
+        return x.reshape(lead + self.event_shape)
+
+    @torch.no_grad()
+    def from_noise_jacobi(self, u: Tensor, listener: Callable[[int, float], None] | None = None) -> tuple[Tensor, int]:
+        """As `from_noise`, all elements at once, again and again until nothing changes.
+
+        Element d is right after d passes at the latest, so that this ends after D + 1; often much sooner.
+
+        Returns:
+            The sample, and how many passes it took.
+
+        Song et al., "Accelerating feedforward computation via parallel nonlinear equation solving", 2021,
+        arXiv:2002.03629.
+        """
+        lead = u.shape[: u.dim() - len(self.event_shape)]
+        u = u.reshape(-1, *self.event_shape)
+        context, x, passes = self._rows(lead), torch.zeros_like(u), 0
+        while True:
+            new = self._shaped(self.of.factors(x, context)).quantile(u)
+            passes += 1
+            changed = float((new != x).float().mean())
+            if listener is not None:
+                listener(passes, changed)
+            x = new
+            if changed == 0 or passes > self.of.network.dims:
+                return x.reshape(lead + self.event_shape), passes
+
+    def tempered(self, temperature: float) -> Self:
+        """Each element drawn with scales multiplied, and logits divided, by a temperature."""
+        return type(self)(self.of, self.context, self.temperature * temperature, self.share)
+
+    def nucleus(self, share: float) -> Self:
+        """Each element drawn from its likeliest classes only, the fewest that weigh at least `share`.
+
+        Raises:
+            ValueError: the elements are not drawn from classes.
+        """
+        return type(self)(self.of, self.context, self.temperature, share)
+
+    @property
+    def mean(self) -> Tensor:
+        raise CapabilityError("an autoregressive density has no mean in closed form: draw from it instead")
+
+    @property
+    def mode(self) -> Tensor:
+        raise CapabilityError("the most likely value of an autoregressive density is not known: draw from it instead")
+
+    def detach(self) -> Self:
+        """The same density with the context stopped; gradients still reach the value, and the network."""
+        context = self.context.detach() if self.context is not None else None
+        return type(self)(_stopped(self.of), context, self.temperature, self.share)
+
+    def unflatten(self, sizes: Sequence[int]) -> Self:
+        """The batch, of size K·B, seen as `sizes`, say (K, B)."""
+        if self.context is None or self.context.shape[0] != math.prod(sizes):
+            return self
+        return type(self)(self.of, self.context.unflatten(0, tuple(sizes)), self.temperature, self.share)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> Self:
+        """The same density for every index of a larger batch."""
+        if self.context is None:
+            return self
+        context = self.context.expand(torch.Size(batch_shape) + self.context.shape[-1:])
+        return type(self)(self.of, context, self.temperature, self.share)
+
+    def __repr__(self) -> str:
+        batch, event = tuple(self.batch_shape), tuple(self.event_shape)
+        return f"Autoregression(batch_shape={batch}, event_shape={event})"
+
+    def _rows(self, lead: torch.Size) -> Tensor | None:
+        """The context of rows, (N, C), for leading shape `lead`."""
+        if self.context is None:
+            return None
+        return self.context.expand(lead + self.context.shape[-1:]).reshape(-1, self.context.shape[-1])
+
+    def _element(self, position: int) -> Callable[[Tensor], Elementwise]:
+        return self.of.element(position)
+
+    def _shaped(self, factor: Elementwise) -> Elementwise:
+        """A factor with its temperature and nucleus."""
+        if self.temperature != 1.0:
+            if not hasattr(factor, "tempered"):
+                raise ValueError(f"a {type(factor).__name__} has no temperature")
+            factor = factor.tempered(self.temperature)  # pyright: ignore[reportAttributeAccessIssue]
+        if self.share < 1.0:
+            if not isinstance(factor, Categorical):
+                raise ValueError(f"a nucleus needs a choice among classes, and each element is {type(factor).__name__}")
+            factor = factor.nucleus(self.share)
+        return factor
+
+
+def _stopped(module: Autoregressive) -> Autoregressive:
+    """A copy whose parameters take no gradient."""
+    memo = {id(p): p.detach() for p in module.parameters()}
+    return copy.deepcopy(module, memo)
+
+
+def embedding(support: Support, width: int) -> nn.Module:
+    """Values of a support as vectors: whole numbers out of few, each its own vector; else affine in the number."""
+    if support.kind == "binary":
+        return Symbols(width, 2)
+    if support.kind == "levels" and (support.levels or 0) <= 256:
+        return Symbols(width, support.levels or 256)
+    return Numbers(width, support.middle, support.unit, logarithm=support.kind == "count")
+
+
+def factorised(head: Any, name: str) -> Head:
+    """The head of one element, checked. Raises `ConfigError` where it is itself autoregressive."""
+    if not isinstance(head, Head) or isinstance(head, AutoregressiveHead):
+        raise ConfigError(f"likelihood: {name}: expected one that factorises over the elements, got {head}")
+    return head
+
+
+class AutoregressiveHead(Head):
+    """The network's output is a context, and the density given it autoregressive: a strong decoder.
+
+    A strong decoder may explain the data without z, so that q collapses onto the prior: `jensen diagnose` tells.
+    Chen et al., "Variational lossy autoencoder", 2017, arXiv:1611.02731.
+    """
+
+    def __init__(self, conditional: Autoregressive, features: int):
+        super().__init__(conditional.head.support, conditional.head.per_element)
+        self.conditional, self.features = conditional, features
+
+    @property
+    def parameter_shape(self) -> tuple[int, ...]:
+        return (self.features,)
+
+    def forward(self, parameters: Tensor) -> Autoregression:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.conditional(self._precise(parameters))
+
+    def initial_bias(self, x: Tensor) -> None:
+        with torch.no_grad():
+            self.conditional.initialize(x)

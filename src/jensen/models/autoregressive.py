@@ -1,0 +1,110 @@
+"""How a causal network becomes a model.
+
+    p(x | c) = Π_d p(x_d | x_<d, c)        exact
+
+A network is one function with `autoregressive(name)` above it: from what the data can be, P and the size of a context
+to a causal network. From it come a model of that name, `prior=autoregressive prior.network=NAME`, and the decoder
+`likelihood=autoregressive likelihood.network=NAME`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from jensen.conditionals.autoregressive import Autoregressive, AutoregressiveHead, factorised
+from jensen.conditionals.heads import Support
+from jensen.core import Joint, Model
+from jensen.data.schema import Schema
+from jensen.models.flow import documentation, given, settings_of
+from jensen.nets.causal import Causal
+from jensen.objectives.likelihood import maximum_likelihood
+from jensen.registry import CausalSlot, Likelihood, component
+
+Builder = Callable[..., Causal]
+
+
+def autoregressive(name: str, *, paper: str, toy: str = "picture") -> Callable[[Builder], Builder]:
+    """Register `builder(support, per_element, context, *, settings...) -> Causal` and the model of that name.
+
+    `per_element` is P, how many numbers the density of an element needs, and `context` the size C of what the network
+    is conditioned on, 0 for nothing. The model has the builder's settings and those of `density`.
+    """
+
+    def register(builder: Builder) -> Builder:
+        component("causal", name, paper=paper)(builder)
+
+        def model(schema: Schema, **settings: Any) -> Model:
+            common = {key: settings.pop(key) for key in list(settings) if key in _COMMON}
+            return density(schema, functools.partial(builder, **settings), **common)
+
+        own = settings_of(builder)
+        model.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
+            [inspect.Parameter("schema", inspect.Parameter.POSITIONAL_OR_KEYWORD), *own, *_COMMON.values()]
+        )
+        hints = {**typing.get_type_hints(builder, include_extras=True), **_HINTS}
+        model.__annotations__ = {p.name: hints[p.name] for p in [*own, *_COMMON.values()]}
+        model.__doc__, model.__module__ = documentation(builder, density), builder.__module__
+        model.__name__ = builder.__name__
+        model.shares = frozenset(_COMMON)  # pyright: ignore[reportFunctionMemberAccess]
+        component("model", name, paper=paper, toy=toy)(model)
+        return builder
+
+    return register
+
+
+def density(
+    schema: Schema,
+    network: Callable[[Support, int, int], Causal],
+    *,
+    likelihood: Likelihood = "auto",
+    conditional: bool = False,
+) -> Model:
+    """A model of the data in which each element is drawn given those before it.
+
+    Settings:
+        likelihood: the family of each element given those before it; "auto" follows the data.
+        conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
+    """
+    support, (parents, context) = Support.of(schema), given(schema, conditional)
+    head = factorised(likelihood(support), "likelihood")
+    made = network(support, head.per_element, context.size if context else 0)
+    on = f" | {', '.join(parents)}" if context else ""
+    return Model(Joint({f"x{on}": Autoregressive(made, head, context)}), objective=maximum_likelihood())
+
+
+@component("likelihood", "autoregressive", paper="Chen et al. 2017, arXiv:1611.02731")
+def decoder(
+    support: Support, *, network: CausalSlot = "made", likelihood: Likelihood = "auto", features: int = 32
+) -> AutoregressiveHead:
+    """A decoder in which each element depends on those before it: p(x | z) = Π p(x_d | x_<d, features(z)).
+
+    It may explain the data without z: then the posterior collapses, and `jensen diagnose` says so.
+
+    Settings:
+        network: the causal network.
+        likelihood: the family of each element.
+        features: size of what the decoder network hands on.
+    """
+    head = factorised(likelihood(support), "likelihood")
+    return AutoregressiveHead(Autoregressive(network(support, head.per_element, features), head), features)
+
+
+@component("prior", "autoregressive", paper="Chen et al. 2017, arXiv:1611.02731")
+def prior(latents: tuple[int, ...], *, network: CausalSlot = "made", likelihood: Likelihood = "auto") -> Autoregressive:
+    """p(z) = Π p(z_d | z_<d), learned.
+
+    Settings:
+        network: the causal network.
+        likelihood: the family of each element of z.
+    """
+    support = Support("real", tuple(latents))
+    head = factorised(likelihood(support), "likelihood")
+    return Autoregressive(network(support, head.per_element, 0), head)
+
+
+_COMMON = {p.name: p for p in settings_of(density)}
+_HINTS = typing.get_type_hints(density, include_extras=True)
