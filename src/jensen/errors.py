@@ -60,6 +60,14 @@ class PrecisionWarning(UserWarning):
     """float32 lost digits that matter, and float64 took its place."""
 
 
+class FitWarning(UserWarning):
+    """A fit met something that its user should know: a part that no datum needs, or too few data for what is asked."""
+
+
+class SeparationWarning(UserWarning):
+    """Likelihood has no maximum: a weight grows without bound; names the feature that it belongs to."""
+
+
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """A hint `; did you mean 'x'?`, or the list of options when nothing is near.
 
