@@ -27,6 +27,7 @@ _PUBLIC = {
     "Model": ("jensen.core", "Model"),
     "Score": ("jensen.core", "Score"),
     "evidence": ("jensen.core", "evidence"),
+    "gradients": ("jensen.objectives.gradients", ""),
 }
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from jensen.jobs.run import Run
     from jensen.jobs.run import open_run as open
     from jensen.jobs.train import train
+    from jensen.objectives import gradients
     from jensen.registry import build
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "build",
     "compare",
     "evidence",
+    "gradients",
     "load_data",
     "open",
     "train",
@@ -58,7 +61,8 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'jensen' has no attribute {name!r}")
     module, attribute = _PUBLIC[name]
-    return getattr(importlib.import_module(module), attribute)
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Discrete variables made for hidden layers: one-hot classes, and draws through which a gradient passes, with a bias."""
+"""Discrete variables made for hidden layers: one-hot classes, and draws through which a biased gradient passes."""
 
 from __future__ import annotations
 
