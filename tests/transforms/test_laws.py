@@ -24,11 +24,14 @@ from jensen.transforms import (
     AdditiveMap,
     Affine,
     AffineMap,
+    Bounded,
+    Circle,
     Composed,
     Continuous,
     Coupling,
     Elementwise,
     Exp,
+    Harmonics,
     Inverse,
     LULinear,
     Marginals,
@@ -47,12 +50,17 @@ from jensen.transforms import (
     Softplus,
     Solver,
     Squeeze,
+    Staged,
     Sylvester,
+    Told,
     Transform,
+    Turn,
     interval,
     levels,
 )
 from jensen.transforms.coupling import Blocks, Partition, alternating, checkerboard, half
+
+INF = math.inf
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,16 @@ def two_scales() -> MultiScale:
     """(1, 4, 4): squeezed and coupled twice, with half of the channels finished in between."""
     upper = Composed([coupled(half((4, 2, 2))), Squeeze((1, 4, 4)), coupled(checkerboard((1, 4, 4)))])
     return MultiScale([upper, Composed([coupled(half((8, 1, 1))), Squeeze((2, 2, 2))])])
+
+
+def staged(context: int) -> Staged:
+    """A direction, then two elements, one of them between bounds, given it."""
+    low, period = torch.tensor([-1.5]), torch.tensor([3.5])
+    spline = RationalQuadratic(4, -math.pi, math.pi, ends="circular")
+    around = Composed([Circle((1,)), Elementwise(spline, (1,), context), Rotation((1,), context), Turn(low, period)])
+    onto = Bounded(torch.tensor([-1.0, -INF]), torch.tensor([2.0, INF]))
+    rest = Composed([autoregressive(AffineMap(), 2, context=context + 2), onto])
+    return Staged([([1], around), ([2, 0], rest)], [Harmonics(low, period)])
 
 
 TRANSFORMS: dict[str, Case] = {
@@ -161,6 +179,12 @@ TRANSFORMS: dict[str, Case] = {
     "rotation given a context": Case(lambda: Rotation((2,), 3), context=3),
     "reflections": Case(lambda: Reflections(3, 2)),
     "reflections given a context": Case(lambda: Reflections(3, 2, context=2), context=2),
+    "bounded": Case(lambda: Bounded(torch.tensor([-1.0, -2.0, -INF, -INF]), torch.tensor([INF, 3.0, 1.5, INF]))),
+    "circle": Case(lambda: Circle((3,))),
+    "turn": Case(lambda: Turn(torch.tensor([-1.0, 2.0]), torch.tensor([3.0, 0.5]))),
+    "stages, the last given the first": Case(lambda: staged(0)),
+    "stages given a context": Case(lambda: staged(2), context=2),
+    "told by a network": Case(lambda: Told(nn.Linear(2, 3), Rotation((2,), 3)), context=2),
     "continuous": Case(lambda: Continuous((1, 1, 2), Current(), Solver(rtol=1e-8, atol=1e-8)), context=2, exact=False),
 }
 WEIGHTS = {"fresh": 0.0, "moved": 0.3, "enlarged": 3.0}

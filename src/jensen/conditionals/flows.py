@@ -12,6 +12,7 @@ from torch.distributions import Distribution, constraints
 from torch.nn.functional import one_hot
 
 from jensen.conditionals.heads import positive
+from jensen.conditionals.ranges import Ranges
 from jensen.conditionals.transformed import Transformed
 from jensen.distributions import DiagonalNormal
 from jensen.registry import FlowSlot, Prior, component
@@ -25,6 +26,7 @@ class Flow(nn.Module):
         base: `base()` gives a density of batch shape () over `transform.domain_shape`.
         transform: from base to data. Where it does not start from the base's support, a fixed map leads there.
         context: turns the parents into one context, (N, C); None where there are no parents.
+        ranges: of columns onto which the transform leads, None where they are all real numbers.
 
     Rezende and Mohamed, "Variational inference with normalizing flows", 2015, arXiv:1505.05770; Papamakarios et al.,
     "Normalizing flows for probabilistic modeling and inference", 2021, arXiv:1912.02762.
@@ -33,10 +35,12 @@ class Flow(nn.Module):
     invertible = True
     """Data can be encoded exactly: z = T⁻¹(x, c)."""
 
-    def __init__(self, base: nn.Module, transform: Transform, context: nn.Module | None = None):
+    def __init__(
+        self, base: nn.Module, transform: Transform, context: nn.Module | None = None, ranges: Ranges | None = None
+    ):
         super().__init__()
         between = carry(support_of(base), transform.domain, transform.domain_shape)
-        self.base, self.context = base, context
+        self.base, self.context, self.ranges = base, context, ranges
         self.transform = Composed([*between, transform]) if between else transform
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import yaml
 
+from jensen.conditionals.ranges import ranges_of
 from jensen.core import seeded
 from jensen.data import Dataset, load_data
 from jensen.data.sources import reference
@@ -179,9 +180,12 @@ def _changed(given: Mapping[str, Any], now: Mapping[str, Any], was: Mapping[str,
 def _fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run:
     settings = training_settings(run.spec["training"])
     data, device = run.data(), pick_device(settings.device)
+    ranges = ranges_of(run.model.modules())
     for part in ("train", "valid"):
         if part in data.splits:
             check_conditions(run.model, run.schema, data.split(part))
+            if ranges is not None:
+                ranges.check(data.split(part).x, data.split(part).index)
     train_split = data.split("train").to(run.schema, device)
     valid = data.splits["valid"].to(run.schema, device) if "valid" in data.splits else None
     trainer = Trainer(run.model, train_split, valid, settings, run.folder, listener)

@@ -21,6 +21,7 @@ from torch import nn
 from jensen.conditionals.dequantization import Floor
 from jensen.conditionals.flows import Columns, Context, Flow, Labels
 from jensen.conditionals.heads import Support
+from jensen.conditionals.ranges import Ranges, onto_ranges
 from jensen.core import Joint, Model
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError
@@ -30,6 +31,7 @@ from jensen.registry import Dequantizer, Prior, component
 from jensen.transforms import ActNorm, Affine, Composed, Exp, Marginals, Transform, levels
 
 Builder = Callable[..., Transform]
+Name = Annotated[str, Field(coerce_numbers_to_str=True)]  # of a column, which may be a number
 
 
 def flow(
@@ -82,6 +84,9 @@ def density(
     dequantizer: Dequantizer = "uniform",
     alpha: Annotated[float, Field(ge=0, lt=0.5)] = 0.05,
     marginals: bool = False,
+    positive: list[Name] = [],
+    bounded: list[Name] = [],
+    circular: list[Name] = [],
     conditional: bool = False,
 ) -> Model:
     """A model of the data whose density is that of a flow.
@@ -94,14 +99,30 @@ def density(
         alpha: of grey levels, how far logit(α + (1 − 2α) v / levels) keeps from the ends.
         marginals: of grey levels and bits, whether each is carried to a standard normal by its own histogram in the
             first data, in place of the logit.
+        positive: of a table, names of columns of positive numbers, which the flow sees by their logarithm.
+        bounded: of a table, columns between bounds, as column:low:high, which the flow sees by their logit, or by the
+            logarithm of the distance to the bound where the other is inf or -inf.
+        circular: of a table, columns that are directions, as column:low:high from where a turn begins to where it ends,
+            which is the same; learned first, by circular splines, and the flow is given them.
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
     support, (parents, context) = Support.of(schema), given(schema, conditional)
-    made = transform(support.shape, context.size if context else 0)
-    chain = [made, normalization(support.shape), *_onto(support, alpha, marginals)]
+    ranges = Ranges.of(schema, positive, bounded, circular)
+    if any(ranges.around) and getattr(base, "name", "normal") != "normal":
+        raise ConfigError("circular: directions start from a uniform one, and so does the flow from base=normal")
+
+    def inner(event: tuple[int, ...], context: int) -> Transform:
+        return Composed([transform(event, context), normalization(event)])
+
+    size = context.size if context else 0
+    if ranges.any:
+        made = onto_ranges(ranges, lambda columns, size: inner((columns,), size), size)
+    else:
+        made = Composed([inner(support.shape, size), *_onto(support, alpha, marginals)])
     name = "x" if support.kind == "real" else "v"
     on = f" | {', '.join(parents)}" if context else ""
-    p: dict[str, nn.Module] = {f"{name}{on}": Flow(base(made.domain_shape), Composed(chain), context)}
+    flow = Flow(base(made.domain_shape), made, context, ranges if ranges.any else None)
+    p: dict[str, nn.Module] = {f"{name}{on}": flow}
     q: dict[str, nn.Module] = {}
     if name == "v":
         p["x | v"] = Floor(support)

@@ -15,6 +15,7 @@ from jensen.transforms.permutation import Permutation
 from jensen.transforms.planar import Planar
 from jensen.transforms.radial import Radial
 from jensen.transforms.spline import Elementwise, RationalQuadratic, Rotation
+from jensen.transforms.support import Bounded, Circle, Harmonics, Staged, Told, Turn
 from jensen.transforms.sylvester import Sylvester
 from jensen.transforms.transform import Composed, Inverse, Reshape, Transform
 
@@ -23,11 +24,14 @@ __all__ = [
     "AdditiveMap",
     "Affine",
     "AffineMap",
+    "Bounded",
+    "Circle",
     "Composed",
     "Continuous",
     "Coupling",
     "Elementwise",
     "Exp",
+    "Harmonics",
     "Inverse",
     "LULinear",
     "Marginals",
@@ -46,8 +50,11 @@ __all__ = [
     "Softplus",
     "Solver",
     "Squeeze",
+    "Staged",
     "Sylvester",
+    "Told",
     "Transform",
+    "Turn",
     "interval",
     "levels",
 ]
