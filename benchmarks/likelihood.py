@@ -25,21 +25,27 @@ from jensen.jobs.train import load_preset, train
 from jensen.training.trainer import Event
 
 
+def monitored(line: dict[str, Any]) -> str:
+    """What validation measures: a bound, or log p itself."""
+    return "elbo" if "elbo" in line["valid"] else "log_likelihood"
+
+
 def at(log: list[dict[str, Any]], minutes: float) -> dict[str, float] | None:
-    """The best validation bound so far at a time; None where training was over before."""
+    """The best validation so far at a time; None where training was over before."""
     lines = [line for line in log if line["seconds"] <= 60 * minutes]
     if not lines or (lines[-1] is log[-1] and log[-1]["seconds"] < 60 * minutes * 0.9):
         return None
-    return {"epoch": lines[-1]["epoch"], "valid_elbo": max(line["valid"]["elbo"] for line in lines)}
+    name = monitored(log[0])
+    return {"epoch": lines[-1]["epoch"], f"valid_{name}": max(line["valid"][name] for line in lines)}
 
 
 def show(event: Event) -> None:
     """A line an epoch that was validated."""
     if event.kind == "epoch":
-        line = event.logged
+        line, name = event.logged, monitored(event.logged)
         print(
-            f"{line['seconds'] / 60:6.1f} min  epoch {line['epoch']:4}  train {line['train']['elbo']:.2f}  "
-            f"valid {line['valid']['elbo']:.2f} nats  {event.rate:,.0f} data/s",
+            f"{line['seconds'] / 60:6.1f} min  epoch {line['epoch']:4}  train {line['train'][name]:.2f}  "
+            f"valid {line['valid'][name]:.2f} nats  {event.rate:,.0f} data/s",
             flush=True,
         )
 
@@ -85,6 +91,9 @@ def main() -> None:
             resume=resume,
             listener=show,
         )
+    name = monitored(run.log[0])
+    exact = run.capabilities.likelihood == "exact"
+    estimators = [("exact", 1)] if exact else [("elbo", 1), ("iw", options.particles)]
     result = {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
@@ -95,11 +104,11 @@ def main() -> None:
         "training": {
             "minutes": round(run.log[-1]["seconds"] / 60, 2),
             "epochs": run.log[-1]["epoch"],
-            "best_valid_elbo": max(line["valid"]["elbo"] for line in run.log),
+            f"best_valid_{name}": max(line["valid"][name] for line in run.log),
             "at_minutes": {str(m): at(run.log, m) for m in (5, 15, 30)},
-            "curve": [[round(line["seconds"] / 60, 2), round(line["valid"]["elbo"], 3)] for line in run.log],
+            "curve": [[round(line["seconds"] / 60, 2), round(line["valid"][name], 3)] for line in run.log],
         },
-        "scores": [scored(run, "elbo", 1), scored(run, "iw", options.particles)],
+        "scores": [scored(run, *which) for which in estimators],
     }
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ from torch.distributions import Distribution
 
 from jensen.conditionals.heads import Head, Support
 from jensen.core import Deterministic
-from jensen.transforms import Coupling
 
 
 class Rescale(nn.Module):
@@ -82,5 +81,5 @@ def run_network(network: nn.Module, parents: Sequence[Tensor], precision: torch.
 def set_precision(model: nn.Module, precision: torch.dtype | None) -> None:
     """Let the networks of a model run in that precision, or in their own where None."""
     for module in model.modules():
-        if isinstance(module, Amortized | AmortizedCode | Coupling):
-            module.precision = precision
+        if hasattr(module, "precision"):
+            module.precision = precision  # pyright: ignore
