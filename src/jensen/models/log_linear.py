@@ -3,9 +3,9 @@
     p(x, z) = p(z) p(x | z, w)        p(x | z, w) = exp(wᵀ f(x, z)) / Σ_x′ exp(wᵀ f(x′, z))
 
 x and z are discrete and enumerated, so likelihood, posterior and samples are exact. Where z is observed the gradient
-of log p(x | z, w) is f(x, z) − E[f(X, z) | z, w]; where it is hidden, expectation maximisation takes the expected counts
-of x and z for observed ones. Features of a table are indicators of its columns' values, and products of two of them, each
-with weights of its own for every class; with `features=main` this is latent class analysis.
+of log p(x | z, w) is f(x, z) − E[f(X, z) | z, w]; where it is hidden, expectation maximisation takes the expected
+counts of x and z for observed ones. Features of a table are indicators of its columns' values, and products of two of
+them, each with weights of its own for every class; with `features=main` this is latent class analysis.
 
 Berg-Kirkpatrick, Bouchard-Côté, DeNero and Klein, "Painless unsupervised learning with features", NAACL 2010.
 """
