@@ -82,8 +82,8 @@ class Evidence:
         log_p, log_q: log-densities by name, in nats, each (K, B).
     """
 
-    def __init__(self, particles: int, batch: int):
-        self.particles, self.batch = particles, batch
+    def __init__(self, particles: int, batch: int, paths: bool = True):
+        self.particles, self.batch, self.paths = particles, batch, paths
         self.values: dict[str, Tensor] = {}
         self.p: dict[str, Distribution] = {}
         self.q: dict[str, Distribution] = {}
@@ -258,11 +258,11 @@ class Evidence:
             shape = torch.Size((k, self.batch))
         elif not many and not dist.batch_shape:
             shape = torch.Size((k * self.batch,))
-        if getattr(dist, "density_comes_with_draw", False):
+        if self.paths and getattr(dist, "density_comes_with_draw", False):
             value, log_q = dist.rsample_and_log_prob(shape)  # pyright: ignore[reportAttributeAccessIssue]
             self._log_q[name] = self._paid(name, log_q.reshape(k, self.batch), drawn=True)
         else:
-            value = dist.rsample(shape) if dist.has_rsample else dist.sample(shape)
+            value = dist.rsample(shape) if self.paths and dist.has_rsample else dist.sample(shape)
         if many:
             value = value.flatten(0, 1)
         if name in self.masks:  # a row that was observed is not drawn, and pays nothing
@@ -337,20 +337,23 @@ class Evidence:
         return torch.zeros(self.particles, self.batch, device=next(iter(self.values.values())).device)
 
 
-def evidence(p: Joint, q: Joint, observed: Mapping[str, Tensor | Observed], particles: int = 1) -> Evidence:
+def evidence(
+    p: Joint, q: Joint, observed: Mapping[str, Tensor | Observed], particles: int = 1, paths: bool = True
+) -> Evidence:
     """Walk through q, drawing what is hidden, then through p, explaining everything.
 
     Args:
         p, q: how data come about, and how what is hidden is inferred.
         observed: by name, (B, *event).
         particles: K ≥ 1.
+        paths: let gradients pass through draws, where these are differentiable, to the parameters of q.
 
     Variables of p that are neither observed nor inferred are dropped when nothing depends on them.
 
     Raises:
         ValueError: a variable that is needed is neither observed nor inferred.
     """
-    e = Evidence(particles, _batch_size(observed))
+    e = Evidence(particles, _batch_size(observed), paths)
     for name, value in observed.items():
         e.observe(name, value)
     fully = {name for name in observed if name not in e.masks or e.masks[name].dim() > 1}

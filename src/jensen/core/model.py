@@ -80,9 +80,11 @@ class Model(nn.Module):
         """Whether a variable is the datum x with noise in [0, 1) added: q dequantises it."""
         return name in self.q and getattr(self.q[name].module, "dequantizes", False)
 
-    def evidence(self, observed: Mapping[str, Tensor | Observed], particles: int = 1) -> Evidence:
+    def evidence(
+        self, observed: Mapping[str, Tensor | Observed], particles: int = 1, paths: bool = True
+    ) -> Evidence:
         """Walk (p, q); `observed` by name, (B, *event). See `jensen.core.evidence.evidence`."""
-        return evidence(self.p, self.q, {k: v for k, v in observed.items() if k in self._known}, particles)
+        return evidence(self.p, self.q, {k: v for k, v in observed.items() if k in self._known}, particles, paths)
 
     @property
     def hidden(self) -> list[str]:

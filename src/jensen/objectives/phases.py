@@ -65,7 +65,8 @@ class Stage:
 class Objective:
     """Stages in sequence, and what `validate(model, batch)` logs for each datum: (B,) in nats, higher is better.
 
-    `validation_cost` is what validating a datum takes, in steps of training on one.
+    `validation_cost` is what validating a datum takes, in steps of training on one. `through_draws` says that the
+    gradient passes through q's draws, which must then be differentiable.
     """
 
     stages: tuple[Stage, ...]
@@ -73,6 +74,7 @@ class Objective:
     description: str = ""
     helpers: nn.Module | None = field(default=None)  # critics, baselines: checkpointed, not exported
     validation_cost: float = 1.0
+    through_draws: bool = True
 
 
 def weighted_mean(rows: Tensor, batch: Batch) -> Tensor:
