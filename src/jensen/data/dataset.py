@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jensen.data.audio_levels import loss
 from jensen.data.schema import Schema
 from jensen.errors import DataError, did_you_mean
 
@@ -22,7 +23,7 @@ class Split:
     """Rows of a data set, in the user's units.
 
     Attributes:
-        x: uint8 pictures (N, C, H, W) or a float64 table (N, D).
+        x: uint8 pictures (N, C, H, W), float32 waveforms (N, T) or a float64 table (N, D).
         y: labels, int64 (N,), -1 where a row has none; None where nothing has.
         weight: non-negative row weights, float64 (N,), or None.
         c: conditions, the columns that a model is given, float64 (N, G): real numbers, and the positions of
@@ -174,6 +175,19 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             "min": int(first.x.min()),
             "max": int(first.x.max()),
             "mean": float(first.x.mean()),
+        }
+        return report
+    if schema.is_sound:
+        lost = loss(first.x, *schema.quantisation)
+        report["sound"] = {
+            "rate": schema.fields[0].rate,
+            "seconds": schema.dims / (schema.fields[0].rate or 1),
+            "encoding": schema.fields[0].encoding,
+            "snr_db": lost.snr,
+            "largest_error": lost.largest,
+            "error_bound": lost.bound,
+            "peak": float(np.abs(first.x).max()),
+            "rms": float(np.sqrt(np.mean(np.square(first.x, dtype=np.float64)))),
         }
         return report
     report["gaps"] = 0  # a table with gaps is refused when it is read

@@ -1,4 +1,4 @@
-"""Reading files: .npz, .npy, .csv[.gz], .parquet and folders of pictures."""
+"""Reading files: .npz, .npy, .csv[.gz], .parquet, .wav, .flac, and folders of pictures or of sound."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from jensen.data import pictures, tables
+from jensen.data import audio, pictures, tables
 from jensen.data.raw import ALL, SPLITS, Part, Raw
 from jensen.errors import DataError
 
@@ -27,13 +27,13 @@ def read_path(path: Path) -> Raw:
         DataError: the format is not known, or the file is corrupt or does not hold what it should.
     """
     if path.is_dir():
-        return pictures.read_folder(path)
+        return audio.read_folder(path) if audio.holds_sound(path) else pictures.read_folder(path)
     for ending, read in READERS.items():
         if path.name.lower().endswith(ending):
             return read(path)
-    if path.name.lower().endswith((".txt", ".txt.gz", ".wav", ".flac")):
-        raise DataError(f"{path}: text and sound are not supported by this version")
-    raise DataError(f"{path}: expected a folder of pictures or a file ending in {', '.join(READERS)}")
+    if path.name.lower().endswith((".txt", ".txt.gz")):
+        raise DataError(f"{path}: text is not supported by this version")
+    raise DataError(f"{path}: expected a folder of pictures or of sound, or a file ending in {', '.join(READERS)}")
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -173,6 +173,8 @@ READERS: dict[str, Callable[[Path], Raw]] = {
     ".csv": read_csv,
     ".csv.gz": read_csv,
     ".parquet": _read_parquet,
+    ".wav": audio.read_file,
+    ".flac": audio.read_file,
 }
 
 

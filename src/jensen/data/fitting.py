@@ -25,6 +25,8 @@ def fit_pictures(x: Any, source: Source, schema: Schema) -> np.ndarray:
             raise DataError(f"{where} pictures {schema.event_shape}, got a table of {x.shape[1]} columns")
         x = pictures.pictures({ALL: x.to_numpy().reshape(-1, *schema.event_shape)}).parts[ALL].x
         assert isinstance(x, np.ndarray)
+    if source.raw.sound is not None:
+        raise DataError(f"{where} pictures {schema.event_shape}, got clips of sound {x.shape[1:]}")
     if x.shape[1:] != schema.event_shape:
         raise DataError(f"{where} pictures {schema.event_shape}, got {x.shape[1:]}")
     highest = (schema.fields[0].grey or schema.levels or 256) - 1
@@ -32,6 +34,28 @@ def fit_pictures(x: Any, source: Source, schema: Schema) -> np.ndarray:
     if whitest > highest or (whitest == 1 and schema.kind == "levels"):
         raise DataError(f"{where} values 0..{highest}, got 0..{whitest}")
     return x
+
+
+def fit_sound(x: Any, source: Source, schema: Schema) -> np.ndarray:
+    """Clips (N, T), or rows of a nameless table, checked against the schema; float32.
+
+    Raises:
+        DataError: another length or rate, or values beyond [-1, 1].
+    """
+    where, sound = f"{source.name}: as in training expected", source.raw.sound
+    if not isinstance(x, np.ndarray):
+        if x.shape[1] != schema.dims or source.raw.named:
+            raise DataError(f"{where} clips of {schema.dims} samples, got a table of {x.shape[1]} columns")
+        x = tables.values(x, source.name, source.line)
+    elif sound is None:
+        raise DataError(f"{where} clips of {schema.dims} samples, got pictures {x.shape[1:]}")
+    elif x.shape[1:] != schema.event_shape or sound.rate != schema.fields[0].rate:
+        was = f"{schema.dims} samples at {schema.fields[0].rate} Hz"
+        raise DataError(f"{where} clips of {was}, got {x.shape[1]} at {sound.rate} Hz")
+    highest = float(np.abs(x).max(initial=0))
+    if not highest <= 1:
+        raise DataError(f"{where} waveforms in [-1, 1], got values up to {highest:g}")
+    return x.astype(np.float32)
 
 
 def fit_table(x: Any, source: Source, schema: Schema, gaps: bool = False) -> np.ndarray:
@@ -44,7 +68,8 @@ def fit_table(x: Any, source: Source, schema: Schema, gaps: bool = False) -> np.
         DataError: columns are missing, or hold what the model cannot take.
     """
     if isinstance(x, np.ndarray):
-        raise DataError(f"{source.name}: expected a table of {schema.dims} columns, got pictures {x.shape[1:]}")
+        kind = "pictures" if source.raw.sound is None else "clips of sound"
+        raise DataError(f"{source.name}: expected a table of {schema.dims} columns, got {kind} {x.shape[1:]}")
     missing = [name for name in schema.names if name not in x.columns]
     if missing and not source.raw.named and x.shape[1] == schema.dims:
         x = x.set_axis(schema.names, axis=1)

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jensen.data import pictures, splits, tables
+from jensen.data import audio, pictures, splits, tables
+from jensen.data.audio_levels import Encoding
 from jensen.data.conditions import check_present, conditions, fit_conditions
 from jensen.data.dataset import Dataset, Split
-from jensen.data.fitting import fit_pictures, fit_table
+from jensen.data.fitting import fit_pictures, fit_sound, fit_table
 from jensen.data.raw import ALL
 from jensen.data.rows import Rows, take_apart
 from jensen.data.schema import Schema, column_kinds
@@ -36,14 +37,19 @@ def load_data(
     weight: str | None = None,
     fractions: Sequence[float] = _FRACTIONS,
     kinds: Mapping[str, str] | None = None,
+    length: int | None = None,
+    rate: int | None = None,
+    levels: int | None = None,
+    encoding: Encoding | None = None,
     schema: Schema | None = None,
     gaps: bool = False,
 ) -> Dataset:
     """Load a data set by name, from a path or from memory, split it and give it a schema.
 
     Args:
-        ref: a registered name; a path to .npz, .npy, .csv[.gz], .parquet or a folder of pictures; an array, a
-            tensor, a pandas or polars frame, or a `Dataset`, returned as it is unless options ask for more.
+        ref: a registered name; a path to .npz, .npy, .csv[.gz], .parquet, .wav, .flac or a folder of pictures or of
+            sound; an array, a tensor, a pandas or polars frame, or a `Dataset`, returned as it is unless options ask
+            for more.
         binarize: make 0/1 pictures of grey ones: `static`, drawn once with the seed, or `dynamic`, the
             training split drawn afresh in each batch and the others once.
         seed: of the split and the binarisation.
@@ -56,6 +62,11 @@ def load_data(
         weight: column of non-negative row weights.
         fractions: shares of train, valid and test, where the data bring no split of their own.
         kinds: kind of a column, `real`, `binary` or `count`, where it is not to be guessed.
+        length: of sound, samples of a clip; by default enough for 95 % of the training recordings, and at most 16,000.
+            A longer recording becomes several clips, which stay in one split.
+        rate: of sound, in Hz, to which recordings of another are resampled; by default that of most of them.
+        levels, encoding: of sound, what a waveform is quantised to: 256 levels unless said otherwise, by the law
+            "mu-law" (the default) or "linear".
         schema: that of a trained model, which these data must fit. Registered data sets are split as ever;
             other data that bring no split of their own are one split, `all`.
         gaps: cells of a table may be empty, NaN in its rows; it takes the schema of a trained model.
@@ -70,7 +81,8 @@ def load_data(
     """
     drop, given = ([one] if isinstance(one, str) else list(one) for one in (drop, given))
     options = {"binarize": binarize, "label": label, "group": group, "time": time, "weight": weight}
-    recipe = _recipe(ref, options, seed, drop, given, fractions, kinds) if schema is None else None
+    of_sound = {"length": length, "rate": rate, "levels": levels, "encoding": encoding}
+    recipe = _recipe(ref, options | of_sound, seed, drop, given, fractions, kinds) if schema is None else None
     shares = splits.check_fractions(fractions)
     _check_options(binarize, seed, group, time, label, drop, given, kinds, schema)
     if isinstance(ref, Dataset):
@@ -80,6 +92,10 @@ def load_data(
         if schema is None and ref.schema.levels == 2:
             raise ConfigError(f"binarize: {ref.name} is binarised already ({ref.schema.binarization})")
     source = open_source(ref)
+    audio.check_options(length, rate, levels, encoding, source, schema)
+    if source.raw.holds_recordings:
+        clips = audio.cut(source.raw, schema if schema is not None and schema.is_sound else None, **of_sound)
+        source = replace(source, raw=clips)
     if schema is None:
         label = label or (source.label if source.label not in given else None)
         drop += [column for column in source.drop if column not in (label, *given, *drop)]
@@ -165,9 +181,11 @@ def _check_options(
 
 
 def matrix(part: Rows, source: Source, schema: Schema | None, gaps: bool = False) -> np.ndarray:
-    """x as it goes into a split: uint8 pictures, or the checked float64 cells of a table."""
+    """x as it goes into a split: uint8 pictures, float32 clips, or the checked float64 cells of a table."""
+    if schema is not None and schema.is_array:
+        return (fit_sound if schema.is_sound else fit_pictures)(part.x, source, schema)
     if schema is not None:
-        return fit_pictures(part.x, source, schema) if schema.is_image else fit_table(part.x, source, schema, gaps)
+        return fit_table(part.x, source, schema, gaps)
     return part.x if isinstance(part.x, np.ndarray) else tables.values(part.x, source.name, source.line)
 
 
@@ -220,12 +238,16 @@ def _schema(
     """The schema of data that have none yet; kinds by all rows, moments by the training rows, those at an index."""
     labelled = any(part.y is not None for part in rows.values())
     classes = source.raw.classes or _classes(rows) if labelled else None
+    if kinds and (source.raw.is_image or source.raw.sound is not None):
+        kind = "sound" if source.raw.sound is not None else "pictures"
+        raise ConfigError(f"kinds: expected a table with columns, got {kind} ({source.name})")
+    if source.raw.sound is not None and binarize in (None, "none"):
+        return Schema(fields=(source.raw.sound,), classes=classes)
     if source.raw.is_image:
-        if kinds:
-            raise ConfigError(f"kinds: expected a table with columns, got pictures ({source.name})")
         return _picture_schema(source, x[train].shape[1:], binarize, seed, classes)
     if binarize not in (None, "none"):
-        raise ConfigError(f"binarize: expected grey pictures, got a table ({source.name})")
+        kind = "sound" if source.raw.sound is not None else "a table"
+        raise ConfigError(f"binarize: expected grey pictures, got {kind} ({source.name})")
     first = next(iter(rows.values()))
     names, dtypes = list(first.x.columns), [str(dtype) for dtype in first.x.dtypes]
     given = [] if first.given is None else list(first.given.columns)

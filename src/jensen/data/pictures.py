@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jensen.data.raw import ALL, SPLITS, Part, Raw
+from jensen.data.folders import find_files, folder_labels
+from jensen.data.raw import ALL, Part, Raw
 from jensen.errors import DataError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm"}
@@ -95,33 +96,21 @@ def read_folder(folder: Path) -> Raw:
     Raises:
         DataError: no pictures, one that cannot be read, or sizes that differ.
     """
-    own = [name for name in SPLITS if (folder / name).is_dir()]
-    roots = {name: folder / name for name in own} if "train" in own else {ALL: folder}
-    files = {name: _picture_files(root) for name, root in roots.items()}
+    files = find_files(folder, SUFFIXES)
     modes, size, first = set(), None, None
-    for path in (path for paths in files.values() for path in paths):
+    for path in (path for _, paths in files.values() for path in paths):
         mode, this = _header(path)
         size, first = size or this, first or path
         if this != size:
             raise DataError(f"{path}: expected {size[0]}x{size[1]} pixels as in {first.name}, got {this[0]}x{this[1]}")
         modes.add(mode)
     if size is None:
-        raise DataError(f"{folder}: no pictures; expected files ending in {', '.join(sorted(SUFFIXES))}")
+        raise DataError(
+            f"{folder}: no pictures and no sound; expected files ending in {', '.join(sorted(SUFFIXES))}, .wav or .flac"
+        )
     mode = "RGB" if modes - {"1", "L", "LA"} else "1" if modes == {"1"} else "L"
-    arrays = {name: np.stack([_pixels(path, mode) for path in paths]) for name, paths in files.items() if paths}
-    return pictures(arrays, {name: _folder_labels(roots[name], files[name]) for name in arrays}, str(folder))
-
-
-def _picture_files(root: Path) -> list[Path]:
-    paths = [*root.glob("*"), *root.glob("*/*")]
-    hidden = (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path for path in hidden if not path.name.startswith("."))
-
-
-def _folder_labels(root: Path, paths: list[Path]) -> np.ndarray | None:
-    """Names of the subfolders; None in place of a name for pictures beside them."""
-    labels = [None if path.parent == root else path.parent.name for path in paths]
-    return np.array(labels, dtype=object) if any(labels) else None
+    arrays = {name: np.stack([_pixels(path, mode) for path in paths]) for name, (_, paths) in files.items() if paths}
+    return pictures(arrays, {name: folder_labels(*files[name]) for name in arrays}, str(folder))
 
 
 def _header(path: Path) -> tuple[str, tuple[int, int]]:

@@ -13,16 +13,27 @@ from jensen.errors import DataError
 if TYPE_CHECKING:
     import pandas
 
+    from jensen.data.schema import Field
+
 SPLITS = ("train", "valid", "test")
 ALL = "all"
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that belong together: pictures uint8 (N, C, H, W) or a table, and labels of any dtype (N,)."""
+    """Rows that belong together: pictures uint8 (N, C, H, W), a table or sound, and labels of any dtype (N,).
+
+    Attributes:
+        x: sound comes as recordings, waveforms in [-1, 1] of any length, an array of arrays (N,), and leaves as clips,
+            float32 (N, T).
+        rate: of recordings, samples per second of each, (N,).
+        group: rows of one number stay in one split, (N,): the clips of a recording.
+    """
 
     x: np.ndarray | pandas.DataFrame
     y: np.ndarray | None = None
+    rate: np.ndarray | None = None
+    group: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -30,11 +41,12 @@ class Raw:
     """What a file or a package holds: its own splits, or one part named `all`.
 
     Attributes:
-        levels: pictures have values 0..levels-1; None for a table.
+        levels: pictures have values 0..levels-1; None for all else.
         classes: names of whole-number labels 0, 1, ..., where known.
         named: the columns have names of their own, so that they can be matched by name.
         published: 0/1 pictures whose binarisation is part of the data set, from grey ones.
         notes: what was done on reading, for the description.
+        sound: what clips are, and how they become levels; None for all else.
     """
 
     parts: Mapping[str, Part]
@@ -43,6 +55,7 @@ class Raw:
     named: bool = False
     published: bool = False
     notes: tuple[str, ...] = field(default=())
+    sound: Field | None = None
 
     def __post_init__(self) -> None:
         for name, part in self.parts.items():
@@ -52,6 +65,10 @@ class Raw:
     @property
     def is_image(self) -> bool:
         return self.levels is not None
+
+    @property
+    def holds_recordings(self) -> bool:
+        return any(part.rate is not None for part in self.parts.values())
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Rows of a table or a pile of pictures, with labels, groups, times and weights taken out."""
+"""Rows of a table, a pile of pictures or clips of sound, with labels, groups, times and weights taken out."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def take_apart(
         x,
         None if y is None else _label_names(y, source),
         _weights(taken["weight"], source) if "weight" in taken else None,
-        _groups(taken["group"], source) if "group" in taken else None,
+        _groups(taken["group"], source) if "group" in taken else part.group,
         _times(taken["time"], source) if "time" in taken else None,
         part.x[list(given)] if given else None,  # pyright: ignore[reportCallIssue, reportArgumentType]
     )

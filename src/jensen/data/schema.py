@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from jensen.data.audio_levels import Encoding, to_levels, to_wave
 from jensen.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ Kind = Literal["binary", "levels", "count", "real"]
 
 
 class Field(BaseModel):
-    """One picture or one column of a datum.
+    """One picture, one clip of sound or one column of a datum.
 
-    A real column reaches the model as `(x - center) / scale`; every other kind as it is.
+    A real column reaches the model as `(x - center) / scale`, a waveform as levels; every other kind as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,9 +33,9 @@ class Field(BaseModel):
     name: str
     kind: FieldKind
     shape: tuple[int, ...] = ()
-    """(C, H, W) of a picture; () of a column."""
+    """(C, H, W) of a picture, (T,) of a clip; () of a column."""
     levels: int | None = None
-    """A picture's values are 0..levels-1 as the model sees them: 256, or 2 where it is binary."""
+    """Values are 0..levels-1 as the model sees them: of a picture 256, or 2 where it is binary."""
     grey: int | None = None
     """Levels of the pictures before they were binarised, where that is known."""
     dtype: str = "float64"
@@ -43,6 +44,10 @@ class Field(BaseModel):
     scale: float = 1.0
     categories: tuple[str, ...] | None = None
     """Of a category, its values in words; a value is a position among them."""
+    rate: int | None = None
+    """Of a sound, samples per second."""
+    encoding: Encoding | None = None
+    """Of a sound, how its waveform becomes levels."""
 
     @property
     def width(self) -> int:
@@ -91,6 +96,19 @@ class Schema(BaseModel):
         return cls(fields=(field,), **extra)
 
     @classmethod
+    def of_sound(cls, length: int, rate: int, levels: int = 256, encoding: Encoding = "mu-law", **extra: Any) -> Schema:
+        """Schema of clips of so many samples, waveforms in [-1, 1] that the model sees as levels.
+
+        Args:
+            rate: samples per second.
+            extra: further attributes of the schema (`classes`, ...).
+        """
+        field = Field(
+            name="x", kind="audio", shape=(length,), levels=levels, dtype="float32", rate=rate, encoding=encoding
+        )
+        return cls(fields=(field,), **extra)
+
+    @classmethod
     def of_table(
         cls,
         train: np.ndarray,
@@ -135,9 +153,18 @@ class Schema(BaseModel):
         return len(self.fields) == 1 and self.fields[0].kind == "image"
 
     @property
+    def is_sound(self) -> bool:
+        return len(self.fields) == 1 and self.fields[0].kind == "audio"
+
+    @property
+    def is_array(self) -> bool:
+        """Whether a datum is one array, a picture or a clip, and no row of columns."""
+        return self.is_image or self.is_sound
+
+    @property
     def event_shape(self) -> tuple[int, ...]:
-        """(C, H, W) of pictures, (D,) of tables."""
-        return self.fields[0].shape if self.is_image else (len(self.fields),)
+        """(C, H, W) of pictures, (T,) of clips, (D,) of tables."""
+        return self.fields[0].shape if self.is_array else (len(self.fields),)
 
     @property
     def dims(self) -> int:
@@ -145,13 +172,13 @@ class Schema(BaseModel):
 
     @property
     def levels(self) -> int | None:
-        """Number of values of a pixel; None for tables."""
-        return self.fields[0].levels if self.is_image else None
+        """Number of values of a pixel, or of a sample of sound; None for tables."""
+        return self.fields[0].levels if self.is_array else None
 
     @property
     def kind(self) -> Kind:
         """What the elements of x are: `binary`, `levels` (0..levels-1), `count` or `real`."""
-        if self.is_image:
+        if self.is_array:
             return "binary" if self.levels == 2 else "levels"
         kinds = {field.kind for field in self.fields}
         if kinds == {"binary"}:
@@ -161,7 +188,7 @@ class Schema(BaseModel):
     @property
     def measure(self) -> Measure:
         """What densities are with respect to."""
-        continuous = {field.kind in ("real", "audio") for field in self.fields}
+        continuous = {field.kind == "real" for field in self.fields}
         if continuous == {True, False}:
             return "mixed"
         return "lebesgue" if continuous == {True} else "counting"
@@ -182,6 +209,8 @@ class Schema(BaseModel):
             raise DataError(f"expected data of shape (N, {_listed(self.event_shape)}), got {x.shape}")
         if self.kind == "real":
             x = (x - self._centers) / self._scales
+        elif self.is_sound:
+            x = to_levels(x, *self.quantisation)
         return torch.from_numpy(np.array(x, dtype=np.float32, order="C"))
 
     def prepare_given(self, c: np.ndarray) -> torch.Tensor:
@@ -205,8 +234,8 @@ class Schema(BaseModel):
     def restore(
         self, x: torch.Tensor, c: np.ndarray | None = None, y: np.ndarray | None = None
     ) -> np.ndarray | pandas.DataFrame:
-        """The inverse of `prepare`: pictures uint8 (N, C, H, W); a table as it came, array or DataFrame, with
-        its dtypes, names and order. Integers are rounded.
+        """The inverse of `prepare`: pictures uint8 (N, C, H, W); waveforms float32 (N, T); a table as it came, array
+        or DataFrame, with its dtypes, names and order. Integers are rounded.
 
         Args:
             x: prepared, (N, *event).
@@ -222,6 +251,8 @@ class Schema(BaseModel):
         if self.is_image:
             assert self.levels
             return np.clip(np.rint(_finite(values, "x")), 0, self.levels - 1).astype(np.uint8)
+        if self.is_sound:
+            return to_wave(_finite(values, "x"), *self.quantisation).astype(np.float32)
         values = values * self._scales + self._centers
         return self.table(values, c, y)
 
@@ -244,6 +275,13 @@ class Schema(BaseModel):
 
         series = [pandas.Series(column, dtype=dtype) for dtype, column in columns.values()]
         return pandas.concat(series, axis=1, keys=list(columns))
+
+    @property
+    def quantisation(self) -> tuple[int, Encoding]:
+        """Of sound: how many levels, and by which law waveforms become them."""
+        field = self.fields[0]
+        assert field.levels and field.encoding
+        return field.levels, field.encoding
 
     @property
     def _centers(self) -> np.ndarray:

@@ -93,8 +93,9 @@ def _from_dataset(data: Dataset) -> Source:
     parts = {}
     for name, split in data.splits.items():
         y = None if split.y is None else np.array([*(schema.classes or ()), None], dtype=object)[split.y]
-        parts[name] = Part(split.x if schema.is_image else _frame(schema, split), y)
-    raw = Raw(parts, schema.levels, schema.classes, named=not schema.is_image)
+        parts[name] = Part(split.x if schema.is_array else _frame(schema, split), y)
+    levels, sound = (schema.levels if schema.is_image else None), (schema.fields[0] if schema.is_sound else None)
+    raw = Raw(parts, levels, schema.classes, named=not schema.is_array, sound=sound)
     return Source(raw, data.name, data.description, data.origin, schema.container)
 
 

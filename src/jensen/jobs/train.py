@@ -22,7 +22,10 @@ from jensen.training.folder import Folder
 from jensen.training.settings import Settings, training_settings
 from jensen.training.trainer import Event, Trainer, pick_device
 
-DATA_OPTIONS = ("binarize", "label", "drop", "given", "group", "time", "weight", "fractions", "kinds")
+DATA_OPTIONS = (
+    *("binarize", "label", "drop", "given", "group", "time", "weight", "fractions", "kinds"),
+    *("length", "rate", "levels", "encoding"),
+)
 MAY_CHANGE = ("epochs", "minutes", "device", "threads", "checkpoint_seconds")  # when a run goes on
 
 
