@@ -27,6 +27,7 @@ _PUBLIC = {
     "Model": ("jensen.core", "Model"),
     "Score": ("jensen.core", "Score"),
     "evidence": ("jensen.core", "evidence"),
+    "infer": ("jensen.jobs.infer", "infer"),
     "gradients": ("jensen.objectives.gradients", ""),
 }
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from jensen.core import Joint, Model, Score, evidence
     from jensen.data import Dataset, Schema, load_data
     from jensen.jobs.compare import compare
+    from jensen.jobs.infer import infer
     from jensen.jobs.run import Run
     from jensen.jobs.run import open_run as open
     from jensen.jobs.train import train
@@ -51,6 +53,7 @@ __all__ = [
     "compare",
     "evidence",
     "gradients",
+    "infer",
     "load_data",
     "open",
     "train",

@@ -68,6 +68,10 @@ class SeparationWarning(UserWarning):
     """Likelihood has no maximum: a weight grows without bound; names the feature that it belongs to."""
 
 
+class InferenceWarning(UserWarning):
+    """Something about a target or what was inferred of it that makes the answer doubtful."""
+
+
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """A hint `; did you mean 'x'?`, or the list of options when nothing is near.
 

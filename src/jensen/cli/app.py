@@ -10,6 +10,7 @@ import typer
 
 from jensen.cli.failures import Guarded
 from jensen.cli.filling import impute
+from jensen.cli.inferring import infer
 from jensen.cli.judging import compare, demo, diagnose, report
 from jensen.cli.looking import data, models, show
 from jensen.cli.memory import keep_freed_memory
@@ -46,7 +47,7 @@ def _options(
 
 LOOK, TRAIN, USE, JUDGE = "Look", "Train", "Use a run", "Judge a run"
 for panel, commands in {
-    TRAIN: (train, demo),
+    TRAIN: (train, infer, demo),
     LOOK: (models, show, data),
     USE: (score, sample, impute, reconstruct, encode, interpolate),
     JUDGE: (diagnose, compare, report),

@@ -1,6 +1,7 @@
 """Invertible maps with their log-determinants, both ways."""
 
 from jensen.transforms.autoregressive import MaskedAutoregressive
+from jensen.transforms.columns import Columns
 from jensen.transforms.continuous import Continuous
 from jensen.transforms.coupling import Coupling
 from jensen.transforms.elementwise import Affine, Exp, Scaling, Sigmoid, Softplus, interval, levels
@@ -26,6 +27,7 @@ __all__ = [
     "AffineMap",
     "Bounded",
     "Circle",
+    "Columns",
     "Composed",
     "Continuous",
     "Coupling",
