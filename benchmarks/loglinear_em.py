@@ -1,6 +1,6 @@
 """EM for a log-linear model of classes: this package beside a plain NumPy enumeration, in turn, in one run.
 
-    python benchmarks/loglinear_em.py [--bits 12] [--classes 4] [--rounds 10] [--out benchmarks/results/loglinear_em.json]
+    python benchmarks/loglinear_em.py [--bits 12] [--classes 4] [--rounds 10] [--out FILE]
 
 Both fit p(x) = Σ_z p(z) p(x | z, w) to the same counts of binary rows, features being the columns and their products in
 pairs, from the same w: each round of EM enumerates x and z, and takes ten steps of SciPy's L-BFGS-B to the expected

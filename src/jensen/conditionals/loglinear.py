@@ -102,7 +102,9 @@ class Matrix(nn.Module):
     def transposed_times(self, right: Tensor) -> Tensor:
         """Mᵀ right, (F, C), for right (R, C)."""
         right = right.to(self.by_row.dtype)
-        return self.by_column @ right.contiguous() if self.by_column is not None else self.by_row.mT @ right
+        if self.by_column is not None:
+            return self.by_column @ right.contiguous()
+        return (right.mT @ self.by_row).mT  # in this order, as right is a transpose itself: six times as fast
 
     def scipy(self) -> Any:
         """The same as scipy's sparse matrix by rows."""

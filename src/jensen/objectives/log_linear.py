@@ -36,6 +36,7 @@ from jensen.errors import ConfigError, SeparationWarning
 from jensen.objectives.phases import Batch, GradientPhase, Objective, Stage, Terms, UpdatePhase, weighted_mean
 
 MEMORY = 10  # pairs that L-BFGS keeps
+BLOCK = 4096  # rows of an E-step worked on at once: what a core keeps close
 MOST_IN_PROGRAM = 500_000  # numbers in the linear program that looks for separation
 
 
@@ -356,11 +357,15 @@ def em(
         SeparationWarning: without penalties, a weight grows without bound; names its feature.
     """
     phase = expectation_maximisation(l1, l2, steps, labels)
-    n = float(data["weight"].double().sum()) if "weight" in data else len(next(iter(data.values())))
+    rows = len(next(iter(data.values())))
+    n = float(data["weight"].double().sum()) if "weight" in data else rows
     parts = Parts.of(model)
     history: list[Round] = []
     while True:
-        state = phase.accumulate(model, phase.start(model), data)
+        state = phase.start(model)
+        for block in torch.arange(rows).split(BLOCK):
+            batch = {name: value[block[0] : block[-1] + 1] for name, value in data.items()}
+            state = phase.accumulate(model, state, batch)
         likelihood = float(state["log_likelihood"]) / n
         paid = sum(float(penalty(p.weight.double(), l1, l2)) for p in parts.likelihoods.values())
         history.append(Round(likelihood, likelihood - paid))
