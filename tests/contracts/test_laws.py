@@ -51,7 +51,7 @@ DATA: dict[str, tuple[Schema, np.ndarray]] = {
 }
 
 
-SMALL: dict[str, Any] = {"latents": 2, "hidden": [8, 8]}  # where a model has such a setting
+SMALL: dict[str, Any] = {"latents": 2, "hidden": [8, 8], "components": 2}  # where a model has such a setting
 
 
 @dataclass(frozen=True)

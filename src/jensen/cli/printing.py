@@ -13,7 +13,9 @@ from typing import Any
 
 import typer
 
-from jensen.errors import PrecisionWarning
+from jensen.errors import FitWarning, PrecisionWarning
+
+NOTED = (PrecisionWarning, FitWarning)
 
 
 def print_json(value: Any) -> None:
@@ -45,12 +47,13 @@ def note(text: str) -> None:
 
 @contextlib.contextmanager
 def warnings_as_notes() -> Iterator[None]:
-    """Inside, what float32 lost is said in a note instead of a Python warning."""
+    """Inside, what float32 lost, or a fit met, is said in a note instead of a Python warning."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", PrecisionWarning)
+        for category in NOTED:
+            warnings.simplefilter("always", category)
         yield
     for warning in caught:
-        if issubclass(warning.category, PrecisionWarning):
+        if issubclass(warning.category, NOTED):
             note(f"note: {warning.message}")
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

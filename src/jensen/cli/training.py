@@ -16,7 +16,7 @@ from jensen.cli.arguments import Settings, column_names, read_settings
 from jensen.cli.failures import INTERRUPTED, TERMINATED, fail
 from jensen.cli.inputs import STDIN, read_stdin
 from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Time, Weight
-from jensen.cli.printing import duration, note, print_json
+from jensen.cli.printing import duration, note, print_json, warnings_as_notes
 from jensen.cli.progress import TrainingProgress, log_jacobian_of
 from jensen.errors import ConfigError
 
@@ -111,8 +111,9 @@ def train(
         sigterm_as_interrupt() as terminated,
     ):
         try:
-            run = _train(model, data, out, given, preset, resume, overwrite, progress, training, of_data)
-            progress.stop()
+            with warnings_as_notes():
+                run = _train(model, data, out, given, preset, resume, overwrite, progress, training, of_data)
+                progress.stop()
             if resume and not progress.told and not as_json:
                 note("training had ended already; --epochs with a larger number lengthens it")
         except KeyboardInterrupt:

@@ -35,11 +35,14 @@ class GradientPhase:
 
 @dataclass(frozen=True)
 class UpdatePhase:
-    """`state = start(model)`; `state = accumulate(model, state, batch)` over a pass; then `apply(model, state)`."""
+    """`state = start(model)`; `state = accumulate(model, state, batch)` over a pass; then `apply(model, state)`.
+
+    What the pass measured of the model as it stood, in nats, `apply` may give back to be logged.
+    """
 
     start: Callable[[Model], Any]
     accumulate: Callable[[Model, Any, Batch], Any]
-    apply: Callable[[Model, Any], None]
+    apply: Callable[[Model, Any], dict[str, Tensor] | None]
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,9 @@ class Trainer:
                 break
         self._whole = False
         for i in updates:
-            self.stage.phases[i].apply(self.model, self._updated[i])  # pyright: ignore
+            measured = self.stage.phases[i].apply(self.model, self._updated[i])  # pyright: ignore
+            self.sums |= measured or {}
+            self.counts |= dict.fromkeys(measured or {}, 1.0)
         elapsed = time.perf_counter() - began
         at.seconds += elapsed
         at.calibration_seconds += elapsed

@@ -1,0 +1,358 @@
+"""Components about a centre each: normal densities and Student's t."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from jensen.conditionals.components import LEAST, Components, Explain, Sums
+from jensen.conditionals.heads import Support, inverse_softplus
+from jensen.errors import ConfigError
+
+NEAR = 1e3  # standard deviations from a centre to the origin, up to which squares may be expanded: ten digits remain
+
+
+class Elliptical(Components):
+    r"""Normal densities, or Student's t, about a centre each.
+
+        p_k(x) = N(x; μ_k, Σ_k)        or        t_ν(x; μ_k, Σ_k) = ∫ N(x; μ_k, Σ_k / g) Gamma(g; ν/2, ν/2) dg
+
+    with Σ_k = L_k L_kᵀ, or one Σ for all ("tied"), or diagonal, or σ²_k I. Data are seen in each component's own
+    coordinates, y = L⁻¹ (x − μ), and counted there: nothing large is ever subtracted from anything large.
+
+    The floor under Σ is that of its eigenvalues, min_scale², when set from data (then the maximum among all such Σ is
+    found by raising eigenvalues), and of the diagonal of L otherwise: either bounds the likelihood.
+
+    Args:
+        covariance: "full", "tied", "diagonal" or "spherical".
+        min_scale: the floor, in standard deviations; of pictures in half the range of grey.
+        student: whether tails are heavy.
+        df: ν; None learns one for each component, between 2 and 1000.
+
+    Student's t: Peel and McLachlan, "Robust mixture modelling using the t distribution", 2000.
+    """
+
+    least_df, most_df, start_df = 2.0, 1000.0, 10.0
+
+    def __init__(
+        self,
+        components: int,
+        support: Support,
+        covariance: str = "full",
+        min_scale: float = 1e-3,
+        student: bool = False,
+        df: float | None = None,
+    ):
+        super().__init__(components, support)
+        if min_scale >= 1:
+            raise ConfigError(f"min_scale: expected less than 1, where the scale starts, got {min_scale}")
+        self.covariance, self.min_scale, self.student, self.given_df = covariance, min_scale, student, df
+        k, d = components, self.dims
+        shared = 1 if covariance == "tied" else k
+        self.loc = nn.Parameter(torch.zeros(k, d, dtype=torch.float64))
+        self.raw_scale = nn.Parameter(torch.zeros(shared, 1 if covariance == "spherical" else d, dtype=torch.float64))
+        self.dense = covariance in ("full", "tied")
+        if self.dense and d > 1:
+            self.lower = nn.Parameter(torch.zeros(shared, d * (d - 1) // 2, dtype=torch.float64))
+        if student and df is None:
+            self.raw_df = nn.Parameter(torch.zeros(k, dtype=torch.float64))
+
+    # Parameters
+
+    @property
+    def scales(self) -> Tensor:
+        """The diagonal of L, (K or 1, D or 1), in the units of the data."""
+        return self._scale * self.support.unit
+
+    @property
+    def _scale(self) -> Tensor:
+        return self.min_scale + softplus(self.raw_scale + inverse_softplus(1.0 - self.min_scale))
+
+    @property
+    def root(self) -> Tensor:
+        """L, (K or 1, D, D), where Σ is not diagonal."""
+        return self._triangle(self._scale)
+
+    def _triangle(self, diagonal: Tensor) -> Tensor:
+        root = torch.diag_embed(diagonal)
+        if self.dims > 1:
+            i, j = torch.tril_indices(self.dims, self.dims, -1, device=diagonal.device)
+            root[:, i, j] = self.lower
+        return root
+
+    @property
+    def covariances(self) -> Tensor:
+        """Σ, (K, D, D), in the data's units."""
+        if self.dense:
+            sigma = self.root @ self.root.mT
+        else:
+            sigma = torch.diag_embed(self._scale.expand(-1, self.dims).square())
+        return sigma.expand(self.components, -1, -1) * self.support.unit**2
+
+    @property
+    def df(self) -> Tensor:
+        """ν, (K,)."""
+        if self.given_df is not None:
+            return torch.full_like(self.loc[:, 0], self.given_df)
+        return self.least_df + softplus(self.raw_df + inverse_softplus(self.start_df - self.least_df))
+
+    @torch.no_grad()
+    def set(self, loc: Tensor, covariance: Tensor, df: Tensor | None = None) -> None:
+        """Set μ, (K, D), Σ, (K or 1, D, D), both in the data's units, and ν, (K,)."""
+        self.loc.copy_((loc - self.support.middle) / self.support.unit)
+        covariance = covariance / self.support.unit**2
+        if self.dense:
+            self._set_root(covariance)
+        else:
+            variance = covariance.diagonal(dim1=-2, dim2=-1)
+            self._set_scale(variance.mean(-1, keepdim=True) if self.covariance == "spherical" else variance)
+        if df is not None:
+            self._set_df(df)
+
+    def _set_scale(self, variance: Tensor) -> None:
+        self.raw_scale.data.copy_(_inverse_scale(variance.clamp_min(0).sqrt() - self.min_scale, self.min_scale))
+
+    def _set_root(self, covariance: Tensor) -> None:
+        covariance = (covariance + covariance.mT) / 2
+        eye = torch.eye(self.dims, dtype=covariance.dtype, device=covariance.device)
+        below = torch.linalg.cholesky_ex(covariance - self.min_scale**2 * eye).info > 0
+        if below.any():  # some eigenvalue is under the floor
+            values, vectors = torch.linalg.eigh(covariance[below])
+            covariance[below] = (vectors * values.clamp_min(self.min_scale**2)[:, None]) @ vectors.mT
+        root = torch.linalg.cholesky(covariance)
+        excess = root.diagonal(dim1=-2, dim2=-1) - self.min_scale
+        self.raw_scale.data.copy_(_inverse_scale(excess, self.min_scale))
+        if self.dims > 1:
+            i, j = torch.tril_indices(self.dims, self.dims, -1, device=root.device)
+            self.lower.data.copy_(root[:, i, j])
+
+    def _set_df(self, df: Tensor) -> None:
+        excess = (df - self.least_df).clamp_min(LEAST)
+        start = inverse_softplus(self.start_df - self.least_df)
+        self.raw_df.data.copy_(excess + torch.log(-torch.expm1(-excess)) - start)
+
+    # Densities
+
+    def rows(self, x: Tensor) -> Tensor:
+        x = super().rows(x)
+        return x if self.support.unit == 1.0 else (x - self.support.middle) / self.support.unit
+
+    def whitener(self) -> Callable[[Tensor], Tensor]:
+        """Gives y = L⁻¹ (x − μ), (K, D, N), of x, (N, D)."""
+        loc = self.loc
+        if not self.dense:
+            inverse = 1 / self._scale
+            return lambda x: (x.mT - loc[..., None]) * inverse[..., None]
+        root = self.root
+        eye = torch.eye(self.dims, dtype=root.dtype, device=root.device)
+        inverse = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)  # (K or 1, D, D)
+        if len(inverse) == 1:
+            shared, centres = inverse[0], (loc @ inverse[0].mT)[..., None]
+            return lambda x: shared @ x.mT - centres
+        offset = (inverse @ loc[..., None]).reshape(-1, 1)
+        stacked = inverse.reshape(-1, self.dims)  # all components by one product
+        return lambda x: torch.addmm(offset, stacked, x.mT, beta=-1).unflatten(0, (-1, self.dims))
+
+    def explainer(self) -> Explain:
+        measure, scale = self.measurer(), self._scale.log()
+        log_det = scale.sum(1) if scale.shape[1] > 1 else self.dims * scale[:, 0]
+        constant = -log_det - self.dims * math.log(self.support.unit)  # (K or 1,)
+        if not self.student:
+            normal = (constant - 0.5 * self.dims * math.log(2 * math.pi))[:, None]
+
+            def explain(x: Tensor) -> tuple[Tensor, Any]:
+                y, square = measure(x)
+                return normal - 0.5 * square, (y, square)
+
+            return explain
+        df = self.df[:, None]
+        half = (df + self.dims) / 2
+        gammas = torch.lgamma(half) - torch.lgamma(df / 2) - 0.5 * self.dims * torch.log(math.pi * df)
+        constant = constant[:, None] + gammas
+
+        def explain_with_tails(x: Tensor) -> tuple[Tensor, Any]:
+            y, square = measure(x)
+            return constant - half * torch.log1p(square / df), (y, square)
+
+        return explain_with_tails
+
+    @property
+    def _near(self) -> bool:
+        return not self.dense and float((self.loc / self._scale).detach().abs().max()) < NEAR
+
+    @property
+    def width(self) -> int:
+        return 2 * self.dims + 3 * self.components if self._near else self.dims * self.components
+
+    def measurer(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Gives, of x, (N, D), y and ‖y‖², (K, N).
+
+        Where Σ is diagonal and no centre is far from the origin the square is expanded, two products in all, and x
+        itself takes the place of y.
+        """
+        if self._near:
+            inverse = (1 / self._scale.square()).expand(self.components, self.dims)
+            both = torch.cat([inverse, -2 * self.loc * inverse], 1)  # (K, 2 D)
+            constant = (self.loc.square() * inverse).sum(1, keepdim=True)
+            return lambda x: (x, torch.addmm(constant, both, torch.cat([x.square(), x], 1).mT).clamp_min(0.0))
+        whiten = self.whitener()
+
+        def measure(x: Tensor) -> tuple[Tensor, Tensor]:
+            y = whiten(x)
+            return y, y.square().sum(1)
+
+        return measure
+
+    # Expectation maximisation
+
+    def count(self, seen: Any, share: Tensor) -> Sums:
+        y, square = seen
+        sums = {}
+        weight = share
+        if self.student:  # E[g | x] and E[log g | x], g the scale that the datum was drawn with
+            df = self.df[:, None]
+            g = (df + self.dims) / (df + square)
+            weight = share * g
+            sums = {"g": weight.sum(1), "log_g": (share * (g.log() - g)).sum(1)}
+        if self.dense:
+            weighed = y * weight[:, None]
+            return sums | {"y": weighed.sum(2), "yy": weighed @ y.mT}
+        if y.dim() == 2:  # x itself: Σ w y = (Σ w x − μ Σ w) / σ
+            scale, total = self._scale, weight.sum(1, keepdim=True)
+            linear = weight @ y - total * self.loc
+            sums["y"] = linear / scale
+            if self.covariance == "diagonal":
+                sums["yy"] = (weight @ y.square() - self.loc * (2 * linear + total * self.loc)) / scale.square()
+        else:
+            sums["y"] = (y @ weight[..., None])[..., 0]
+            if self.covariance == "diagonal":
+                sums["yy"] = (y.square() @ weight[..., None])[..., 0]
+        if self.covariance == "spherical":
+            sums["yy"] = (square * weight).sum(1, keepdim=True)
+        return sums
+
+    @torch.no_grad()
+    def set_from(self, sums: Sums, n: Tensor) -> None:
+        some = n > LEAST
+        n = n.clamp_min(LEAST)
+        weight = sums.get("g", n).clamp_min(LEAST)
+        moved = torch.where(some[:, None], sums["y"] / weight[:, None], 0.0)  # the new centre, in y
+        if self.student and self.given_df is None:
+            found = _degrees_of_freedom(self.df, sums["log_g"] / n, self.dims, self.least_df, self.most_df)
+            self._set_df(torch.where(some, found, self.df))
+        if self.dense:
+            root = self.root
+            spread = sums["yy"] - sums["y"][:, :, None] * moved[:, None]
+            if self.covariance == "tied":
+                spread = spread.sum(0, keepdim=True) / n.sum()
+            else:
+                eye = torch.eye(self.dims, dtype=n.dtype, device=n.device)
+                spread = torch.where(some[:, None, None], spread / n[:, None, None], eye)
+            self.loc.data.add_((root @ moved[..., None])[..., 0])
+            self._set_root(root @ spread @ root.mT)
+            return
+        scale = self._scale
+        spread = sums["yy"]
+        if self.covariance == "spherical":
+            spread = (spread - (sums["y"] * moved).sum(1, keepdim=True)) / self.dims
+        else:
+            spread = spread - sums["y"] * moved
+        spread = torch.where(some[:, None], spread / n[:, None], 1.0)
+        self.loc.data.add_(scale * moved)
+        self._set_scale(scale.square() * spread)
+
+    @torch.no_grad()
+    def start_at(self, k: int, x: Tensor, weights: Tensor, narrow: float) -> None:
+        self.loc[k] = x
+        if self.student and self.given_df is None:
+            self.raw_df[k] = 0.0
+        if self.covariance == "tied":
+            return
+        others = weights.clone()
+        others[k] = 0
+        share = others / others.sum().clamp_min(LEAST)
+        if self.dense:
+            covariance = self.root @ self.root.mT
+            covariance[k] = narrow**2 * (share[:, None, None] * covariance).sum(0)
+            self._set_root(covariance)
+        else:
+            variance = self._scale.square()
+            variance[k] = narrow**2 * (share[:, None] * variance).sum(0)
+            self._set_scale(variance)
+
+    @torch.no_grad()
+    def collapsed(self, n: Tensor) -> Tensor:
+        """Components at the floor in directions in which the data as a whole are not, having too few of them."""
+        few = n < (self.dims + 1 if self.dense else 2)
+        if self.covariance == "tied" or not few.any():
+            return torch.zeros_like(few)
+        floor = 1.01 * self.min_scale
+        if not self.dense:
+            return few & (self._scale.amin(1) < floor)
+        share = n / n.sum()
+        apart = self.loc - share @ self.loc
+        covariance = self.root @ self.root.mT
+        whole = (share[:, None, None] * (covariance + apart[:, :, None] * apart[:, None])).sum(0)
+        flat = (torch.linalg.eigvalsh(whole) < floor**2).sum()
+        low = (torch.linalg.eigvalsh(covariance) < floor**2).sum(1)
+        return (n < self.dims + 1 - flat) & (low > flat)
+
+    # Moments and draws
+
+    @property
+    def means(self) -> Tensor:
+        return self.loc * self.support.unit + self.support.middle
+
+    @property
+    def variances(self) -> Tensor:
+        if self.dense:
+            variance = self.root.square().sum(2)
+        else:
+            variance = self._scale.square()
+        if self.student:
+            df = self.df[:, None]
+            variance = variance * torch.where(df > 2, df / (df - 2), math.inf)
+        return variance.expand(self.components, self.dims) * self.support.unit**2
+
+    def draw(self, k: Tensor) -> Tensor:
+        noise = torch.randn(len(k), self.dims, dtype=self.loc.dtype, device=self.loc.device)
+        if self.student:
+            half = self.df[k, None] / 2
+            noise = noise * (torch._standard_gamma(half) / half).rsqrt()
+        if not self.dense:
+            x = self.loc[k] + self._scale.expand(self.components, -1)[k] * noise
+        else:
+            x, roots = torch.empty_like(noise), self.root.expand(self.components, -1, -1)
+            for i, root in enumerate(roots):
+                mine = k == i
+                x[mine] = self.loc[i] + noise[mine] @ root.mT
+        return x * self.support.unit + self.support.middle
+
+
+def _inverse_scale(excess: Tensor, floor: float) -> Tensor:
+    """The raw value of a scale that stands so far above its floor."""
+    excess = excess.clamp_min(LEAST)
+    return excess + torch.log(-torch.expm1(-excess)) - inverse_softplus(1.0 - floor)
+
+
+def _degrees_of_freedom(before: Tensor, log_g: Tensor, dims: int, low: float, high: float) -> Tensor:
+    """ν where log(ν/2) − ψ(ν/2) + 1 + E[log g − g] = 0, by bisection in log ν, (K,).
+
+    Args:
+        before: ν under which data were explained.
+        log_g: mean of log E[g | x] − E[g | x], to which ψ − log of (ν + D)/2 is added to make it E[log g − g].
+    """
+    half = (before + dims) / 2
+    known = 1 + log_g + torch.digamma(half) - half.log()
+    a, b = torch.full_like(before, math.log(low)), torch.full_like(before, math.log(high))
+    for _ in range(60):
+        middle = (a + b) / 2
+        nu = middle.exp() / 2
+        rising = nu.log() - torch.digamma(nu) + known > 0  # it falls with ν: the root lies above
+        a, b = torch.where(rising, middle, a), torch.where(rising, b, middle)
+    return ((a + b) / 2).exp()
