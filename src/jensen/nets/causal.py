@@ -242,37 +242,79 @@ class Dilated(Core):
         return 1 + sum(self.dilations)
 
     def forward(self, h: Tensor) -> Tensor:
-        total: Tensor | None = None
-        h = h.mT  # (N, H, T): what convolutions take
-        for dilation, gate, out in zip(self.dilations, self.gates, self.outs, strict=True):
-            assert isinstance(gate, nn.Linear) and isinstance(out, nn.Linear)
-            kernel = gate.weight.unflatten(1, (2, self.width)).mT  # (2H, H, 2)
-            a, g = F.conv1d(F.pad(h, (dilation, 0)), kernel, gate.bias, dilation=dilation).chunk(2, 1)
-            u = F.conv1d(torch.tanh(a) * torch.sigmoid(g), out.weight.unsqueeze(2), out.bias)
-            h, s = h + u[:, : self.width], u[:, self.width :]
-            total = s if total is None else total + s
-        assert total is not None
-        return self.last(total.mT)
+        length, outputs = h.shape[1], []
+        for dilation, (gate, gate_bias, out, out_bias) in zip(self.dilations, self.weights, strict=True):
+            v, w = gate.split(self.width, 1)
+            back = min(dilation, length)
+            past = F.pad(F.linear(h[:, : length - back], v), (0, 0, back, 0))
+            a, g = (past + F.linear(h, w, gate_bias)).chunk(2, 2)
+            outputs.append(torch.tanh(a) * torch.sigmoid(g))
+            h = h + F.linear(outputs[-1], out[: self.width], out_bias[: self.width])
+        s = torch.cat([out[self.width :] for _, _, out, _ in self.weights], 1)
+        bias = sum(out_bias[self.width :] for _, _, _, out_bias in self.weights)
+        return self.last(F.linear(torch.cat(outputs, 2), s, bias))  # pyright: ignore[reportArgumentType]
 
-    def start(self, rows: int) -> dict[str, Any]:
-        like = next(self.parameters())
-        layers = [
-            (gate.weight.mT, gate.bias, out.weight.mT, out.bias)  # pyright: ignore
+    @property
+    def weights(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Of each layer (V, W) and their bias, (R, S) and their bias."""
+        return [
+            (gate.weight, gate.bias, out.weight, out.bias)  # pyright: ignore[reportReturnType]
             for gate, out in zip(self.gates, self.outs, strict=True)
         ]
-        return {"t": 0, "queues": [like.new_zeros(d, rows, self.width) for d in self.dilations], "layers": layers}
 
-    def step(self, h: Tensor, state: dict[str, Any]) -> Tensor:
-        t, total = state["t"], None
-        width = self.width
-        for dilation, queue, (v, b, r, c) in zip(self.dilations, state["queues"], state["layers"], strict=True):
-            past = queue[t % dilation]
-            gates = torch.addmm(b, torch.cat([past, h], 1), v)
-            past.copy_(h)
-            a, g = gates.split(width, 1)
-            u = torch.addmm(c, a.tanh_().mul_(g.sigmoid_()), r)
-            h, s = h + u[:, :width], u[:, width:]
-            total = s if total is None else total + s
-        state["t"] = t + 1
-        assert total is not None
-        return self.last(total)
+    def start(self, rows: int) -> DilatedWalk:
+        return DilatedWalk(self, rows)
+
+    def step(self, h: Tensor, state: DilatedWalk) -> Tensor:
+        return self.last(state.step(h))
+
+
+class DilatedWalk:
+    """What `Dilated` remembers from step to step, and its arithmetic in as few operations as will do.
+
+    A step is bound by the number of operations, not by their size. So what comes from the past, V h_{t−d} + b, is
+    computed for all layers at once, and so is what goes to the skip; with
+
+        2 tanh(a) σ(g) = tanh(a) (1 + tanh(g / 2)) = t_a + t_a t_g
+
+    a layer is left with four: [t_a, t_g] in two, u in one, and the next h in one. The halves are inside the weights,
+    and a last element of u that is always 1 brings the biases.
+    """
+
+    def __init__(self, of: Dilated, rows: int):
+        width, count = of.width, len(of.dilations)
+        weights = of.weights
+        like = weights[0][0]
+        halved = torch.cat([like.new_ones(width), like.new_full((width,), 0.5)])
+        gates = torch.stack([halved * gate.mT for gate, _, _, _ in weights])  # (L, 2H, 2H)
+        self.v, w = gates.split(width, 1)
+        self.b = torch.stack([halved * bias for _, bias, _, _ in weights]).unsqueeze(1)  # (L, 1, 2H)
+        outs = torch.stack([torch.cat([0.5 * out.mT, bias[None]]) for _, _, out, bias in weights])
+        r, s = outs.split([width, of.skip], 2)  # (L, H + 1, H), (L, H + 1, S)
+        self.s = s.flatten(0, 1)
+
+        dilations = torch.tensor(of.dilations, device=like.device)
+        self.dilations, self.first, self.t = dilations, dilations.cumsum(0) - dilations, 0
+        self.queues = like.new_zeros(sum(of.dilations), rows, width)  # of all layers, one after another
+        self.past = like.new_empty(count, rows, width)
+        self.h = like.new_empty(count + 1, rows, width)  # the input of each layer
+        self.gates = like.new_empty(count, rows, 2 * width)
+        self.u = like.new_ones(rows, count, width + 1)
+        self.layers = [
+            (self.h[i], gates, *gates.split(width, 1), self.u[:, i, :width], self.u[:, i], self.h[i + 1], w[i], r[i])
+            for i, gates in enumerate(self.gates)
+        ]
+
+    def step(self, h: Tensor) -> Tensor:
+        """The sum that goes to the skip, (rows, S), from the next input, (rows, H)."""
+        place = self.first + self.t % self.dilations
+        torch.index_select(self.queues, 0, place, out=self.past)
+        torch.baddbmm(self.b, self.past, self.v, out=self.gates)
+        self.h[0] = h
+        for x, gates, a, g, u, u1, after, w, r in self.layers:
+            gates.addmm_(x, w).tanh_()
+            torch.addcmul(a, a, g, out=u)
+            torch.addmm(x, u1, r, out=after)
+        self.queues.index_copy_(0, place, self.h[:-1])
+        self.t += 1
+        return self.u.flatten(1) @ self.s
