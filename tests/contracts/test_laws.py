@@ -99,7 +99,8 @@ def variants() -> list[Variant]:
     for model in sorted(names(MODEL), key=lambda name: toy(name)[1].capabilities("").sequential_steps):  # quick first
         slots = {k: s.role for k, s in find(MODEL, model).settings.items() if s.role}
         shared = getattr(find(MODEL, model).function, "shares", frozenset())
-        small = {key: value for key, value in SMALL.items() if key in find(MODEL, model).settings}
+        own = find(MODEL, model).settings
+        small = {key: value for key, value in SMALL.items() if key in own and type(own[key].default) is type(value)}
         candidates: list[tuple[str, str]] = [("", "")]
         candidates += [(slot, name) for slot, role in slots.items() for name in names(role or "")]
         for data in DATA:
@@ -115,7 +116,8 @@ def variants() -> list[Variant]:
                     continue  # each flow is a model itself, tried on all data
                 if slot in shared and (data, slot, name) in tried:
                     continue
-                variant = Variant(model, data, slot, name, {**small, **({slot: name} if slot else {})})
+                beside = _beside(model, slots[slot], name) if slot else {}
+                variant = Variant(model, data, slot, name, {**small, **({slot: name} if slot else {}), **beside})
                 try:
                     variant.build()
                 except ConfigError:  # does not fit these data
@@ -124,6 +126,12 @@ def variants() -> list[Variant]:
                 if slot in shared:
                     tried.add((data, slot, name))
     return found
+
+
+def _beside(model: str, role: str, name: str) -> dict[str, Any]:
+    """What else a component needs, where the model has such settings: a prior of bits a posterior of bits."""
+    wanted = getattr(find(role, name).function, "beside", {})
+    return wanted if {key.partition(".")[0] for key in wanted} <= set(find(MODEL, model).settings) else {}
 
 
 VARIANTS = variants()
@@ -148,6 +156,7 @@ def test_every_component_is_tried(role):
     slots = {(m, k): s.role for m in names(MODEL) for k, s in find(MODEL, m).settings.items()}
     tried = {v.component for v in VARIANTS if slots.get((v.model, v.slot)) == role}
     tried |= {s.default for m in names(MODEL) for s in find(MODEL, m).settings.values() if s.role == role}
+    tried |= {v.model for v in VARIANTS} if role == "causal" else set()  # each is a model itself
     assert tried >= set(names(role))
 
 

@@ -11,6 +11,8 @@ van den Oord et al., "Conditional image generation with PixelCNN decoders", 2016
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,7 +58,7 @@ class PixelCNN(Causal):
             for i in range(layers)
         )
         self.drop = nn.Dropout(dropout)
-        self.pixel = MaskedMLP(shape[0], per_element, [hidden], context=width)
+        self.pixel = Colours(shape[0], per_element, hidden, width)
         self.to(memory_format=torch.channels_last)  # pyright: ignore  # faster on processors
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -65,9 +67,9 @@ class PixelCNN(Causal):
         for layer in self.layers:
             v, h = layer(v, h, context)
             h = self.drop(h)
-        pixels = x.movedim(1, 3).reshape(-1, c)
+        pixels = (x.movedim(1, 3).reshape(-1, c) - self.middle) / self.unit
         features = F.elu(h).movedim(1, 3).reshape(-1, self.width)
-        parameters = self.pixel((pixels - self.middle) / self.unit, features)  # (N·H·W, P, C)
+        parameters = self.pixel(pixels, features)  # (N·H·W, P, C)
         return parameters.view(n, height * width, -1, c).permute(0, 2, 3, 1).flatten(2)
 
     def _planes(self, x: Tensor) -> Tensor:
@@ -78,7 +80,7 @@ class PixelCNN(Causal):
     def walk(self, rows: int, context: Tensor | None = None) -> Step:
         stacks = [_Stack(layer, rows, self.shape, context) for layer in self.layers]  # pyright: ignore
         channels, _, width = self.shape
-        ones = self.pixel.linears[0].weight.new_ones(rows)
+        ones = next(self.parameters()).new_ones(rows)
         pixel = torch.cat([ones.new_zeros(rows, channels), ones.unsqueeze(1)], 1)  # the one that is being drawn
         inner = None
         drawn = -1  # elements whose values are known
@@ -91,8 +93,8 @@ class PixelCNN(Causal):
                 x = (x - self.middle) / self.unit
                 pixel[:, (drawn - 1) % channels] = x
             if colour:
-                assert inner is not None and x is not None
-                return inner.step(x.unsqueeze(1))[:, :, 0]
+                assert inner is not None
+                return inner(x)
             if column:
                 stacks[0].put(row, column - 1, pixel)
             else:
@@ -106,15 +108,39 @@ class PixelCNN(Causal):
                 h = stack.step(column, h)
             assert h is not None
             inner = self.pixel.walk(rows, F.elu(h))
-            return inner.step()[:, :, 0]
+            return inner(None)
 
         return step
 
     def set_output_bias(self, bias: Tensor) -> None:
-        last = self.pixel.linears[-1].bias
-        assert last is not None
         with torch.no_grad():
-            last.copy_(bias.view(self.per_element, self.shape[0], -1).mean(2).flatten())
+            self.pixel.last.bias.copy_(bias.view(self.per_element, self.shape[0], -1).mean(2).flatten())
+
+
+class Colours(nn.Module):
+    """The parameters of a pixel's colours, (N, P, C), each given those before it, (N, C), and features, (N, width)."""
+
+    def __init__(self, colours: int, per_element: int, hidden: int, width: int):
+        super().__init__()
+        if colours > 1:
+            self.net = MaskedMLP(colours, per_element, [hidden], context=width)
+        else:
+            self.net = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, per_element))
+
+    @property
+    def last(self) -> Any:
+        """The layer that gives the parameters."""
+        return self.net.linears[-1] if isinstance(self.net, MaskedMLP) else self.net[-1]
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        return self.net(x, features) if isinstance(self.net, MaskedMLP) else self.net(features).unsqueeze(2)
+
+    def walk(self, rows: int, features: Tensor) -> Step:
+        if not isinstance(self.net, MaskedMLP):
+            parameters = self.net(features)
+            return lambda x: parameters
+        walk = self.net.walk(rows, features)
+        return lambda x: walk.step(None if x is None else x.unsqueeze(1))[:, :, 0]
 
 
 class Layer(nn.Module):

@@ -1,0 +1,203 @@
+"""Autoregressive densities against enumeration, closed forms, and the sampler that recomputes everything."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from jensen.conditionals.autoregressive import Autoregression, Autoregressive, at
+from jensen.conditionals.heads import Support
+from jensen.core import seeded
+from jensen.distributions import Categorical, DiagonalNormal, StudentT
+from jensen.errors import CapabilityError, ConfigError
+from jensen.nets.made import MADE
+from jensen.registry import Choice, configure, find
+
+LEVELS, DIMS = 3, 4
+
+
+def conditional(
+    support: Support, likelihood: str = "auto", orderings: int = 1, context: int = 0, seed: int = 0
+) -> Autoregressive:
+    """In float64, by a masked perceptron with weights away from where they start."""
+    chosen = find("likelihood", likelihood)
+    with seeded(seed):
+        head = Choice(chosen, configure(chosen, {}))(support)
+        dims = math.prod(support.shape)
+        orders = torch.stack([torch.randperm(dims) for _ in range(orderings)]) if orderings > 1 else None
+        net = MADE(
+            support.shape,
+            head.per_element,
+            [16],
+            context=context,
+            orders=orders,
+            middle=support.middle,
+            unit=support.unit,
+        )
+        made = Autoregressive(net, head).double().eval()
+        for parameter in made.parameters():
+            parameter.data.add_(0.5 * torch.randn_like(parameter))
+    return made
+
+
+def everything() -> Tensor:
+    """All data of DIMS elements of LEVELS levels."""
+    return torch.tensor(list(itertools.product(range(LEVELS), repeat=DIMS)), dtype=torch.float64)
+
+
+LEVELED = Support("levels", (DIMS,), levels=LEVELS)
+
+
+@pytest.mark.parametrize("orderings", [1, 3])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_all_data_together_have_probability_one(orderings, temperature, share):
+    dist = conditional(LEVELED, "categorical", orderings)().tempered(temperature).nucleus(share)
+    torch.testing.assert_close(dist.log_prob(everything()).exp().sum().item(), 1.0)
+
+
+@pytest.mark.parametrize("orderings", [1, 3])
+def test_samples_follow_the_density(orderings):
+    dist, n = conditional(LEVELED, "categorical", orderings)(), 20_000
+    with seeded(3):
+        x = dist.sample((n,))
+    index = (x @ torch.tensor([LEVELS**i for i in reversed(range(DIMS))], dtype=x.dtype)).long()
+    expected = n * dist.log_prob(everything()).exp()
+    found = torch.bincount(index, minlength=len(expected)).double()
+    assert stats.chisquare(found.numpy(), expected.detach().numpy()).pvalue > 1e-4
+
+
+def test_the_average_over_orderings_is_one_of_densities():
+    made = conditional(LEVELED, "categorical", 3)
+    parts = []
+    for m in range(3):
+        made.network.use(m)
+        parts.append(made().terms(everything()).sum(1).exp())
+    torch.testing.assert_close(made().log_prob(everything()).exp(), torch.stack(parts).mean(0))
+    made.train()  # one of them at random stands for all
+    with seeded(0):
+        drawn = torch.stack([made().log_prob(everything()[:1]) for _ in range(30)])
+    assert {round(v, 9) for v in drawn.flatten().tolist()} == {round(p[0].log().item(), 9) for p in parts}
+
+
+@pytest.mark.parametrize(
+    ("support", "likelihood"),
+    [
+        (Support("binary", (5,)), "auto"),
+        (LEVELED, "categorical"),
+        (Support("levels", (2, 2, 2), levels=9), "discretized-logistic"),
+        (Support("levels", (1, 2, 3), levels=9), "discretized-logistic-mixture"),
+        (Support("count", (4,)), "poisson"),
+        (Support("count", (4,)), "negative-binomial"),
+        (Support("real", (4,)), "gaussian"),
+        (Support("real", (4,)), "student-t"),
+    ],
+)
+def test_every_way_to_sample_gives_the_same(support, likelihood):
+    made = conditional(support, likelihood, context=2)
+    with seeded(4):
+        dist = made(torch.randn(6, 2, dtype=torch.float64))
+        u = dist.noise((6, *support.shape))
+    quick, slow, (parallel, passes) = dist.from_noise(u), dist.from_noise_naively(u), dist.from_noise_jacobi(u)
+    torch.testing.assert_close(quick, slow, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(parallel, slow, rtol=1e-10, atol=1e-10)
+    assert 1 < passes <= math.prod(support.shape) + 1
+    assert torch.isfinite(dist.log_prob(quick)).all()
+
+
+def test_own_parameters_of_elements_stay_with_them():
+    """Degrees of freedom are learned for each element; the sampler meets each with its own."""
+    made = conditional(Support("real", (3,)), "student-t")
+    with torch.no_grad():
+        made.head.raw_df.copy_(torch.tensor([-1.0, 0.0, 5.0]))  # pyright: ignore
+    dist = made()
+    u = dist.noise((4, 3))
+    torch.testing.assert_close(dist.from_noise(u), dist.from_noise_naively(u))
+    assert at(made.head, 1)(torch.zeros(1, 2, dtype=torch.float64)).df.item() == pytest.approx(  # pyright: ignore
+        made.head(torch.zeros(1, 6, dtype=torch.float64)).df[1].item()  # pyright: ignore
+    )
+
+
+def test_batches_of_particles():
+    """A value (B, D) under a density (K, B), and the other way round."""
+    made = conditional(Support("real", (3,)), context=2)
+    with seeded(5):
+        c = torch.randn(4 * 5, 2, dtype=torch.float64)
+        x = torch.randn(5, 3, dtype=torch.float64)
+    wide = made(c).unflatten((4, 5))
+    assert wide.batch_shape == (4, 5)
+    for k in range(4):
+        torch.testing.assert_close(wide.log_prob(x)[k], made(c[5 * k : 5 * k + 5]).log_prob(x))
+    draws = made(c[:5]).sample((4,))
+    assert draws.shape == (4, 5, 3)
+    torch.testing.assert_close(made(c[:5]).log_prob(draws)[2], made(c[:5]).log_prob(draws[2]))
+
+
+def test_known_elements_are_held():
+    dist = conditional(LEVELED, "categorical")()
+    known = torch.tensor([True, True, False, False])
+    with seeded(6):
+        u = dist.noise((500, DIMS))
+    x = dist.from_noise(u, torch.tensor([2.0, 0.0, 0.0, 0.0], dtype=torch.float64), known)
+    assert (x[:, 0] == 2).all()
+    assert (x[:, 1] == 0).all()
+    data = everything()
+    chance = dist.log_prob(data).exp().detach()
+    fits = (data[:, 0] == 2) & (data[:, 1] == 0)
+    expected = 500 * chance[fits] / chance[fits].sum()
+    found = torch.tensor([(x == row).all(1).sum().item() for row in data[fits]])
+    assert stats.chisquare(found.numpy(), expected.numpy()).pvalue > 1e-4
+
+
+def test_stopped_parameters():
+    made = conditional(Support("real", (3,)), context=2)
+    c = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    made(c).detach().log_prob(x).sum().backward()
+    assert x.grad is not None
+    assert c.grad is None
+    assert all(p.grad is None for p in made.parameters())
+    torch.testing.assert_close(made(c).detach().log_prob(x), made(c).log_prob(x))
+
+
+def test_there_is_no_mean():
+    with pytest.raises(CapabilityError, match="no mean in closed form"):
+        _ = conditional(LEVELED)().mean
+
+
+def test_a_nucleus_needs_classes():
+    dist: Autoregression = conditional(Support("real", (3,)))().nucleus(0.5)
+    with pytest.raises(ValueError, match="nucleus needs a choice among classes"):
+        dist.sample((1,))
+
+
+def test_a_factor_that_is_itself_autoregressive_is_refused():
+    chosen = find("prior", "autoregressive")
+    settings = configure(chosen, {"likelihood": "autoregressive"})
+    with pytest.raises(ConfigError, match="factorises"):
+        Choice(chosen, settings)((3,))
+
+
+# Quantiles of the elements
+
+
+def test_quantiles_against_scipy():
+    u = torch.linspace(0.001, 0.999, 101, dtype=torch.float64)
+    one = torch.tensor(1.7, dtype=torch.float64)
+    found = StudentT(one + 1, one, one / 2, 0).quantile(u)
+    torch.testing.assert_close(found, torch.as_tensor(stats.t.ppf(u, 2.7, 1.7, 0.85)))
+    found = DiagonalNormal(one, one, 0).quantile(u)
+    torch.testing.assert_close(found, torch.as_tensor(stats.norm.ppf(u, 1.7, 1.7)))
+
+
+def test_a_nucleus_keeps_the_fewest_classes_that_weigh_enough():
+    p = torch.tensor([0.1, 0.5, 0.15, 0.25], dtype=torch.float64)
+    for share, kept in ((0.3, [1]), (0.5, [1]), (0.6, [1, 3]), (0.75, [1, 3]), (0.8, [1, 2, 3]), (1.0, [0, 1, 2, 3])):
+        found = Categorical(p.log(), 0).nucleus(share).probs
+        assert torch.nonzero(found)[:, 0].tolist() == kept
+        torch.testing.assert_close(found[kept], p[kept] / p[kept].sum())
