@@ -18,7 +18,7 @@ from jensen.jobs.filling import Coordinates, Effort, Proposal, Target, fill
 from jensen.jobs.impute import impute, region_mask
 from jensen.jobs.run import Run
 from jensen.models.flow import density
-from jensen.registry import Choice, find
+from jensen.registry import Choice, build, find
 from jensen.transforms import Transform
 
 SLOTS = {"base": Choice(find("prior", "normal"), {}), "dequantizer": Choice(find("dequantizer", "uniform"), {})}
@@ -201,6 +201,42 @@ def test_a_curved_density_is_filled_in_as_by_quadrature(x2, method):
         truth = (p * f(g)).sum()
         deviation = math.sqrt((p * (f(g) - truth) ** 2).sum())
         assert abs(f(draws).mean() - truth) < 4.5 * deviation * math.sqrt(1 / size + 1 / 2000)
+
+
+@pytest.mark.parametrize("method", ["importance", "mcmc"])
+def test_directions_and_bounded_columns_are_filled_in_as_by_quadrature(method):
+    """Of a flow with random weights: shares of directions about the seam, and of a bounded column, on a grid."""
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.lognormal(size=60), rng.uniform(size=60), rng.uniform(0, 360, 60)], 1)
+    schema = schema_of(x, ["a", "b", "c"])
+    ranges = {"positive": ["a"], "bounded": ["b:0:1"], "circular": ["c:0:360"]}
+    with seeded(0):
+        model = build("maf", schema, {"hidden": [8], "layers": 2, **ranges}).eval()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.2 * torch.randn_like(p))
+    run = run_of(model, schema, x[:1])
+    b, c = (torch.arange(150) + 0.5) / 150, (torch.arange(150) + 0.5) / 150 * 360
+    grid = np.stack(np.meshgrid(1.3, b, c, indexing="ij"), -1).reshape(-1, 3)
+    with torch.no_grad():
+        p = model.p["x"].module().log_prob(schema.prepare(grid)).double().softmax(0).numpy()
+    row = pandas.DataFrame({"a": [1.3], "b": [np.nan], "c": [np.nan]})
+    found = run.impute(row, method=method, draws=1000, seed=0, particles=2000, **SHORTER)
+    drawn, size = found.draws[:, 0], found.effective_sample_size[0]
+    assert size > 30
+    assert (drawn[:, 1:] > 0).all() and (drawn[:, 1] < 1).all() and (drawn[:, 2] <= 360).all()
+
+    def turned(values: np.ndarray) -> np.ndarray:
+        return np.radians(values[:, 2])
+
+    for f in (lambda v: np.cos(turned(v)), lambda v: np.sin(turned(v)), lambda v: v[:, 1], lambda v: v[:, 1] < 0.2):
+        truth = (p * f(grid)).sum()
+        deviation = math.sqrt((p * (f(grid) - truth) ** 2).sum())
+        assert deviation > 0.05
+        assert abs(f(drawn).mean() - truth) < 4.5 * deviation * math.sqrt(1 / size + 1 / 1000)
+    told = math.radians(found.mean[0, 2])
+    mean = complex((p * np.exp(1j * turned(grid))).sum())
+    assert abs(mean * np.exp(-1j * told) / abs(mean) - 1) < 4.5 / math.sqrt(size) / abs(mean)
 
 
 def test_a_proposal_draws_from_its_density():

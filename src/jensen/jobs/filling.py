@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from jensen.conditionals.ranges import ranges_of
 from jensen.core import EXACT, Model
 from jensen.errors import CapabilityError
 from jensen.jobs.precision import as_in, doubled, precision
@@ -179,7 +180,11 @@ class Target:
         low, high = (torch.zeros_like(like), like) if name else (-like, like)
         if name and schema.kind != "count":
             high = torch.full_like(like, schema.levels or 2)
-        return cls(inner, name or "x", schema.event_shape, low, high, like.clone())
+        period = like.clone()
+        ranges = ranges_of(inner.modules())
+        if ranges is not None:
+            low, high, period = (ends.to(like) for ends in (*ranges.prepared(), ranges.period()))
+        return cls(inner, name or "x", schema.event_shape, low, high, period)
 
     @property
     def whole(self) -> bool:
@@ -237,6 +242,11 @@ class Coordinates:
         curve = self.width.log() + logsigmoid(share) + logsigmoid(-share)
         return v, torch.where(self.inner, curve, grown)
 
+    def one_turn(self, t: Tensor) -> Tensor:
+        """Where v and t are one to one: a turn from the start on, and everywhere where there is no period."""
+        near = t - self.start
+        return ~self.around | ((near >= 0) & (near < self.period))
+
     def real(self, v: Tensor) -> Tensor:
         """t of values within bounds; those at a bound are taken a little inside."""
         if self.free:
@@ -288,7 +298,7 @@ class _Job:
         m = len(self.out.draws)
         total = max(m, ENOUGH)
         drawn = self.target.sample(total * len(rows), self.given(rows, total))["x"].view(total, len(rows), -1)
-        self.keep(rows, "direct", drawn[:m], drawn.mean(0), torch.full((len(rows),), float(total)))
+        self.keep(rows, "direct", drawn[:m], self.mean(drawn), torch.full((len(rows),), float(total)))
 
     def keep(self, rows: Tensor, how: str, draws: Tensor, mean: Tensor, size: Tensor, r_hat: float | Tensor = math.nan):
         here = self.missing[rows]
@@ -300,6 +310,18 @@ class _Job:
             self.out.method[row] = how
         self.done += len(rows)
         self.tell(0)
+
+    def mean(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Mean over draws (K, B, D), with weights (K, B) that add up to 1: (B, D). Of directions the mean direction."""
+        around = self.target.period.isfinite()
+        plain = values.mean(0) if weights is None else (weights[..., None] * values).sum(0)
+        if not bool(around.any()):
+            return plain
+        low, period = self.target.low, self.target.period.where(around, 1.0)
+        turn = 2 * math.pi * (values - low.where(around, 0.0)) / period
+        w = 1.0 if weights is None else weights[..., None]
+        angle = torch.atan2((w * turn.sin()).sum(0), (w * turn.cos()).sum(0))
+        return torch.where(around, low + torch.remainder(angle / (2 * math.pi), 1.0) * period, plain)
 
     # Importance resampling
 
@@ -322,7 +344,7 @@ class _Job:
                 block[fine],
                 "importance",
                 values.gather(0, k)[:, fine],
-                (w[..., None] * values).sum(0)[fine],
+                self.mean(values, w)[fine],
                 size[fine],
             )
         return torch.cat(poor) if poor else rows[:0]
@@ -352,6 +374,7 @@ class _Job:
             ]
         )
         log_w = log_p.view(k, b) + slope.sum(-1) - log_q
+        log_w = torch.where(part.one_turn(t).all(-1), log_w, IMPOSSIBLE)  # others say the same again
         return torch.nan_to_num(log_w, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE), full
 
     def part(self, holes: Tensor) -> Coordinates:
@@ -438,7 +461,7 @@ class _Job:
         m = len(self.out.draws)
         spread = torch.linspace(0, len(flat) - 1, m, device=x.device).round().long()
         shuffled = spread[torch.randperm(m, device=x.device)]
-        self.keep(rows, "mcmc", flat[shuffled], flat.mean(0), torch.stack(size), torch.stack(r_hat))
+        self.keep(rows, "mcmc", flat[shuffled], self.mean(flat), torch.stack(size), torch.stack(r_hat))
 
     def trust(self, positions: Tensor, values: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
         """Effective sample size and R̂ of the worst missing element, of draws (S, K, D)."""

@@ -17,7 +17,7 @@ from jensen.conditionals.dequantization import uniform
 from jensen.conditionals.priors import normal
 from jensen.core import Model
 from jensen.data.schema import Schema
-from jensen.models.flow import density
+from jensen.models.flow import Name, density
 from jensen.nets.field import PerceptronField, Smooth
 from jensen.nets.stack import Size
 from jensen.objectives import flow_matching as objective
@@ -41,6 +41,8 @@ def flow_matching(
     sampling_steps: Annotated[int, Field(ge=0)] = 0,
     alpha: Annotated[float, Field(ge=0, lt=0.5)] = 0.05,
     marginals: bool = False,
+    positive: list[Name] = [],
+    bounded: list[Name] = [],
     conditional: bool = False,
 ) -> Model:
     """Flow matching, rectified flow: a continuous flow trained by regression, without solving its equation.
@@ -63,6 +65,9 @@ def flow_matching(
         alpha: of grey levels, how far logit(α + (1 − 2α) v / levels) keeps from the ends.
         marginals: of grey levels and bits, whether each is carried to a standard normal by its own histogram in the
             first data, in place of the logit.
+        positive: of a table, names of columns of positive numbers, which the flow sees by their logarithm.
+        bounded: of a table, columns between bounds, as column:low:high, which the flow sees by their logit, or by the
+            logarithm of the distance to the bound where the other is inf or -inf.
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
     sampler = Solver("midpoint", steps=sampling_steps) if sampling_steps else None
@@ -80,5 +85,7 @@ def flow_matching(
         dequantizer=uniform,
         alpha=alpha,
         marginals=marginals,
+        positive=positive,
+        bounded=bounded,
         conditional=conditional,
     )
