@@ -221,7 +221,7 @@ def test_directions_and_bounded_columns_are_filled_in_as_by_quadrature(method):
     with torch.no_grad():
         p = model.p["x"].module().log_prob(schema.prepare(grid)).double().softmax(0).numpy()
     row = pandas.DataFrame({"a": [1.3], "b": [np.nan], "c": [np.nan]})
-    found = run.impute(row, method=method, draws=1000, seed=0, particles=2000, **SHORTER)
+    found = run.impute(row, method=method, draws=1000, seed=0, particles=2000, warmup=60, steps=40)
     drawn, size = found.draws[:, 0], found.effective_sample_size[0]
     assert size > 30
     assert (drawn[:, 1:] > 0).all() and (drawn[:, 1] < 1).all() and (drawn[:, 2] <= 360).all()
