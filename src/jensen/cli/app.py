@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from jensen.cli.clustering import cluster
 from jensen.cli.failures import Guarded
 from jensen.cli.filling import impute
 from jensen.cli.inferring import infer
@@ -49,7 +50,7 @@ LOOK, TRAIN, USE, JUDGE = "Look", "Train", "Use a run", "Judge a run"
 for panel, commands in {
     TRAIN: (train, infer, demo),
     LOOK: (models, show, data),
-    USE: (score, sample, impute, reconstruct, encode, interpolate),
+    USE: (score, sample, impute, reconstruct, encode, interpolate, cluster),
     JUDGE: (diagnose, compare, report),
 }.items():
     for command in commands:

@@ -18,6 +18,7 @@ from jensen.registry import build
 from jensen.training.folder import Folder
 
 if TYPE_CHECKING:
+    from jensen.jobs.cluster import Clusters
     from jensen.jobs.impute import Imputation
 
 
@@ -160,6 +161,12 @@ class Run:
         from jensen.jobs.encode import interpolate
 
         return interpolate(self, data, **options)
+
+    def cluster(self, data: Any = None, **options: Any) -> Clusters:
+        """Which component of a mixture each datum belongs to; see `jensen.jobs.cluster`."""
+        from jensen.jobs.cluster import cluster
+
+        return cluster(self, data, **options)
 
     def diagnose(self, data: Any = None, **options: Any) -> Any:
         """Known faults, looked for; see `jensen.jobs.diagnose`."""
