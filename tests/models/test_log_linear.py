@@ -266,6 +266,14 @@ def test_counts_are_checked():
     for counts in (torch.ones(5, 3), -torch.ones(3, 5), torch.full((3, 5), torch.nan), torch.zeros(3, 5)):
         with pytest.raises(ConfigError, match="counts: expected"):
             fit(p, counts)
+    with pytest.raises(ConfigError, match="l2: expected >= 0, got -1"):
+        fit(p, torch.ones(3, 5), l2=-1)
+    with pytest.raises(ConfigError, match="data: expected x, got no 'x'"):
+        em(classes(), {"y": torch.ones(3)})
+    with pytest.raises(ConfigError, match="counts: expected finite"):
+        em(classes(), {"x": torch.tensor([0, 1]), "weight": torch.tensor([1.0, torch.nan])}, l2=0.1)
+    with pytest.raises(DataError, match=r"element 0 of x: expected 0..7, .* got 8"):
+        em(classes(), {"x": torch.tensor([0, 8])})
 
 
 # No maximum

@@ -154,6 +154,11 @@ class Features(nn.Module):
         """What the weight at a position, counted through w, belongs to."""
         raise NotImplementedError
 
+    @property
+    def held(self) -> int:
+        """How many numbers `rows` holds."""
+        raise NotImplementedError
+
     def rows(self) -> Any:
         """f(x, z), scipy's sparse matrix, (|Z| |X|, F)."""
         raise NotImplementedError
@@ -228,6 +233,10 @@ class Joint(Features):
 
     def name(self, position: int) -> str:
         return self.names[position] if self.names else f"feature {position}"
+
+    @property
+    def held(self) -> int:
+        return self.matrix.held
 
     def rows(self) -> Any:
         return self.matrix.scipy()
@@ -316,6 +325,10 @@ class Crossed(Features):
     def name(self, position: int) -> str:
         of_x, of_z = divmod(position, self.weight_shape[1])
         return f"{self._of_x(of_x)} & {self._of_z(of_z)}"
+
+    @property
+    def held(self) -> int:
+        return self.matrix.held * (self.sizes[0] if self.of_class is None else self.of_class.held)
 
     def rows(self) -> Any:
         h = sparse.identity(self.sizes[0]) if self.of_class is None else self.of_class.scipy()

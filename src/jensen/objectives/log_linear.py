@@ -37,7 +37,7 @@ from jensen.objectives.phases import Batch, GradientPhase, Objective, Stage, Ter
 
 MEMORY = 10  # pairs that L-BFGS keeps
 BLOCK = 4096  # rows of an E-step worked on at once: what a core keeps close
-MOST_IN_PROGRAM = 500_000  # numbers in the linear program that looks for separation
+MOST_IN_PROGRAM = 50_000  # numbers in the linear program that looks for separation
 
 
 class Fitted(NamedTuple):
@@ -89,7 +89,7 @@ def fit(
         check: whether to warn where no finite w is best.
 
     Raises:
-        ConfigError: counts that are not of (Z, X), negative, or not finite.
+        ConfigError: counts that are not of (Z, X), negative, or not finite; a negative penalty.
 
     Warns:
         SeparationWarning: without penalties, a weight grows without bound; names its feature.
@@ -101,6 +101,7 @@ def fit(
     tensor([[0.7500, 0.2500]], grad_fn=<ExpBackward0>)
     """
     features, weight = likelihood.features, likelihood.weight
+    _check_penalties(l1, l2)
     counts = _checked(counts, features).to(weight.device)
     n, of_class = counts.sum(), counts.sum(1)
     if check and not l1 and not l2:
@@ -159,6 +160,12 @@ def _violation(w: Tensor, gradient: Tensor, l1: float) -> float:
     return float(torch.where(w == 0, at_zero, away).max()) if w.numel() else 0.0
 
 
+def _check_penalties(l1: float, l2: float) -> None:
+    for name, value in (("l1", l1), ("l2", l2)):
+        if not 0 <= value < float("inf"):
+            raise ConfigError(f"{name}: expected >= 0, got {value}")
+
+
 def _checked(counts: Tensor, features: Features) -> Tensor:
     counts = torch.as_tensor(counts).detach().double()
     if counts.shape != features.sizes:
@@ -209,9 +216,10 @@ def _by_program(features: Features, counts: np.ndarray) -> list[tuple[int, str]]
 
     max Σ_zx t_z − dᵀf(x, z)  with  dᵀf(x, z) ≤ t_z,  equal where c(z, x) > 0,  −1 ≤ d ≤ 1, over z that occur.
     """
-    (classes, x), rows = features.sizes, features.rows()
-    if rows.nnz > MOST_IN_PROGRAM or classes * x > MOST_IN_PROGRAM:
+    classes, x = features.sizes
+    if max(features.held, classes * x) > MOST_IN_PROGRAM:
         return []
+    rows = features.rows()
     occurs = np.flatnonzero(counts.sum(1) > 0)
     at = (occurs[:, None] * x + np.arange(x)).ravel()
     of_z = sparse.kron(sparse.identity(len(occurs)), np.ones((x, 1)))
@@ -353,13 +361,21 @@ def em(
     Returns:
         the rounds, the last one being the model as it is now.
 
+    Raises:
+        ConfigError: something that the model explains is not among the data; a negative penalty.
+        DataError: a value that is not among those enumerated.
+
     Warns:
         SeparationWarning: without penalties, a weight grows without bound; names its feature.
     """
+    _check_penalties(l1, l2)
+    parts = Parts.of(model)
+    missing = [name for name in parts.likelihoods if name not in data]
+    if missing:
+        raise ConfigError(f"data: expected {', '.join(parts.likelihoods)}, got no {missing[0]!r}")
     phase = expectation_maximisation(l1, l2, steps, labels)
     rows = len(next(iter(data.values())))
     n = float(data["weight"].double().sum()) if "weight" in data else rows
-    parts = Parts.of(model)
     history: list[Round] = []
     while True:
         state = phase.start(model)
