@@ -143,7 +143,9 @@ def test_known_elements_are_held():
     known = torch.tensor([True, True, False, False])
     with seeded(6):
         u = dist.noise((500, DIMS))
-    x = dist.from_noise(u, torch.tensor([2.0, 0.0, 0.0, 0.0], dtype=torch.float64), known)
+    x, weight = dist.complete(u, torch.tensor([2.0, 0.0, 0.0, 0.0], dtype=torch.float64), known)
+    assert weight is not None
+    assert not weight.any()  # all that is known comes first
     assert (x[:, 0] == 2).all()
     assert (x[:, 1] == 0).all()
     data = everything()
@@ -152,6 +154,49 @@ def test_known_elements_are_held():
     expected = 500 * chance[fits] / chance[fits].sum()
     found = torch.tensor([(x == row).all(1).sum().item() for row in data[fits]])
     assert stats.chisquare(found.numpy(), expected.numpy()).pvalue > 1e-4
+
+
+def test_what_is_known_later_weighs_what_was_drawn_before():
+    """Weighted draws, each row with gaps of its own, against the conditional by enumeration."""
+    dist, n = conditional(LEVELED, "categorical")(), 20_000
+    data = everything()
+    chance = dist.log_prob(data).exp().detach()
+    row = torch.tensor([[1.0, 2.0, 0.0, 1.0], [0.0, 0.0, 2.0, 2.0]], dtype=torch.float64)
+    known = torch.tensor([[False, True, False, True], [True, False, False, True]])
+    with seeded(7):
+        x, weight = dist.complete(dist.noise((n, 2, DIMS)), row, known)
+    assert weight is not None
+    for i in range(2):
+        assert (x[:, i][:, known[i]] == row[i, known[i]]).all()
+        fits = (data[:, known[i]] == row[i, known[i]]).all(1)
+        share, expected = weight[:, i].softmax(0), chance[fits] / chance[fits].sum()
+        for outcome, p in zip(data[fits], expected, strict=True):
+            hit = (x[:, i] == outcome).all(1).double()
+            error = (share.square() * (hit - p).square()).sum().sqrt()
+            assert abs((share * hit).sum() - p) < 4.5 * error
+        # The weights average to the probability of what is known, over that of the prefix.
+        first = next(d for d in range(DIMS) if not known[i, d])
+        prefix = (data[:, :first] == row[i, :first]).all(1)
+        truth = chance[fits].sum() / chance[prefix].sum()
+        w = weight[:, i].exp()
+        assert abs(w.mean() - truth) < 4.5 * w.std() / math.sqrt(n)
+
+
+def test_a_network_of_any_order_puts_what_is_known_first():
+    made = conditional(LEVELED, "categorical")
+    made.network.any_order = True
+    made.train()
+    orders = set()
+    with seeded(8):
+        for _ in range(20):
+            made().log_prob(everything()[:1])
+            orders.add(tuple(made.network.order.tolist()))
+    assert len(orders) > 10
+    made.network.arrange(torch.tensor([3, 1, 0, 2]))
+    u = made().noise((5, DIMS))
+    _, weight = made().complete(u, torch.zeros(DIMS, dtype=torch.float64), torch.tensor([False, True, False, True]))
+    assert weight is not None
+    assert not weight.any()
 
 
 def test_stopped_parameters():

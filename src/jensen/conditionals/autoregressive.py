@@ -15,13 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from jensen.conditionals.heads import Head, Support
-from jensen.distributions import Categorical, Elementwise
+from jensen.conditionals.heads import CategoricalHead, Head, Support
+from jensen.distributions import Categorical, Elementwise, after_end
 from jensen.errors import CapabilityError, ConfigError
 from jensen.nets.causal import Causal, Numbers, Symbols
+
+PARAMETERS = 1 << 24  # of densities in memory at once, where there is no gradient
 
 
 class Autoregressive(nn.Module):
@@ -58,7 +61,14 @@ class Autoregressive(nn.Module):
         else:
             with torch.autocast(x.device.type, self.precision):
                 parameters = self.network(x, context).float()
+        if isinstance(self.head, CategoricalHead):  # the network has the classes last, and they may be many
+            return self.head.of(parameters.mT.reshape(*x.shape, -1))
         return self.head(parameters.reshape(len(x), *self.head.parameter_shape))
+
+    @property
+    def end(self) -> int | None:
+        """The symbol after which nothing else comes, if there is one."""
+        return self.head.support.end
 
     def element(self, position: int) -> Callable[[Tensor], Elementwise]:
         """The head of one element: parameters (N, P) to a density with event shape (1,)."""
@@ -123,6 +133,10 @@ class Autoregression(Distribution):
         at random, stands for it: a bound that is learned from one pass.
         """
         count = self.of.network.orderings
+        network = self.of.network
+        if self.of.training and network.any_order:
+            network.arrange(torch.randperm(network.dims))
+            return self._sum(self.terms(value))
         if count == 1:
             return self._in_order(value, 0)
         if self.of.training:
@@ -131,7 +145,9 @@ class Autoregression(Distribution):
 
     def _in_order(self, value: Tensor, ordering: int) -> Tensor:
         self.of.network.use(ordering)
-        terms = self.terms(value)
+        return self._sum(self.terms(value))
+
+    def _sum(self, terms: Tensor) -> Tensor:
         return terms.flatten(terms.dim() - len(self.event_shape)).sum(-1)
 
     def terms(self, value: Tensor) -> Tensor:
@@ -142,7 +158,22 @@ class Autoregression(Distribution):
         event = self.event_shape
         lead = torch.broadcast_shapes(value.shape[: value.dim() - len(event)], self.batch_shape)
         rows, context = value.expand(lead + event).reshape(-1, *event), self._rows(lead)
-        return self._shaped(self.of.factors(rows, context)).log_prob_terms(rows).reshape(lead + event)
+        if self.of.end is not None:  # what comes after the longest text has log p = 0
+            needed = (~after_end(rows, self.of.end) | (rows != self.of.end)).any(0)
+            rows = rows[:, : int(needed.nonzero().max()) + 1] if len(rows) else rows
+        if torch.is_grad_enabled():
+            terms = self._terms(rows, context)
+        else:  # within bounds of memory, however many classes
+            size = max(1, PARAMETERS // max(1, rows[:1].numel() * self.of.network.per_element))
+            contexts = [None] * math.ceil(len(rows) / size) if context is None else context.split(size)
+            parts = zip(rows.split(size), contexts, strict=True)
+            terms = torch.cat([self._terms(*part) for part in parts]) if len(rows) else rows
+        if self.of.end is not None:
+            terms = F.pad(terms, (0, event[0] - terms.shape[1]))
+        return terms.reshape(lead + event)
+
+    def _terms(self, rows: Tensor, context: Tensor | None) -> Tensor:
+        return self._shaped(self.of.factors(rows, context)).log_prob_terms(rows)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """`(*sample_shape, *batch, *event)`."""
@@ -165,31 +196,64 @@ class Autoregression(Distribution):
         tiny = torch.finfo(u.dtype).eps / 2
         return u.clamp(tiny, 1 - tiny)
 
-    @torch.no_grad()
-    def from_noise(self, u: Tensor, given: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+    def from_noise(self, u: Tensor) -> Tensor:
         """The sample that uniform noise makes, `(*, *event)` of both, computing everything once.
 
         Args:
             u: share of each element's mass below it.
-            given, known: values `(*, *event)`, and where they are to be taken, `(*event)`, in place of a draw.
+        """
+        return self.complete(u)[0]
+
+    @torch.no_grad()
+    def complete(
+        self, u: Tensor, given: Tensor | None = None, known: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw what is not known, element by element, each given what stands before it, drawn or known.
+
+        Where all that is known comes first, these are draws from p(unknown | known). Elsewhere what is known after them
+        gives them their weight,
+
+            log w = Σ log p(x_d | x_<d) over known d that follow an unknown one.
+
+        Args:
+            u: share of each drawn element's mass below it, `(*, *event)`.
+            given, known: values, and where they hold, `(*, *event)`.
+
+        Returns:
+            `(*, *event)`, and log w, `(*)`; None where nothing is known.
         """
         lead = u.shape[: u.dim() - len(self.event_shape)]
-        u = u.flatten(len(lead)).reshape(-1, self.of.network.dims)
-        x = torch.empty_like(u)
-        held = known.flatten().tolist() if known is not None else None
-        if given is not None:
-            given = given.expand(lead + self.event_shape).reshape(x.shape)
+        u = u.reshape(-1, self.of.network.dims)
+        x, weight, every, some = torch.empty_like(u), None, [], []
+        drawn = torch.zeros(len(u), dtype=torch.bool, device=u.device)
+        if known is not None:
+            assert given is not None
+            given, known = (v.expand(lead + self.event_shape).reshape(x.shape) for v in (given, known))
+            weight, every, some = u.new_zeros(len(u)), known.all(0).tolist(), known.any(0).tolist()
         step, last = self.of.network.walk(len(u), self._rows(lead)), None
+        end, ended = self.of.end, torch.zeros_like(drawn)
         for position in self.of.network.order.tolist():
-            parameters = step(last)
-            if held is not None and held[position]:
-                assert given is not None
-                last = given[:, position]
-            else:
-                factor = self._shaped(self._element(position)(parameters))
+            if end is not None and ended.all():
+                x[:, position] = end
+                continue
+            factor = self._shaped(self._element(position)(step(last)))
+            if weight is None or not some[position]:
                 last = factor.quantile(u[:, position : position + 1])[:, 0]
+                drawn = torch.ones_like(drawn)
+            else:
+                assert given is not None and known is not None
+                last, here = given[:, position], known[:, position]
+                if bool((here & drawn & ~ended).any()):
+                    log_p = factor.log_prob(last.unsqueeze(1))
+                    weight += torch.where(here & drawn & ~ended, log_p, torch.zeros_like(log_p))
+                if not every[position]:
+                    last = torch.where(here, last, factor.quantile(u[:, position : position + 1])[:, 0])
+                    drawn = drawn | ~here
+            if end is not None:
+                last = last.masked_fill(ended, end)
+                ended = ended | (last == end)
             x[:, position] = last
-        return x.reshape(lead + self.event_shape)
+        return x.reshape(lead + self.event_shape), None if weight is None else weight.reshape(lead)
 
     @torch.no_grad()
     def from_noise_naively(self, u: Tensor) -> Tensor:
@@ -303,6 +367,8 @@ def embedding(support: Support, width: int) -> nn.Module:
     """Values of a support as vectors: whole numbers out of few, each its own vector; else affine in the number."""
     if support.kind == "binary":
         return Symbols(width, 2)
+    if support.kind == "symbol":
+        return Symbols(width, support.levels or 2)
     if support.kind == "levels" and (support.levels or 0) <= 256:
         return Symbols(width, support.levels or 256)
     return Numbers(width, support.middle, support.unit, logarithm=support.kind == "count")

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from jensen.conditionals.heads import Support
+from jensen.conditionals.heads import Support, expect_numbers
 from jensen.models.autoregressive import autoregressive
 from jensen.nets.made import MADE
 from jensen.nets.stack import Activation, Size
@@ -28,7 +28,7 @@ def made(
     activation: Activation = "relu",
     residual: bool = False,
     orderings: Size = 1,
-    order: Literal["given", "random"] = "given",
+    order: Literal["given", "random", "any"] = "given",
 ) -> MADE:
     """A masked perceptron: one pass gives all conditionals; a sample computes each hidden unit once.
 
@@ -38,9 +38,12 @@ def made(
         residual: whether hidden layers after the first are residual blocks, of equal sizes.
         orderings: how many orders of the elements are trained at once; the density is their average. More than one are
             random orders.
-        order: of the elements where there is one: as they come, or at random.
+        order: of the elements where there is one: as they come, or at random. "any" trains a fresh order at every step,
+            so that whatever is missing can be drawn given the rest, exactly; the density is the average over as many
+            random orders as `orderings` says (Uria, Murray and Larochelle 2014, arXiv:1310.1757).
     """
-    dims, at_random = math.prod(support.shape), order == "random" or orderings > 1
+    expect_numbers(support, "made")
+    dims, at_random = math.prod(support.shape), order != "given" or orderings > 1
     return MADE(
         support.shape,
         per_element,
@@ -49,6 +52,7 @@ def made(
         activation=activation,
         residual=residual,
         orders=torch.stack([torch.randperm(dims) if at_random else torch.arange(dims) for _ in range(orderings)]),
+        any_order=order == "any",
         middle=support.middle,
         unit=support.unit,
         logarithm=support.kind == "count",

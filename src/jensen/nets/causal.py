@@ -64,6 +64,13 @@ class Causal(nn.Module):
     def use(self, ordering: int) -> None:
         """Work in the order of that number from now on."""
 
+    any_order = False
+    """Whether the network is trained in all orders, so that any will do; `arrange` chooses one."""
+
+    def arrange(self, order: Tensor) -> None:
+        """Work in this order from now on, (D,). Only where `any_order`."""
+        raise NotImplementedError
+
 
 def raster(shape: tuple[int, ...]) -> Tensor:
     """Positions of a picture (C, H, W) pixel by pixel, row by row, the colours of a pixel together; of a row as it is.
@@ -132,6 +139,9 @@ class SequenceNet(Causal):
         context: C, 0 for none.
         positions: whether each position has a vector of its own, added to the input: for data whose elements are not
             alike, as the columns of a table or the pixels of a centred picture.
+
+    Attributes:
+        hidden_share: of the elements that training hides, each at random, from those after it.
     """
 
     def __init__(
@@ -151,12 +161,18 @@ class SequenceNet(Causal):
         self.positions = nn.Parameter(0.1 * torch.randn(self.dims, core.width)) if positions else None
         self.output = nn.Linear(core.width, per_element)
         nn.init.zeros_(self.output.bias)
+        self.hidden_share = 0.0
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        row = x.flatten(1).index_select(1, self.order)
-        h = torch.cat([self.first.expand(len(x), 1, -1), self.embed(row[:, :-1])], 1)
+        row = x.flatten(1)  # a sequence may be cut short, as what comes after does not matter
+        row = row.index_select(1, self.order) if len(self.shape) == 3 else row
+        before = self.embed(row[:, :-1])
+        if self.training and self.hidden_share:
+            seen = torch.rand_like(before[..., :1]) >= self.hidden_share
+            before = before * seen
+        h = torch.cat([self.first.expand(len(x), 1, -1), before], 1)
         if self.positions is not None:
-            h = h + self.positions
+            h = h + self.positions[: h.shape[1]]
         if self.context is not None:
             assert context is not None
             h = h + self.context(context).unsqueeze(1)

@@ -19,6 +19,7 @@ class MADE(Causal):
 
     Args:
         orders: of the elements, first to last, (M, D); the same weights serve all of them.
+        any_order: whether it is trained in all orders; `orders` are those that its density is the average of.
         middle, unit: x enters as (x − middle) / unit.
         logarithm: whether it enters as log(1 + x): counts.
         others: see `MaskedMLP`.
@@ -36,6 +37,7 @@ class MADE(Causal):
         activation: Activation = "relu",
         residual: bool = False,
         orders: Tensor | None = None,
+        any_order: bool = False,
         middle: float = 0.0,
         unit: float = 1.0,
         logarithm: bool = False,
@@ -51,6 +53,7 @@ class MADE(Causal):
             residual=residual,
             order=self.orders[0],
         )
+        self.any_order = any_order
         self.middle, self.unit, self.logarithm = middle, unit, logarithm
 
     @property
@@ -62,8 +65,11 @@ class MADE(Causal):
         return len(self.orders)
 
     def use(self, ordering: int) -> None:
-        if not torch.equal(self.net.order, self.orders[ordering]):
-            self.net.set_order(self.orders[ordering])
+        self.arrange(self.orders[ordering])
+
+    def arrange(self, order: Tensor) -> None:
+        if not torch.equal(self.net.order, order):
+            self.net.set_order(order)
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x.log1p() if self.logarithm else (x - self.middle) / self.unit

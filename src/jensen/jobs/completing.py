@@ -1,0 +1,80 @@
+"""Draws of what is missing of a datum under an autoregressive density p(x) = Π_d p(x_d | x_<d).
+
+- A network trained in any order is given what is known first: then what is missing is drawn from p(x_m | x_o) itself.
+- A network of one order draws each missing element given those before it. What is known after them can only weigh such
+  draws, so they are resampled by their weights, and the effective sample size says how much is left of them. Where all
+  that is known comes first, nothing is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from jensen.conditionals.autoregressive import Autoregression, Autoregressive
+from jensen.jobs.run import Run
+
+ENOUGH = 100  # draws of a datum from which its mean is taken, at least
+TOGETHER = 2048  # rows that walk at once
+
+
+def sequential(run: Run) -> bool:
+    """Whether a model's density of the datum is autoregressive, with nothing hidden."""
+    return isinstance(run.model.p[run.model.data].module, Autoregressive) and not run.model.hidden
+
+
+def complete(
+    run: Run,
+    x: Tensor,
+    missing: Tensor,
+    context: Mapping[str, Tensor],
+    draws: int,
+    particles: int,
+    keep: Callable[[Tensor, str, Tensor, Tensor, Tensor], None],
+) -> None:
+    """Draw what is missing, each datum by itself.
+
+    Args:
+        x, missing: (N, *event).
+        context: conditions, by name, (N, ...).
+        draws: M, of each datum.
+        particles: of importance resampling.
+        keep: told of rows (B,), the method, draws (M, B, D), means (B, D) and effective sample sizes (B,).
+    """
+    factor = run.model.p[run.model.data]
+    module = factor.module
+    assert isinstance(module, Autoregressive)
+    network, flat = module.network, missing.flatten(1)
+    for pattern, rows in _patterns(flat):
+        if network.any_order:
+            network.arrange(torch.cat([torch.nonzero(~pattern)[:, 0], torch.nonzero(pattern)[:, 0]]))
+        else:
+            network.use(0)
+        behind = pattern[network.order].int().diff().clamp_max(0).any()  # something known follows something missing
+        exact = not bool(behind) and (network.any_order or network.orderings == 1)
+        k = max(draws, ENOUGH) if exact else max(particles, draws)
+        for few in rows.split(max(1, TOGETHER // k)):
+            given = [context[name][few] for name in factor.parents]
+            p: Autoregression = module(*given)
+            u = p.noise((k, len(few), *network.shape))
+            found, weight = p.complete(u, x[few], ~missing[few])
+            found = found.flatten(2)
+            assert weight is not None
+            if exact:
+                keep(few, "ordered", found[:draws], found.mean(0), torch.full((len(few),), float(k)))
+                continue
+            share = weight.softmax(0)
+            chosen = torch.multinomial(share.T, draws, replacement=True).T  # (M, B)
+            taken = found.gather(0, chosen.unsqueeze(2).expand(-1, -1, found.shape[2]))
+            size = torch.exp(2 * weight.logsumexp(0) - (2 * weight).logsumexp(0))
+            keep(few, "importance", taken, (share.unsqueeze(2) * found).sum(0), size)
+
+
+def _patterns(missing: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each pattern of what is missing, (D,), with the rows that have it."""
+    patterns, which = missing.unique(dim=0, return_inverse=True)
+    for i, pattern in enumerate(patterns):
+        if bool(pattern.any()):
+            yield pattern, torch.nonzero(which == i)[:, 0]
