@@ -140,3 +140,15 @@ def test_a_subset_at_random_keeps_its_rows():
     np.testing.assert_allclose(some.probabilities, whole.probabilities[some.rows])
     with pytest.raises(ConfigError, match="--draws: expected >= 1, got 0"):
         run.cluster(draws=0)
+
+
+def test_diagnosis_names_empty_components():
+    run = train("mixture", labelled(), components=3)
+    names = {f.name: f for f in run.diagnose().findings}
+    assert "posterior collapse" not in names
+    found = names["empty clusters"]
+    assert found.ok and found.evidence["mutual_information"] == pytest.approx(np.log(3), abs=1e-3)
+    weights, _ = parts_of(run.model)
+    weights.set(torch.tensor([0.5, 0.5, 1e-6], dtype=torch.float64))
+    found = {f.name: f for f in run.diagnose().findings}["empty clusters"]
+    assert not found.ok and found.sentence.startswith("2 of 3 components have data") and "components=2" in found.try_

@@ -1,6 +1,7 @@
 """Diagnose: known faults, each looked for with evidence. What is looked for follows from what a model has.
 
-Hidden variables: see `latent_health`. Invertible maps: see `flow_health`. Any likelihood: overfitting.
+Hidden variables: see `latent_health`, or, of a mixture, `cluster_health`. Invertible maps: see `flow_health`. Any
+likelihood: overfitting.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from jensen.core import EXACT, mean_and_stderr, seeded
 from jensen.errors import CapabilityError
-from jensen.jobs import flow_health, latent_health
+from jensen.jobs import cluster_health, flow_health, latent_health
 from jensen.jobs.finding import Finding
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
@@ -71,6 +72,7 @@ def diagnose(
     with seeded(seed, run.device):
         batch = run.tensors(part).take(index)
         findings = [latent_health.collapse(run.model, batch), latent_health.floor(run.model, batch)]
+        findings.append(cluster_health.clusters(run.model, batch))
         if run.capabilities.likelihood:
             findings += [latent_health.inference_gap(run.model, batch), _overfitting(run, batch, data)]
         findings += flow_health.findings(run, found, batch)
@@ -86,7 +88,7 @@ def _against_overfitting(run: Run) -> str:
     dropout = settings.get("encoder", {}).get("input_dropout")
     tries = [] if dropout is None or dropout >= 0.5 else [f"encoder.input_dropout={0.2 if dropout < 0.2 else 0.4}"]
     tries += ["a smaller network"]
-    tries += [f"fewer {name}" for name in ("latents", "layers") if name in settings]
+    tries += [f"fewer {name}" for name in ("latents", "layers", "components") if name in settings]
     return f"{', '.join(tries)} or fewer epochs"
 
 

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from jensen.core import EXACT, Joint, Model, evidence, mean_and_stderr
 from jensen.distributions import DiagonalNormal, StandardNormal
+from jensen.jobs.cluster_health import is_component
 from jensen.jobs.finding import Finding
 from jensen.objectives.estimators import elbo, importance
 
@@ -30,7 +31,7 @@ REFINE_DATA, REFINE_STEPS = 100, 150
 def collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     """Active units, the KL in all, and that of each dimension (of its marginal, where q is not diagonal), in nats."""
     e = model.evidence(batch)
-    names = [name for name in model.inferred if name in e.q and name in e.p]
+    names = [name for name in model.inferred if name in e.q and name in e.p and not is_component(e.q[name])]
     if not names:
         return None
     kl: list[list[float]] = []
