@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 from scipy.special import logsumexp
+from threadpoolctl import threadpool_limits
 
 from harness import arguments, interleave_processes, keep
 from jensen.core import Model, seeded
@@ -95,6 +96,7 @@ def ours(bits: int, classes: int) -> Callable[[], int]:
 
 
 def plain(bits: int, classes: int) -> Callable[[], int]:
+    threadpool_limits(torch.get_num_threads())  # NumPy's products, too
     features, n, w = indicators([2] * bits, "pairs", [])[0], counts(bits), start(bits, classes)
 
     def work() -> int:
