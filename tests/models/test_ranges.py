@@ -19,6 +19,7 @@ from jensen.conditionals.ranges import Ranges
 from jensen.core import Model, seeded
 from jensen.data import Dataset, Schema, Split
 from jensen.errors import ConfigError, DataError
+from jensen.jobs.report.record import numbers
 from jensen.registry import build, find, names
 
 RANGES = {"positive": ["income"], "bounded": ["share:0:1"], "circular": ["angle:0:360"]}
@@ -114,7 +115,9 @@ def test_a_density_below_a_bound_mirrors_one_above_it():
 def test_a_density_of_two_columns_integrates_to_one(model, pair):
     columns = [COLUMNS.index(name) for name in pair]
     schema = Schema.of_table(rows(50)[:, columns], pair)
-    own = {"components": 2, "flow": "maf", "flow.layers": 2, "flow.hidden": [8, 8]} if model == "flow-mixture" else SMALL
+    own = (
+        {"components": 2, "flow": "maf", "flow.layers": 2, "flow.hidden": [8, 8]} if model == "flow-mixture" else SMALL
+    )
     ranges = {k: [word for word in v if word.partition(":")[0] in pair] for k, v in RANGES.items()}
     built = moved(model, schema, 0.15, **own, **ranges)
     known = {"income": stats.lognorm(1.5, scale=5), "share": stats.beta(0.5, 0.5), "angle": stats.uniform(0, 360)}
@@ -256,13 +259,15 @@ def test_scores_outside_are_minus_infinity_and_their_gradients_finite():
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_a_run_scores_rows_outside_as_impossible():
-    run = jensen.train("maf", dataset(), epochs=1, **SMALL, **RANGES)
+def test_a_run_scores_rows_outside_as_impossible(tmp_path):
+    """And a report can say so."""
+    run = jensen.train("maf", dataset(), out=tmp_path, epochs=1, **SMALL, **RANGES)
     x = rows(3)
     x[1, 0] = -5
     found = run.score(x)
     assert found.rows is not None and found.nats == -math.inf
     assert found.rows.isfinite().tolist() == [True, False, True]
+    assert "not finite" in numbers(run)[1]
 
 
 @given(low=st.floats(-1e6, 1e6), width=st.floats(1e-3, 1e6), center=st.floats(0.01, 0.99), scale=st.floats(1e-3, 1.0))
@@ -288,7 +293,10 @@ def test_bounds_are_rounded_inwards(low, width, center, scale):
         ({"bounded": ["share:1:0"]}, "bounded: 'share:1:0': expected low < high, got 1 and 0"),
         ({"circular": ["angle:0:inf"]}, "circular: 'angle:0:inf': a turn begins and ends at a finite number"),
         ({"positive": ["share"], "bounded": ["share:0:1"]}, "bounded: 'share:0:1': it stands there twice"),
-        ({"circular": ["angle:0:360"], "base": "student-t"}, "circular: directions start from a uniform one"),
+        (
+            {"circular": ["angle:0:360"], "base": "student-t"},
+            "circular: expected base=normal, which becomes a uniform direction, got 'student-t'",
+        ),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else None,
 )

@@ -109,7 +109,7 @@ def density(
     support, (parents, context) = Support.of(schema), given(schema, conditional)
     ranges = Ranges.of(schema, positive, bounded, circular)
     if any(ranges.around) and getattr(base, "name", "normal") != "normal":
-        raise ConfigError("circular: directions start from a uniform one, and so does the flow from base=normal")
+        raise ConfigError(f"circular: expected base=normal, which becomes a uniform direction, got {base.name!r}")
 
     def inner(event: tuple[int, ...], context: int) -> Transform:
         return Composed([transform(event, context), normalization(event)])

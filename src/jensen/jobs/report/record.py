@@ -36,7 +36,7 @@ def numbers(run: Run) -> tuple[str, str]:
         what = f"{s['data']}, {s['split']} part, {s['n']:,} data"
         rows.append(
             [
-                f"{s['nats']:.2f} ± {s['stderr']:.2f}" if s["stderr"] is not None else f"{s['nats']:.2f}",
+                _with_error(s["nats"], s["stderr"]),
                 "–" if s["bits_per_dim"] is None else f"{s['bits_per_dim']:.4f}",
                 KINDS[s["kind"]],
                 f"{s['estimator']}{how}{', in float64' if s.get('precision') == 'float64' else ''}",
@@ -75,6 +75,13 @@ def numbers(run: Run) -> tuple[str, str]:
         place = shlex.quote(str(run.folder.path)) if run.folder else "RUN"
         caption += f" Not scored yet: <code>jensen score {escaped(place)}</code> adds the test data."
     return caption, body
+
+
+def _with_error(nats: float | None, stderr: float | None) -> str:
+    """A score with its standard error, None where a number is not finite: data that a model takes for impossible."""
+    if nats is None:
+        return "not finite"
+    return f"{nats:.2f}" if stderr is None else f"{nats:.2f} ± {stderr:.2f}"
 
 
 def _facts(run: Run) -> str:
