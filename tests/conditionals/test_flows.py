@@ -12,12 +12,13 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 
 from jensen.conditionals.amortized import Amortized
-from jensen.conditionals.flows import Flow, FlowPosterior, flow_posterior
+from jensen.conditionals.flows import Flow, FlowPosterior, flow_posterior, support_of
 from jensen.conditionals.heads import diagonal
 from jensen.conditionals.priors import mixture, normal, uniform
 from jensen.conditionals.transformed import Transformed
 from jensen.core import Joint, Model
 from jensen.distributions import DiagonalNormal, StandardNormal
+from jensen.errors import ConfigError
 from jensen.objectives.elbo import importance_weighted
 from jensen.registry import Choice, configure, find, names
 from jensen.transforms import Composed, Inverse, Planar, Radial, Sigmoid, Transform
@@ -323,6 +324,11 @@ def test_a_posterior_of_a_bounded_flow_lives_there():
 def test_every_prior_can_be_the_base_of_a_flow():
     for name in names("prior"):
         chosen = find("prior", name)
-        flow = Flow(Choice(chosen, configure(chosen, {}))((D,)), Planar(D))
+        base = Choice(chosen, configure(chosen, {"classes": D} if "classes" in chosen.settings else {}))((D,))
+        if support_of(base).is_discrete:
+            with pytest.raises(ConfigError, match="live on different sets"):
+                Flow(base, Planar(D))
+            continue
+        flow = Flow(base, Planar(D))
         x, log_p = flow().rsample_and_log_prob((50,))
         torch.testing.assert_close(flow().log_prob(x), log_p, rtol=1e-3, atol=1e-3)

@@ -50,7 +50,7 @@ def infer(
         str, typer.Option(metavar="G", help="auto, pathwise, sticking-the-landing, score or measure-valued.")
     ] = "auto",
     samples: Annotated[int, typer.Option(metavar="S", help="Draws of q a step.")] = 16,
-    draws: Annotated[int, typer.Option(metavar="N", help="Draws of the fitted q, which judge it.")] = 4000,
+    draws: Annotated[int, typer.Option(metavar="N", help="Draws of the fitted q, which judge it.")] = 20_000,
     max_steps: Annotated[
         int, typer.Option(metavar="N", help="A limit; the fit ends when its bound stops rising.")
     ] = 20_000,

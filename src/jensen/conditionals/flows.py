@@ -15,6 +15,7 @@ from jensen.conditionals.heads import positive
 from jensen.conditionals.ranges import Ranges
 from jensen.conditionals.transformed import Transformed
 from jensen.distributions import DiagonalNormal
+from jensen.errors import ConfigError
 from jensen.registry import FlowSlot, Prior, component
 from jensen.transforms import Composed, Inverse, Sigmoid, Softplus, Transform, interval
 
@@ -71,13 +72,26 @@ def support_of(module: nn.Module) -> Any:
 def carry(start: Any, end: Any, shape: tuple[int, ...]) -> list[Transform]:
     """Fixed maps of each element that lead from one support onto another, by way of the real line.
 
+    Raises:
+        ConfigError: one of them is discrete, or else unknown: no map leads there.
+
     >>> [type(t).__name__ for t in carry(constraints.real, constraints.unit_interval, (2,))]
     ['Sigmoid']
     """
     if start is end or str(start) == str(end):
         return []
+    if start.is_discrete or end.is_discrete:
+        raise ConfigError(
+            f"posterior and prior, or base and flow, live on different sets: {_named(start)}, {_named(end)}"
+        )
     there, back = _from_the_real_line(end, shape), _from_the_real_line(start, shape)
     return [*([Inverse(back)] if back else []), *([there] if there else [])]
+
+
+def _named(support: Any) -> str:
+    """A support in words."""
+    words = {"Boolean()": "bits", "OneHot()": "one-hot classes", "Real()": "real numbers"}
+    return words.get(str(support), str(support))
 
 
 def _from_the_real_line(support: Any, shape: tuple[int, ...]) -> Transform | None:

@@ -157,20 +157,26 @@ class Evidence:
         In closed form where it is known, holds and is wanted (an expectation over this variable), else the
         mean over particles of log q − log p, which may be negative.
         """
-        if closed and self._closed_form_holds(name):
-            try:
-                divergence = kl_divergence(*self._side_by_side(name))
-            except NotImplementedError:
-                pass
-            else:
-                if divergence.dim() == 0:
-                    return divergence.expand(self.batch)
-                return divergence if divergence.shape == (self.batch,) else divergence.view(-1, self.batch).mean(0)
+        divergence = self.closed_kl(name) if closed else None
+        if divergence is not None:
+            return divergence
         if name not in self.q:
             return -_mean(self.log_p[name])  # a code: log q = 0
         if name not in self.p:
             return _mean(self.log_q[name])
         return _mean(self.log_q[name] - self.log_p[name])
+
+    def closed_kl(self, name: str) -> Tensor | None:
+        """KL(q ‖ p) of one hidden variable in closed form, in nats, (B,); None where none is known or holds."""
+        if not self._closed_form_holds(name):
+            return None
+        try:
+            divergence = kl_divergence(*self._side_by_side(name))
+        except NotImplementedError:
+            return None
+        if divergence.dim() == 0:
+            return divergence.expand(self.batch)
+        return divergence if divergence.shape == (self.batch,) else divergence.view(-1, self.batch).mean(0)
 
     def kl_terms(self, name: str) -> Tensor | None:
         """KL(q ‖ p) of each element of a hidden variable, (B, *event); None where no closed form is known."""

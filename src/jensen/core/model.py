@@ -80,9 +80,7 @@ class Model(nn.Module):
         """Whether a variable is the datum x with noise in [0, 1) added: q dequantises it."""
         return name in self.q and getattr(self.q[name].module, "dequantizes", False)
 
-    def evidence(
-        self, observed: Mapping[str, Tensor | Observed], particles: int = 1, paths: bool = True
-    ) -> Evidence:
+    def evidence(self, observed: Mapping[str, Tensor | Observed], particles: int = 1, paths: bool = True) -> Evidence:
         """Walk (p, q); `observed` by name, (B, *event). See `jensen.core.evidence.evidence`."""
         return evidence(self.p, self.q, {k: v for k, v in observed.items() if k in self._known}, particles, paths)
 
@@ -184,7 +182,7 @@ class Model(nn.Module):
         given = set(self.p.names) | set(self.context)
         sample = all(parent in given for f in self.p for parent in f.parents)
         inferred = self.inferred
-        continuous = any(not getattr(self.q[name].module, "discrete", False) for name in inferred)
+        continuous = any(not _is_discrete(self.q[name].module) for name in inferred)
         if measure != "counting" or likelihood is None:
             lossless = "no"
         elif inferred or self.hidden:  # noise too: the bits that choose it come back
@@ -200,3 +198,8 @@ class Model(nn.Module):
             lossy="yes" if continuous else "no",  # an exact code is as large as the datum
             lossless=lossless,
         )
+
+
+def _is_discrete(module: nn.Module) -> bool:
+    """Whether the values of a conditional are countable; one made of a network and a head gives what its head gives."""
+    return getattr(module, "discrete", getattr(getattr(module, "head", None), "discrete", False))

@@ -44,6 +44,7 @@ TOLERANCE = 1e-3  # nats: a rise that matters
 PATH, NEARBY = 30, 20  # points of the ascent that are candidates for a start, and draws that judge each
 SCALES = 1e-4, 1e4  # a first guess of a scale is within
 RUNAWAY = 1e6  # first guesses, beyond which a scale has no end
+BLOCK = 2000  # draws walked at once in judging q
 FAR = 30.0, 300.0  # standard deviations at which a target is asked whether it falls off
 Bounds = tuple[float | None, float | None]
 
@@ -189,7 +190,7 @@ _TENSORS = ("mean", "std", "weighted_mean", "weighted_std", "draws", "log_weight
 def verdict(k_hat: float, draws: int) -> str:
     """What k̂ means, in a sentence.
 
-    >>> verdict(0.3, 4000)[:30]
+    >>> verdict(0.3, 20_000)[:30]
     'k̂ = 0.30, at most 0.70: q is c'
     """
     limit = trustworthy(draws)
@@ -220,7 +221,7 @@ def infer(
     start: Sequence[float] | Tensor | None = None,
     gradient: Gradient = "auto",
     samples: int = 16,
-    draws: int = 4000,
+    draws: int = 20_000,
     window: int = 100,
     max_steps: int = 20_000,
     step_size: float | None = None,
@@ -686,9 +687,9 @@ def _refuse_runaway(q: nn.Module) -> None:
 def _judge(target: Target, q: nn.Module, transform: Composed, draws: int, like: Tensor) -> dict[str, Any]:
     """Draws, weights, and what they say."""
     target.strict = False
-    e = walk(target, q, draws, like)
-    log_w, u = e.log_w[:, 0], e.values["u"]
-    x = transform.forward(u)
+    parts = [walk(target, q, min(BLOCK, draws - done), like) for done in range(0, draws, BLOCK)]
+    log_w = torch.cat([e.log_w[:, 0] for e in parts])
+    x = transform.forward(torch.cat([e.values["u"] for e in parts]))
     doubts = []
     lost = int((log_w == -math.inf).sum())
     if lost:
@@ -710,12 +711,12 @@ def _judge(target: Target, q: nn.Module, transform: Composed, draws: int, like: 
         "std": std,
         "weighted_mean": weighted,
         "weighted_std": spread,
-        "elbo": float(e.elbo()),
+        "elbo": float(log_w.mean()),
         "elbo_stderr": float(log_w.std() / math.sqrt(draws)),
-        "log_evidence": float(e.importance_bound()),
+        "log_evidence": float(log_w.logsumexp(0) - math.log(draws)),
         "log_evidence_stderr": float(w.std() / w.mean() / math.sqrt(draws)),
         "k_hat": smoothed.shape,
-        "effective_sample_size": float(e.effective_sample_size()),
+        "effective_sample_size": float(w.sum().square() / w.square().sum()),
         "draws": x,
         "log_weights": smoothed.log_weights,
         "resampled": x[chosen],

@@ -74,7 +74,7 @@ class Learned(Baseline):
         elif context is None:
             raise ConfigError("baseline: a learned one with a network needs a context")
         else:
-            b = self.network(context).squeeze(-1)
+            b = self.network(context.to(next(self.network.parameters()))).squeeze(-1).to(signal.dtype)
         return Guess(b.detach(), (signal - b).square().mean())
 
 
