@@ -27,3 +27,15 @@ def bits_per_dim(log_likelihood: float, dims: int) -> float:
     if dims <= 0:
         raise ValueError(f"expected dims > 0, got {dims}")
     return -log_likelihood / (dims * LN2)
+
+
+def perplexity(log_likelihood: float, amount: int) -> float:
+    """Among how many equally likely words, say, each was as hard to tell, of a text whose log-likelihood is in nats.
+
+    >>> round(perplexity(-3 * math.log(10), 3), 9)
+    10.0
+    """
+    if amount <= 0:
+        raise ValueError(f"expected an amount > 0, got {amount}")
+    exponent = -log_likelihood / amount
+    return math.exp(exponent) if exponent < 700 else math.inf

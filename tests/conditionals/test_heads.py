@@ -27,7 +27,7 @@ SHAPES = [(5,), (2, 3, 4)]
 TABLE: dict[str, tuple[set[str], int]] = {
     "bernoulli": ({"binary"}, 1),
     "continuous-bernoulli": ({"levels"}, 1),
-    "categorical": ({"levels"}, LEVELS),
+    "categorical": ({"levels", "symbol"}, LEVELS),
     "gaussian": ({"real", "levels"}, 2),
     "student-t": ({"real", "levels"}, 2),
     "discretized-logistic": ({"levels"}, 2),
@@ -41,7 +41,7 @@ FITS = [(name, kind) for name, (kinds, _) in TABLE.items() for kind in sorted(ki
 def head(name: str, kind: Kind, shape: tuple[int, ...] = (5,), role: str = "likelihood", **settings) -> Head:
     component = registry.find(role, name)
     chosen = registry.configure(component, settings)
-    return component.function(Support(kind, shape, LEVELS if kind == "levels" else None), **chosen)
+    return component.function(Support(kind, shape, LEVELS if kind in ("levels", "symbol") else None), **chosen)
 
 
 def data(kind: Kind, n: int, shape: tuple[int, ...]) -> Tensor:
@@ -51,6 +51,8 @@ def data(kind: Kind, n: int, shape: tuple[int, ...]) -> Tensor:
     match kind:
         case "binary":
             return torch.bernoulli(where.expand(n, *shape))
+        case "symbol":  # the same at all places
+            return torch.multinomial(torch.linspace(1, 2, LEVELS), n * where.numel(), True).reshape(n, *shape).float()
         case "levels":
             return (where * (LEVELS - 1) + 1.5 * torch.randn(n, *shape)).round().clamp(0, LEVELS - 1)
         case "count":

@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 
 from jensen.core import EXACT, LOWER_BOUND, Model, Observed, seeded
 from jensen.data import Dataset, Schema, Split
+from jensen.data.text_tokens import Tokens
 from jensen.distributions import Elementwise
 from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs.models import table, toy
@@ -40,6 +41,7 @@ REAL = _RNG.normal(size=(24, 3)) @ np.array([[1, 0.5, 0], [0, 1, 0.5], [0, 0, 1]
 COUNTS = _RNG.poisson(2.0, size=(24, 3)).astype(float)
 BITS = _RNG.integers(0, 2, size=(24, 4)).astype(float)
 BINARY_PICTURES = _RNG.integers(0, 2, size=(24, 1, 2, 2), dtype=np.uint8)
+TEXTS = np.array([[0, 1, 2], [1, 2, 2], [0, 0, 1], [1, 1, 2], [2, 2, 2], [0, 1, 0], [0, 2, 2], [1, 0, 2]] * 3)
 GREY_PICTURES = _RNG.integers(0, 3, size=(24, 1, 1, 2), dtype=np.uint8)
 
 DATA: dict[str, tuple[Schema, np.ndarray]] = {
@@ -47,6 +49,7 @@ DATA: dict[str, tuple[Schema, np.ndarray]] = {
     "count table": (_columns(COUNTS, "count"), COUNTS),
     "binary table": (_columns(BITS, "binary"), BITS),
     "binary pictures": (Schema.of_pictures((1, 2, 2), levels=2), BINARY_PICTURES),
+    "text": (Schema.of_text(3, Tokens.of_characters(["ab"], lines=True)), TEXTS),
     "grey pictures": (Schema.of_pictures((1, 1, 2), levels=3), GREY_PICTURES),
 }
 
@@ -311,7 +314,7 @@ def outcomes(schema: Schema) -> Tensor:
 
 def countable() -> list[Variant]:
     """Where all data can be listed. Networks and objectives are left to the other laws."""
-    kinds = ("binary table", "binary pictures", "grey pictures")
+    kinds = ("binary table", "binary pictures", "grey pictures", "text")
     roles = {k: s.role for m in names(MODEL) for k, s in find(MODEL, m).settings.items()}
     return [
         v

@@ -118,7 +118,7 @@ def test_what_is_not_here_says_where_to_put_it(no_data):
         load_data("frey-faces")
 
 
-@pytest.mark.parametrize("name", ["adult", "ptb", "tinyshakespeare"])
+@pytest.mark.parametrize("name", ["adult"])
 def test_what_cannot_be_read_yet_says_so(name):
     with pytest.raises(DataError, match="not supported by this version"):
         load_data(name)

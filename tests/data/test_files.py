@@ -296,9 +296,6 @@ def test_unknown_names_paths_and_things(tmp_path):
         load_data("mnist-5")
     with pytest.raises(ConfigError, match="got list"):
         load_data([1, 2])
-    (tmp_path / "a.txt").write_text("words")
-    with pytest.raises(DataError, match="text is not supported"):
-        load_data(tmp_path / "a.txt")
     (tmp_path / "a.xls").write_text("")
     with pytest.raises(DataError, match=r"a\.xls: expected a folder of pictures or of sound, or a file ending in"):
         load_data(tmp_path / "a.xls")

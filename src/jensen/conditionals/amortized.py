@@ -10,6 +10,8 @@ from torch.distributions import Distribution
 
 from jensen.conditionals.heads import Head, Support
 from jensen.core import Deterministic
+from jensen.errors import ConfigError
+from jensen.nets.reading import Reader
 
 
 class Rescale(nn.Module):
@@ -24,7 +26,19 @@ class Rescale(nn.Module):
 
 
 def rescaled(network: nn.Module, support: Support) -> nn.Module:
-    """A network that takes data of that support: levels are rescaled first, all else is of order one already."""
+    """A network that takes data of that support: levels are rescaled first, symbols embedded, and all else is of order
+    one already.
+
+    Raises:
+        ConfigError: the data are symbols, and the network takes numbers.
+    """
+    if support.kind == "symbol":
+        if not isinstance(network, Reader):
+            raise ConfigError(
+                "encoder: this network takes numbers; for a text choose rnn or transformer"
+            )
+        network.take_symbols(support.levels or 2, support.end)
+        return network
     return nn.Sequential(Rescale(support.levels or 256), network) if support.kind == "levels" else network
 
 

@@ -28,6 +28,7 @@ from jensen.distributions import (
     NegativeBinomial,
     Poisson,
     StudentT,
+    Symbols,
 )
 from jensen.errors import ConfigError
 from jensen.registry import component
@@ -40,7 +41,8 @@ class Support:
     """What the values of a datum can be.
 
     `binary` zeros and ones; `levels` the whole numbers 0..levels−1 (grey levels of a picture); `count` 0, 1,
-    2, …; `real` real numbers, standardised. `shape` is that of one datum: (C, H, W) or (D,).
+    2, …; `real` real numbers, standardised; `symbol` the whole numbers 0..levels−1 without an order, of which one may
+    be the `end` of a row. `shape` is that of one datum: (C, H, W) or (D,).
 
     A network works in numbers of order one: levels are `middle + unit·f` with f in [−1, 1].
 
@@ -52,14 +54,26 @@ class Support:
     kind: Kind
     shape: tuple[int, ...]
     levels: int | None = None
+    end: int | None = None
 
     def __post_init__(self):
-        if (self.kind == "levels") != (self.levels is not None) or (self.levels or 2) < 2:
-            raise ValueError(f"levels: expected 2 or more for kind 'levels' and None otherwise, got {self}")
+        if (self.kind in ("levels", "symbol")) != (self.levels is not None) or (self.levels or 2) < 2:
+            raise ValueError(f"levels: expected 2 or more for levels and symbols and None otherwise, got {self}")
 
     @classmethod
-    def of(cls, schema: Schema) -> Support:
-        """What the data of a schema can be."""
+    def of(cls, schema: Schema, symbols: bool = False) -> Support:
+        """What the data of a schema can be.
+
+        Args:
+            symbols: whether a model takes symbols too, which are no numbers.
+
+        Raises:
+            ConfigError: the data are symbols, and the model takes none.
+        """
+        if not symbols:
+            schema.expect_numbers()
+        if schema.is_text:
+            return cls(schema.kind, schema.event_shape, schema.levels, schema.tokens.end)
         return cls(schema.kind, schema.event_shape, schema.levels if schema.kind == "levels" else None)
 
     @property
@@ -183,6 +197,12 @@ def _inverse_soft_clamp(y: Tensor, limit: float) -> Tensor:
     return limit * torch.atanh((y / limit).clamp(-0.99, 0.99))
 
 
+def expect_numbers(support: Support, what: str) -> None:
+    """Raise `ConfigError` where what takes numbers is given symbols."""
+    if support.kind == "symbol":
+        raise ConfigError(f"{what} takes numbers, and a text is a row of symbols without an order")
+
+
 def _accept(name: str, support: Support, *kinds: Kind) -> None:
     """Raise `ConfigError` unless the head is a likelihood for such data."""
     if support.kind in kinds:
@@ -204,6 +224,7 @@ FITTING: dict[Kind, list[str]] = {
     "levels": ["discretized-logistic", "discretized-logistic-mixture", "categorical", "continuous-bernoulli"],
     "count": ["negative-binomial", "poisson"],
     "real": ["gaussian", "student-t"],
+    "symbol": ["categorical"],
 }
 """Heads that are a likelihood for each kind of data, the default first."""
 
@@ -244,16 +265,26 @@ class ContinuousBernoulliHead(Head):
 
 
 class CategoricalHead(Head):
-    """The output is a logit for each level."""
+    """The output is a logit for each level or symbol."""
 
     def __init__(self, support: Support):
         assert support.levels
         super().__init__(support, per_element=support.levels)
 
     def forward(self, parameters: Tensor) -> Categorical:
-        return Categorical(self._last(parameters), self._event_dims)
+        return self.of(self._last(parameters))
+
+    def of(self, logits: Tensor) -> Categorical:
+        """The density, where the classes come last, `(*, *event, C)`, as they may be ten thousand."""
+        if self.support.kind == "symbol":
+            return Symbols(logits, self._event_dims, self.support.end)
+        return Categorical(logits, self._event_dims)
 
     def initial_bias(self, x: Tensor) -> Tensor:
+        if self.support.kind == "symbol":  # that of all places together
+            counts = torch.bincount(x.long().flatten(), minlength=self.per_element).to(torch.get_default_dtype())
+            share = (counts + 1 / self.per_element) / (counts.sum() + 1)
+            return share.log().to(x.device).unsqueeze(1).expand(-1, math.prod(self.support.shape)).flatten()
         counts = torch.stack([(x == level).sum(0) for level in range(self.per_element)])  # (L, *event)
         return self._join(((counts + 1 / self.per_element) / (len(x) + 1)).log())
 
@@ -412,13 +443,14 @@ def _log_mean(x: Tensor) -> Tensor:
 def auto(support: Support) -> Head:
     """The likelihood that fits the data.
 
-    Binary: Bernoulli. Levels: discretised logistic. Counts: negative binomial. Real: Gaussian.
+    Binary: Bernoulli. Levels: discretised logistic. Counts: negative binomial. Real: Gaussian. Symbols: categorical.
     """
     by_default = {
         "binary": bernoulli,
         "levels": discretized_logistic,
         "count": negative_binomial,
         "real": gaussian,
+        "symbol": categorical,
     }
     return by_default[support.kind](support)
 
@@ -467,8 +499,8 @@ def continuous_bernoulli(support: Support) -> Head:
 
 @component("likelihood", "categorical", paper="van den Oord et al. 2016, arXiv:1601.06759")
 def categorical(support: Support) -> Head:
-    """Probability of each level by a softmax over all of them; the most flexible and the largest head."""
-    _accept("categorical", support, "levels")
+    """Probability of each level or symbol by a softmax over all of them; the most flexible and the largest head."""
+    _accept("categorical", support, "levels", "symbol")
     return CategoricalHead(support)
 
 

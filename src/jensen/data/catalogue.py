@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jensen.data import audio, density, download, files, pictures, splits, tables
+from jensen.data import audio, density, download, files, pictures, splits, tables, text_files
 from jensen.data.raw import ALL, SPLITS, Part, Raw
 from jensen.errors import DataError
 
@@ -395,8 +395,17 @@ ENTRIES: dict[str, Entry] = {
         _debd("mushrooms", "mushrooms, 112 binary columns; published split"),
         _debd("accidents", "traffic accidents, 111 binary columns; published split"),
         Entry("adult", "census income, mixed columns with gaps", unsupported="a table of mixed types with gaps"),
-        Entry("ptb", "Penn Treebank, word level", unsupported="text"),
-        Entry("tinyshakespeare", "Shakespeare, character level", unsupported="text"),
+        Entry(
+            "ptb",
+            "Penn Treebank, 10,000 words, a sentence a line; published split",
+            "ptb_train.txt.gz",
+            partial(text_files.read_splits, usual={"tokens": "words"}),
+        ),
+        Entry(
+            "tinyshakespeare",
+            "1,115,394 characters of Shakespeare; the last tenth is test, the one before it valid",
+            "tinyshakespeare.txt.gz",
+        ),
         Entry("fsdd", "600 spoken digits of six speakers, 8 kHz; published test part", "fsdd.npz", _read_fsdd),
     )
 }

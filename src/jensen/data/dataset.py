@@ -13,6 +13,7 @@ import torch
 
 from jensen.data.audio_levels import loss
 from jensen.data.schema import Schema
+from jensen.data.text_tokens import AMOUNTS
 from jensen.errors import DataError, did_you_mean
 
 Index = torch.Tensor | slice
@@ -26,6 +27,8 @@ class Split:
         x: uint8 pictures (N, C, H, W), float32 waveforms (N, T) or a float64 table (N, D).
         y: labels, int64 (N,), -1 where a row has none; None where nothing has.
         weight: non-negative row weights, float64 (N,), or None.
+        amounts: of text, how many tokens, words, characters, bytes and words that became `<unk>` each row is, int64
+            (N, 5); None where that is not known.
         c: conditions, the columns that a model is given, float64 (N, G): real numbers, and the positions of
             categories among those of the schema; None where there are none.
         index: rows of the original data that these were, int64 (N,).
@@ -38,6 +41,7 @@ class Split:
     index: np.ndarray = field(default_factory=lambda: np.arange(0))
     redraw: bool = False
     c: np.ndarray | None = None
+    amounts: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.index) == 0:
@@ -48,7 +52,7 @@ class Split:
 
     def rows(self, index: np.ndarray) -> Split:
         """The rows at an index, with all that belongs to them."""
-        taken = {name: getattr(self, name) for name in ("y", "weight", "c")}
+        taken = {name: getattr(self, name) for name in ("y", "weight", "c", "amounts")}
         taken = {name: None if values is None else values[index] for name, values in taken.items()}
         return replace(self, x=self.x[index], index=self.index[index], **taken)
 
@@ -170,6 +174,9 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             for name, split in dataset.splits.items()
         },
     }
+    if schema.is_text:
+        report["text"] = _text(dataset)
+        return report
     if schema.is_image:
         report["values"] = {
             "min": int(first.x.min()),
@@ -218,6 +225,20 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         for column, values in zip(schema.given, first.c.T if first.c is not None else (), strict=True)
     ]
     return report
+
+
+def _text(dataset: Dataset) -> dict[str, Any]:
+    """What tokens are, and how much of everything each split holds."""
+    tokens = dataset.schema.tokens
+    known = {name: split.amounts for name, split in dataset.splits.items() if split.amounts is not None}
+    first = next(iter(dataset.splits.values()))
+    return {
+        "tokens": tokens.unit,
+        "vocabulary": tokens.end,
+        "lines": tokens.lines,
+        "amounts": {n: dict(zip(AMOUNTS, a.sum(0).tolist(), strict=True)) for n, a in known.items()},
+        "begins": tokens.decode(first.x[0])[:200],
+    }
 
 
 def _label_counts(split: Split, schema: Schema) -> dict[str, Any]:

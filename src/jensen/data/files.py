@@ -1,4 +1,4 @@
-"""Reading files: .npz, .npy, .csv[.gz], .parquet, .wav, .flac, and folders of pictures or of sound."""
+"""Reading files: .npz, .npy, .csv[.gz], .parquet, .wav, .flac, .txt[.gz], and folders of pictures or of sound."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from jensen.data import audio, pictures, tables
 from jensen.data.raw import ALL, SPLITS, Part, Raw
+from jensen.data.text_files import read_text
 from jensen.errors import DataError
 
 _DELIMITERS = ",;\t"
@@ -31,8 +32,6 @@ def read_path(path: Path) -> Raw:
     for ending, read in READERS.items():
         if path.name.lower().endswith(ending):
             return read(path)
-    if path.name.lower().endswith((".txt", ".txt.gz")):
-        raise DataError(f"{path}: text is not supported by this version")
     raise DataError(f"{path}: expected a folder of pictures or of sound, or a file ending in {', '.join(READERS)}")
 
 
@@ -175,6 +174,8 @@ READERS: dict[str, Callable[[Path], Raw]] = {
     ".parquet": _read_parquet,
     ".wav": audio.read_file,
     ".flac": audio.read_file,
+    ".txt": read_text,
+    ".txt.gz": read_text,
 }
 
 

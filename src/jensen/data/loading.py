@@ -17,6 +17,7 @@ from jensen.data.raw import ALL
 from jensen.data.rows import Rows, take_apart
 from jensen.data.schema import Schema, column_kinds
 from jensen.data.sources import Source, by_position, open_source, reference
+from jensen.data.text import fit_rows, load_text, refuse_columns
 from jensen.errors import ConfigError, DataError, did_you_mean
 
 Binarize = Literal["none", "static", "dynamic"]
@@ -41,6 +42,7 @@ def load_data(
     rate: int | None = None,
     levels: int | None = None,
     encoding: Encoding | None = None,
+    text: Mapping[str, Any] | None = None,
     schema: Schema | None = None,
     gaps: bool = False,
 ) -> Dataset:
@@ -67,6 +69,7 @@ def load_data(
         rate: of sound, in Hz, to which recordings of another are resampled; by default that of most of them.
         levels, encoding: of sound, what a waveform is quantised to: 256 levels unless said otherwise, by the law
             "mu-law" (the default) or "linear".
+        text: of text, what its tokens are and what a datum is: see `jensen.data.text.TextOptions`.
         schema: that of a trained model, which these data must fit. Registered data sets are split as ever;
             other data that bring no split of their own are one split, `all`.
         gaps: cells of a table may be empty, NaN in its rows; it takes the schema of a trained model.
@@ -82,7 +85,11 @@ def load_data(
     drop, given = ([one] if isinstance(one, str) else list(one) for one in (drop, given))
     options = {"binarize": binarize, "label": label, "group": group, "time": time, "weight": weight}
     of_sound = {"length": length, "rate": rate, "levels": levels, "encoding": encoding}
-    recipe = _recipe(ref, options | of_sound, seed, drop, given, fractions, kinds) if schema is None else None
+    recipe = (
+        _recipe(ref, options | of_sound | {"text": text or None}, seed, drop, given, fractions, kinds)
+        if schema is None
+        else None
+    )
     shares = splits.check_fractions(fractions)
     _check_options(binarize, seed, group, time, label, drop, given, kinds, schema)
     if isinstance(ref, Dataset):
@@ -92,6 +99,11 @@ def load_data(
         if schema is None and ref.schema.levels == 2:
             raise ConfigError(f"binarize: {ref.name} is binarised already ({ref.schema.binarization})")
     source = open_source(ref)
+    if source.raw.texts is not None:
+        refuse_columns({**options, **of_sound, "drop": drop, "given": given, "kinds": kinds}, source)
+        return load_text(source, text, schema, seed, shares, recipe)
+    if text:
+        raise ConfigError(f"text: expected a text, got something else ({source.name})")
     audio.check_options(length, rate, levels, encoding, source, schema)
     if source.raw.holds_recordings:
         clips = audio.cut(source.raw, schema if schema is not None and schema.is_sound else None, **of_sound)
@@ -182,6 +194,8 @@ def _check_options(
 
 def matrix(part: Rows, source: Source, schema: Schema | None, gaps: bool = False) -> np.ndarray:
     """x as it goes into a split: uint8 pictures, float32 clips, or the checked float64 cells of a table."""
+    if schema is not None and schema.is_text:
+        return fit_rows(part.x, source, schema)
     if schema is not None and schema.is_array:
         return (fit_sound if schema.is_sound else fit_pictures)(part.x, source, schema)
     if schema is not None:

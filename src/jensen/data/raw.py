@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class Raw:
         published: 0/1 pictures whose binarisation is part of the data set, from grey ones.
         notes: what was done on reading, for the description.
         sound: what clips are, and how they become levels; None for all else.
+        texts: in place of parts, a text or several, of each split; None for all else.
+        usual: options of text where nothing else is said.
     """
 
     parts: Mapping[str, Part]
@@ -56,6 +58,8 @@ class Raw:
     published: bool = False
     notes: tuple[str, ...] = field(default=())
     sound: Field | None = None
+    texts: Mapping[str, str | Sequence[str]] | None = None
+    usual: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, part in self.parts.items():

@@ -11,7 +11,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from jensen.data.audio_levels import Encoding, to_levels, to_wave
-from jensen.errors import DataError
+from jensen.data.text_tokens import Tokens
+from jensen.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 FieldKind = Literal["image", "real", "binary", "count", "category", "ordinal", "text", "audio"]
 Binarization = Literal["none", "static", "dynamic", "given"]
 Measure = Literal["counting", "lebesgue", "mixed"]
-Kind = Literal["binary", "levels", "count", "real"]
+Kind = Literal["binary", "levels", "count", "real", "symbol"]
 
 
 class Field(BaseModel):
@@ -48,6 +49,8 @@ class Field(BaseModel):
     """Of a sound, samples per second."""
     encoding: Encoding | None = None
     """Of a sound, how its waveform becomes levels."""
+    tokens: Tokens | None = None
+    """Of a text, how it becomes whole numbers."""
 
     @property
     def width(self) -> int:
@@ -109,6 +112,16 @@ class Schema(BaseModel):
         return cls(fields=(field,), **extra)
 
     @classmethod
+    def of_text(cls, length: int, tokens: Tokens, **extra: Any) -> Schema:
+        """Schema of rows of so many tokens, lines of a text or windows of it.
+
+        Args:
+            extra: further attributes of the schema.
+        """
+        field = Field(name="x", kind="text", shape=(length,), levels=tokens.count, dtype="object", tokens=tokens)
+        return cls(fields=(field,), **extra)
+
+    @classmethod
     def of_table(
         cls,
         train: np.ndarray,
@@ -157,9 +170,29 @@ class Schema(BaseModel):
         return len(self.fields) == 1 and self.fields[0].kind == "audio"
 
     @property
+    def is_text(self) -> bool:
+        return len(self.fields) == 1 and self.fields[0].kind == "text"
+
+    @property
+    def tokens(self) -> Tokens:
+        """How a text becomes whole numbers."""
+        found = self.fields[0].tokens
+        assert found is not None, "only a text has tokens"
+        return found
+
+    def expect_numbers(self) -> None:
+        """Raises `ConfigError` where the data are symbols, which have no order and no sums."""
+        if self.kind == "symbol":
+            raise ConfigError(
+                "this model takes numbers, and a text is a row of symbols without an order; for a text there are "
+                "markov, rnn, transformer and wavenet, and vae with encoder=rnn likelihood=autoregressive "
+                "likelihood.network=rnn"
+            )
+
+    @property
     def is_array(self) -> bool:
-        """Whether a datum is one array, a picture or a clip, and no row of columns."""
-        return self.is_image or self.is_sound
+        """Whether a datum is one array, a picture, a clip or a text, and no row of columns."""
+        return self.is_image or self.is_sound or self.is_text
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -172,12 +205,16 @@ class Schema(BaseModel):
 
     @property
     def levels(self) -> int | None:
-        """Number of values of a pixel, or of a sample of sound; None for tables."""
+        """Number of values of a pixel, of a sample of sound, or of tokens; None for tables."""
         return self.fields[0].levels if self.is_array else None
 
     @property
     def kind(self) -> Kind:
-        """What the elements of x are: `binary`, `levels` (0..levels-1), `count` or `real`."""
+        """What the elements of x are: `binary`, `levels` (0..levels-1), `count`, `real`, or `symbol`, whole numbers
+        0..levels-1 without an order.
+        """
+        if self.is_text:
+            return "symbol"
         if self.is_array:
             return "binary" if self.levels == 2 else "levels"
         kinds = {field.kind for field in self.fields}
@@ -234,8 +271,8 @@ class Schema(BaseModel):
     def restore(
         self, x: torch.Tensor, c: np.ndarray | None = None, y: np.ndarray | None = None
     ) -> np.ndarray | pandas.DataFrame:
-        """The inverse of `prepare`: pictures uint8 (N, C, H, W); waveforms float32 (N, T); a table as it came, array
-        or DataFrame, with its dtypes, names and order. Integers are rounded.
+        """The inverse of `prepare`: pictures uint8 (N, C, H, W); waveforms float32 (N, T); texts (N,); a table as it
+        came, array or DataFrame, with its dtypes, names and order. Integers are rounded.
 
         Args:
             x: prepared, (N, *event).
@@ -253,6 +290,8 @@ class Schema(BaseModel):
             return np.clip(np.rint(_finite(values, "x")), 0, self.levels - 1).astype(np.uint8)
         if self.is_sound:
             return to_wave(_finite(values, "x"), *self.quantisation).astype(np.float32)
+        if self.is_text:
+            return np.array([self.tokens.decode(row) for row in np.rint(values)], dtype=object)
         values = values * self._scales + self._centers
         return self.table(values, c, y)
 

@@ -47,6 +47,8 @@ def open_source(ref: Any) -> Source:
         return _open_named(ref)
     if isinstance(ref, torch.Tensor):
         ref = ref.detach().cpu().numpy()
+    if _are_texts(ref):
+        return Source(Raw({}, texts={ALL: list(ref)}), "texts")
     if isinstance(ref, np.ndarray):
         return Source(files.raw_arrays({ALL: ref}, {}, "array"), "array")
     if type(ref).__module__.startswith("polars"):
@@ -57,8 +59,13 @@ def open_source(ref: Any) -> Source:
         frame = ref.set_axis([str(column) for column in ref.columns], axis=1).reset_index(drop=True)
         tables.check_columns(list(frame.columns), "frame")
         return Source(Raw({ALL: Part(frame)}, named=True), "frame", container="pandas")
-    expected = "a name, a path, an array, a tensor, a frame or a Dataset"
+    expected = "a name, a path, an array, a tensor, a frame, a list of texts or a Dataset"
     raise ConfigError(f"data: expected {expected}, got {type(ref).__name__}")
+
+
+def _are_texts(ref: Any) -> bool:
+    """Whether something is a list of texts, or an array of them."""
+    return isinstance(ref, (np.ndarray, list, tuple)) and len(ref) > 0 and all(isinstance(one, str) for one in ref)
 
 
 def reference(ref: Any) -> str | None:

@@ -2,7 +2,7 @@
 
 from jensen.distributions.affine import Affine
 from jensen.distributions.bernoulli import Bernoulli, ContinuousBernoulli
-from jensen.distributions.categorical import Categorical
+from jensen.distributions.categorical import Categorical, Symbols, after_end
 from jensen.distributions.counts import NegativeBinomial, Poisson
 from jensen.distributions.elementwise import Elementwise
 from jensen.distributions.kl import Divergence, divergence
@@ -27,6 +27,8 @@ __all__ = [
     "Poisson",
     "StandardNormal",
     "StudentT",
+    "Symbols",
     "Uniform",
+    "after_end",
     "divergence",
 ]

@@ -1,15 +1,16 @@
-"""Probabilities of ordered classes, each with a weight of its own."""
+"""Probabilities of classes, each with a weight of its own: of levels, which have an order, and of symbols."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from jensen.distributions.elementwise import Elementwise
+from jensen.errors import CapabilityError
 
 
 class Categorical(Elementwise):
@@ -64,11 +65,11 @@ class Categorical(Elementwise):
         below = self.probs.cumsum(-1)[..., :-1]  # the last class takes what rounding leaves
         return (below <= u.unsqueeze(-1)).sum(-1).to(self.logits.dtype)
 
-    def tempered(self, temperature: float) -> Categorical:
+    def tempered(self, temperature: float) -> Self:
         """The same with its logits divided."""
-        return Categorical(self.logits / temperature, self.event_dims)
+        return self._map(lambda logits, _: logits / temperature)
 
-    def nucleus(self, share: float) -> Categorical:
+    def nucleus(self, share: float) -> Self:
         """Only the likeliest classes, the fewest that together weigh at least `share`.
 
         Holtzman et al., "The curious case of neural text degeneration", 2020, arXiv:1904.09751.
@@ -76,7 +77,7 @@ class Categorical(Elementwise):
         probs, order = self.probs.sort(-1, descending=True)
         dropped = probs.cumsum(-1) - probs >= share  # what stands before it is enough; the first is always kept
         dropped = torch.zeros_like(dropped).scatter(-1, order, dropped)
-        return Categorical(self.logits.masked_fill(dropped, -torch.inf), self.event_dims)
+        return self._map(lambda logits, _: logits.masked_fill(dropped, -torch.inf))
 
     @property
     def mean(self) -> Tensor:
@@ -93,3 +94,66 @@ class Categorical(Elementwise):
 
     def _classes(self) -> Tensor:
         return torch.arange(self.levels, dtype=self.logits.dtype, device=self.logits.device)
+
+
+class Symbols(Categorical):
+    r"""Probability of rows of symbols 0..C−1, which have no order and so no mean; one of them may be the end.
+
+        log p(x) = Σ_{t ≤ e} log p_t(x_t),        e the place of the first end
+
+    Draws after the first end are ends: a row stands for what comes before it, and rows of one length for texts of
+    many. A row with anything else after its end has probability 0.
+
+    Args:
+        logits: `(*batch, T, C)`.
+        end: the symbol that ends a row; None where rows have no end.
+
+    >>> rows = torch.cartesian_prod(*[torch.arange(3)] * 4)  # a, b and the end, in rows of four
+    >>> Symbols(torch.randn(4, 3), 1, end=2).log_prob(rows).exp().sum().round(decimals=4)
+    tensor(1.)
+    """
+
+    def __init__(self, logits: Tensor, event_dims: int = 1, end: int | None = None):
+        super().__init__(logits, event_dims)
+        self.end = end
+
+    def log_prob_terms(self, value: Tensor) -> Tensor:
+        terms = super().log_prob_terms(value)
+        if self.end is None:
+            return terms
+        after, is_end = after_end(value, self.end), value == self.end
+        if (after & ~is_end).any():
+            terms = terms.masked_fill(after & ~is_end, -torch.inf)
+        return terms.masked_fill(after & is_end, 0.0)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self._ended(super().sample(sample_shape))
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return self._ended(super().quantile(u))
+
+    def _ended(self, value: Tensor) -> Tensor:
+        return value if self.end is None else value.masked_fill(after_end(value, self.end), self.end)
+
+    @property
+    def mean(self) -> Tensor:
+        raise CapabilityError("symbols have no mean, as they have no order: draw from them instead")
+
+    @property
+    def variance(self) -> Tensor:
+        raise CapabilityError("symbols have no variance, as they have no order: draw from them instead")
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest symbol of each place, up to the first end."""
+        return self._ended(super().mode)
+
+
+def after_end(value: Tensor, end: int) -> Tensor:
+    """Which places of rows (*, T) come after the first end.
+
+    >>> after_end(torch.tensor([0, 2, 2, 2]), 2).tolist()
+    [False, False, True, True]
+    """
+    ends = (value == end).long()
+    return ends.cumsum(-1) - ends > 0

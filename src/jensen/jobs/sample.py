@@ -18,6 +18,7 @@ from jensen.jobs.given import Given, read_given
 from jensen.jobs.impute import Imputation, imputation
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
+from jensen.jobs.writing import write_on
 
 BATCH = 1000
 USUAL = 64  # data, where nothing says how many
@@ -34,6 +35,9 @@ def sample(
     temperature: float = 1.0,
     seed: int = 0,
     mean: bool = False,
+    prefix: str = "",
+    length: int | None = None,
+    nucleus: float = 1.0,
     listener: Callable[[float], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Any:
@@ -49,12 +53,16 @@ def sample(
             itself, below 1 stays nearer to the mode.
         seed: equal seeds give equal samples.
         mean: give E[x | z] of each draw of what is hidden instead of a draw of x: smoother, and no sample.
+        prefix: of a text, how each begins.
+        length: of windows of a text, tokens to draw, more than a window's if you like: it goes on from the second half
+            of what it has. By default a window's.
+        nucleus: of a text, draw each token from the likeliest only, the fewest that weigh at least this share.
         listener: told of the share done, in [0, 1], where columns are held.
         say: told how far such draws can be trusted; by default a Python warning says so where they cannot.
 
     Returns:
         Pictures (n, C, H, W): uint8, or float levels where `mean`. Tables: n rows with the columns, order and
-        dtypes of the data, those that were given included.
+        dtypes of the data, those that were given included. Texts (n,).
 
     Raises:
         CapabilityError: p has no distribution over what is hidden, or no density by which to hold columns.
@@ -64,6 +72,13 @@ def sample(
     """
     if not temperature > 0:
         raise ConfigError(f"--temperature: expected > 0, got {temperature}")
+    if run.schema.is_text:
+        if mean:
+            raise ConfigError("--mean: a text has no mean; nucleus and temperature draw what is likelier")
+        return write_on(run, n or USUAL, prefix, length, temperature, nucleus, seed, given, given_from)
+    if prefix or length is not None or nucleus != 1:
+        name = "prefix" if prefix else "length" if length is not None else "nucleus"
+        raise ConfigError(f"--{name}: expected a model of text, got one of {run.schema.kind} data")
     asked = given if isinstance(given, Given) else read_given(run, n, given, given_from, USUAL)
     if asked.x is not None:
         if temperature != 1 or mean:

@@ -25,6 +25,7 @@ from jensen.training.trainer import Event, Trainer, pick_device
 DATA_OPTIONS = (
     *("binarize", "label", "drop", "given", "group", "time", "weight", "fractions", "kinds"),
     *("length", "rate", "levels", "encoding"),
+    "text",
 )
 MAY_CHANGE = ("epochs", "minutes", "device", "threads", "checkpoint_seconds")  # when a run goes on
 

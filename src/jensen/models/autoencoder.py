@@ -39,7 +39,7 @@ def autoencoder(
         noise: standard deviation of Gaussian noise added to the encoder's input in training, in units of the
             input's own; above 0 it is a denoising autoencoder.
     """
-    support, z = Support.of(schema), (latents,)
+    support, z = Support.of(schema, symbols=True), (latents,)
     head = likelihood(support)
     p = Joint({"x | z": Amortized(decoder(z, head.parameter_shape), head)})
     q = Joint({"z | x": AmortizedCode(rescaled(encoder(support.shape, z), support), noise)})

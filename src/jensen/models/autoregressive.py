@@ -19,8 +19,10 @@ from jensen.conditionals.autoregressive import Autoregressive, AutoregressiveHea
 from jensen.conditionals.heads import Support
 from jensen.core import Joint, Model
 from jensen.data.schema import Schema
+from jensen.errors import ConfigError
 from jensen.models.flow import documentation, given, settings_of
-from jensen.nets.causal import Causal
+from jensen.nets.causal import Causal, SequenceNet
+from jensen.nets.stack import Rate
 from jensen.objectives.likelihood import maximum_likelihood
 from jensen.registry import CausalSlot, Likelihood, component
 
@@ -69,7 +71,7 @@ def density(
         likelihood: the family of each element given those before it; "auto" follows the data.
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
-    support, (parents, context) = Support.of(schema), given(schema, conditional)
+    support, (parents, context) = Support.of(schema, symbols=True), given(schema, conditional)
     head = factorised(likelihood(support), "likelihood")
     made = network(support, head.per_element, context.size if context else 0)
     on = f" | {', '.join(parents)}" if context else ""
@@ -78,7 +80,12 @@ def density(
 
 @component("likelihood", "autoregressive", paper="Chen et al. 2017, arXiv:1611.02731")
 def decoder(
-    support: Support, *, network: CausalSlot = "made", likelihood: Likelihood = "auto", features: int = 32
+    support: Support,
+    *,
+    network: CausalSlot = "made",
+    likelihood: Likelihood = "auto",
+    features: int = 32,
+    word_dropout: Rate = 0.0,
 ) -> AutoregressiveHead:
     """A decoder in which each element depends on those before it: p(x | z) = Π p(x_d | x_<d, features(z)).
 
@@ -88,9 +95,16 @@ def decoder(
         network: the causal network.
         likelihood: the family of each element.
         features: size of what the decoder network hands on.
+        word_dropout: share of the elements before it that an element does not see in training, so that it asks z
+            (Bowman et al. 2016, arXiv:1511.06349); of networks of sequences.
     """
     head = factorised(likelihood(support), "likelihood")
-    return AutoregressiveHead(Autoregressive(network(support, head.per_element, features), head), features)
+    made = network(support, head.per_element, features)
+    if word_dropout:
+        if not isinstance(made, SequenceNet):
+            raise ConfigError(f"likelihood.word_dropout: expected a network of sequences, as rnn, got {network.name}")
+        made.hidden_share = word_dropout
+    return AutoregressiveHead(Autoregressive(made, head), features)
 
 
 @component("prior", "autoregressive", paper="Chen et al. 2017, arXiv:1611.02731")

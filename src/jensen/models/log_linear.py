@@ -57,6 +57,7 @@ def log_linear(
         l2: λ₂ of the penalty λ₂/2 ‖w‖²; 0 lets a weight grow without bound where nothing holds it, with a warning.
         top: the highest count that is enumerated, of columns of counts.
     """
+    schema.expect_numbers()
     if labels and not schema.classes:
         raise ConfigError("labels: expected data with labels, got none")
     k = len(schema.classes) if labels and schema.classes else classes

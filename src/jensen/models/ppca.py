@@ -46,6 +46,7 @@ def ppca(
         fit: the closed form, expectation maximisation, or gradient ascent.
         min_scale: floor under σ, in the prepared data's units.
     """
+    schema.expect_numbers()
     dims = math.prod(schema.event_shape)
     if latents >= dims:
         raise ConfigError(f"latents: expected fewer than the data's {dims} dimensions, got {latents}")

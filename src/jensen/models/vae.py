@@ -42,7 +42,7 @@ def vae(
         likelihood: the family of p(x | z); "auto" follows the data.
         objective: what training maximises.
     """
-    support, z = Support.of(schema), (latents,)
+    support, z = Support.of(schema, symbols=True), (latents,)
     head, p_z = likelihood(support), prior(z)
     code = onto(posterior(z), p_z, z)
     p = Joint({"z": p_z, "x | z": Amortized(decoder(z, head.parameter_shape), head)})

@@ -1,0 +1,113 @@
+"""Texts from a model: new ones, and ones that go on from a beginning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jensen.conditionals.autoregressive import Autoregression
+from jensen.core import seeded
+from jensen.distributions import Symbols
+from jensen.errors import CapabilityError, ConfigError
+from jensen.jobs.run import Run
+
+ROWS = 64  # texts at once
+
+
+@torch.no_grad()
+def write_on(
+    run: Run,
+    n: int,
+    prefix: str = "",
+    length: int | None = None,
+    temperature: float = 1.0,
+    nucleus: float = 1.0,
+    seed: int = 0,
+    given: Any = None,
+    given_from: Any = None,
+) -> np.ndarray:
+    """n texts, (n,), that begin with a prefix; see `jensen.jobs.sample`.
+
+    Raises:
+        CapabilityError: a prefix or more than a window, of a model that hides something: what is hidden would have to
+            be inferred from it.
+        ConfigError: an option out of range, or that a text has not.
+        DataError: the prefix holds what is no token.
+    """
+    tokens, size = run.schema.tokens, run.schema.event_shape[0]
+    problems = []
+    if n < 1:
+        problems.append(f"-n: expected >= 1, got {n}")
+    if given or given_from is not None:
+        problems.append("--given: a text has no columns; --prefix says how it begins")
+    if not 0 < nucleus <= 1:
+        problems.append(f"--nucleus: expected a share in (0, 1], got {nucleus}")
+    if length is not None and tokens.lines:
+        problems.append("--length: expected a model of windows of a text; a line ends by itself")
+    if length is not None and length < 1:
+        problems.append(f"--length: expected >= 1, got {length}")
+    begun = tokens.encode(prefix, "--prefix")
+    if tokens.lines and len(begun) >= size:
+        problems.append(f"--prefix: expected fewer than {size} {tokens.unit}, the most of a line, got {len(begun)}")
+    if problems:
+        raise ConfigError(problems)
+    wanted = max(len(begun), length or size)
+    alone = not run.model.hidden and not run.model.context
+    if (len(begun) or wanted > size) and not alone:
+        raise CapabilityError(
+            f"{run.spec['model']} hides what a text is drawn from, so it cannot go on from a beginning; leave out "
+            f"{'--prefix' if len(begun) else '--length'}"
+        )
+    texts = []
+    with seeded(seed, run.device):
+        for start in range(0, n, ROWS):
+            rows = min(ROWS, n - start)
+            if alone:
+                drawn = _go_on(run, rows, torch.from_numpy(begun), wanted, temperature, nucleus)
+            else:
+                drawn = _whole(run, rows, temperature, nucleus)
+            texts += [tokens.decode(row) for row in drawn.long().cpu().numpy()]
+    return np.array(texts, dtype=object)
+
+
+def _whole(run: Run, n: int, temperature: float, nucleus: float) -> Tensor:
+    """Texts by way of what is hidden, (n, T)."""
+    factor = run.model.p[run.model.data]
+    values = run.model.sample(n, temperature=1.0) if not factor.parents else _above(run, n)
+    met = factor.module(*(values[name] for name in factor.parents))
+    return _sharpened(met, temperature, nucleus).sample(() if met.batch_shape else (n,))
+
+
+def _above(run: Run, n: int) -> dict[str, Tensor]:
+    """What p draws before the text."""
+    values: dict[str, Tensor] = {}
+    for factor in run.model.p:
+        if factor.name == run.model.data:
+            break
+        met = factor.module(*(values[name] for name in factor.parents))
+        values[factor.name] = met if isinstance(met, Tensor) else met.sample(() if met.batch_shape else (n,))
+    return values
+
+
+def _go_on(run: Run, n: int, begun: Tensor, wanted: int, temperature: float, nucleus: float) -> Tensor:
+    """Texts (n, wanted), a window at a time: each goes on from the second half of what there is."""
+    size, end = run.schema.event_shape[0], run.schema.tokens.end
+    met = _sharpened(run.model.p[run.model.data].module(), temperature, nucleus)
+    text = begun.to(run.device, torch.get_default_dtype()).expand(n, -1)
+    while text.shape[1] < wanted and not (text == end).any(1).all():
+        kept = text if text.shape[1] < size else text[:, -(size // 2) :]
+        known = torch.arange(size, device=text.device) < kept.shape[1]
+        held = torch.nn.functional.pad(kept, (0, size - kept.shape[1]))
+        drawn, _ = met.complete(met.noise((n, size)), held, known)
+        text = torch.cat([text, drawn[:, kept.shape[1] :].to(text)], 1)
+    return text[:, :wanted]
+
+
+def _sharpened(met: Any, temperature: float, nucleus: float) -> Any:
+    if not isinstance(met, Autoregression | Symbols):
+        raise CapabilityError("this model draws no symbols")
+    met = met.tempered(temperature) if temperature != 1 else met
+    return met.nucleus(nucleus) if nucleus < 1 else met
