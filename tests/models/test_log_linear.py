@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import runpy
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,6 +159,22 @@ def test_words_are_read_and_described(tmp_path):
     assert read_sentences(tmp_path / "text") == [["a", "b"], [], ["c"]]
     with pytest.raises(DataError, match="none"):
         read_sentences(tmp_path / "none")
+
+
+def test_the_example_of_words_runs(tmp_path, monkeypatch, capsys):
+    """On a small text in which what follows "the" ends in s, and what follows it in ed."""
+    lines = ["the dogs barked", "the cats jumped", "the hens jumped", "the cats barked", "the dogs walked"]
+    for part in ("train", "valid"):
+        (tmp_path / f"ptb_{part}.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    script = Path(__file__).parents[2] / "examples" / "word_classes.py"
+    options = ["--classes", "3", "--rounds", "30", "--few", "2", "--l2", "0.1", "--out", str(tmp_path / "kept")]
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path), *options])
+    runpy.run_path(str(script), run_name="__main__")
+    kept = (tmp_path / "kept").read_text()
+    assert kept in capsys.readouterr().out
+    classes = {frozenset(line.split()) for line in kept.splitlines()[-3:]}
+    for together in ({"dogs", "cats", "hens", "-s"}, {"barked", "jumped", "walked", "-ed"}, {"the"}):
+        assert sum(together <= found for found in classes) == 1
 
 
 def test_a_domain_counts_every_value_once():
