@@ -121,7 +121,7 @@ def staged(context: int) -> Staged:
     spline = RationalQuadratic(4, -math.pi, math.pi, ends="circular")
     around = Composed([Circle((1,)), Elementwise(spline, (1,), context), Rotation((1,), context), Turn(low, period)])
     onto = Bounded(torch.tensor([-1.0, -INF]), torch.tensor([2.0, INF]))
-    rest = Composed([autoregressive(AffineMap(), 2, context=context + 2), onto])
+    rest = Composed([autoregressive(RationalQuadratic(3), 2, context=context + 2), onto])
     return Staged([([1], around), ([2, 0], rest)], [Harmonics(low, period)])
 
 

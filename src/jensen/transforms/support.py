@@ -1,8 +1,8 @@
 """Onto the values that columns can take: above a bound, below one, between two, around a circle.
 
 Each element has bounds of its own. A point outside has no pre-image: `inverse_and_ladj` gives that of the nearest point
-inside, and −∞, so that its density is 0 and neither it nor a gradient is NaN. Points at a bound, but for rounding, count
-as a rounding error inside, where they are met and where they are drawn.
+inside, and −∞, so that its density is 0 and neither it nor a gradient is NaN. Points nearer to a bound than float32
+tells apart, in which data come, count as that far inside, where they are met and where they are drawn, in float64 too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.special import ndtr, ndtri
 
 from jensen.transforms.transform import Shape, Transform, sum_over_event
 
-ROUNDING = 2 * torch.finfo(torch.float32).eps  # of data, which come in float32
+FLOAT32 = torch.finfo(torch.float32)
 
 
 class Bounded(Transform):
@@ -260,13 +260,13 @@ class Told(Transform):
 def _inside(low: Tensor) -> Tensor:
     """The least number above a bound that counts, (D,); −∞ where there is no bound."""
     finite = torch.where(low.isfinite(), low, 0.0)
-    gap = (finite.abs() * torch.finfo(low.dtype).eps).clamp_min(torch.finfo(low.dtype).tiny)
+    gap = (finite.abs() * FLOAT32.eps).clamp_min(FLOAT32.tiny)
     return torch.where(low.isfinite(), finite + gap, low)
 
 
 def _only_inside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """0 where all of a row lies between the bounds, but for rounding, else −∞, (N,)."""
-    below, above = (ROUNDING * torch.where(end.isfinite(), end.abs(), 1.0).clamp_min(1.0) for end in (low, high))
+    below, above = (2 * FLOAT32.eps * torch.where(end.isfinite(), end.abs(), 1.0).clamp_min(1.0) for end in (low, high))
     inside = (x >= low - below) & (x <= high + above)
     return torch.where(inside.flatten(1).all(1), x.new_zeros(()), -math.inf)
 
