@@ -25,6 +25,7 @@ from torch.nn.functional import logsigmoid
 from jensen.conditionals.ranges import ranges_of
 from jensen.core import EXACT, Model
 from jensen.errors import CapabilityError
+from jensen.jobs.completing import complete, sequential
 from jensen.jobs.precision import as_in, doubled, precision
 from jensen.jobs.run import Run
 from jensen.objectives.markov import effective_sample_size, hamiltonian, split_r_hat
@@ -48,7 +49,8 @@ class Filled:
     Attributes:
         draws: (M, N, D).
         mean: of p(x_m | x_o), (N, D).
-        method: of each datum: "none" where nothing is missing, "direct" where all is, "importance" or "mcmc".
+        method: of each datum: "none" where nothing is missing, "direct" where all is, "ordered" where what is missing
+            was drawn after all that is observed, "importance" or "mcmc".
         size: effective sample size of each datum, (N,), of its worst element; inf where nothing is missing.
         r_hat: R̂ of each datum, (N,), of its worst element; NaN where no chain ran.
     """
@@ -58,6 +60,17 @@ class Filled:
     method: list[str]
     size: Tensor
     r_hat: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, draws: int) -> Filled:
+        """Data (N, D) as they are, nothing filled in yet."""
+        return cls(
+            draws=x.expand(draws, *x.shape).clone(),
+            mean=x.clone(),
+            method=["none"] * len(x),
+            size=torch.full((len(x),), math.inf, dtype=torch.float64),
+            r_hat=torch.full((len(x),), math.nan, dtype=torch.float64),
+        )
 
 
 @dataclass(frozen=True)
@@ -106,20 +119,17 @@ def fill(
         CapabilityError: the model gives no density of the data to work with.
     """
     effort = effort or Effort.usual(run)
+    if sequential(run):
+        if method == "mcmc":
+            raise CapabilityError(f"{run.spec['model']}: elements are drawn one after another; use importance")
+        return _in_order(run, x, missing, context, draws, effort, listener)
     target = Target.of(run)
     model = target.model
     x, context = as_in(model, {"x": x})["x"].flatten(1), as_in(model, context)
     missing = missing.flatten(1).to(x.device)
-    n, d = x.shape
     with _frozen(model), torch.no_grad():
         some, all_ = missing.any(1), missing.all(1)
-        out = Filled(
-            draws=x.expand(draws, n, d).clone(),
-            mean=x.clone(),
-            method=["none"] * n,
-            size=torch.full((n,), math.inf, dtype=torch.float64),
-            r_hat=torch.full((n,), math.nan, dtype=torch.float64),
-        )
+        out = Filled.of(x, draws)
         job = _Job(target, x, missing, context, out, effort, listener, int(some.sum()))
         job.direct(torch.nonzero(all_)[:, 0])
         rest = torch.nonzero(some & ~all_)[:, 0]
@@ -133,6 +143,35 @@ def fill(
             poor = job.importance(tried, ENOUGH if method == "auto" else 0)
             rest = torch.cat([poor, rest[~few]]).sort().values if method == "auto" else rest[:0]
         job.chains(rest)
+    return out
+
+
+def _in_order(
+    run: Run,
+    x: Tensor,
+    missing: Tensor,
+    context: Mapping[str, Tensor],
+    draws: int,
+    effort: Effort,
+    listener: Callable[[float], None] | None,
+) -> Filled:
+    """Draws of an autoregressive density, element by element."""
+    n, flat, hidden = len(x), x.flatten(1), missing.flatten(1).to(x.device)
+    out, done = Filled.of(flat, draws), 0
+
+    def keep(rows: Tensor, how: str, drawn: Tensor, mean: Tensor, size: Tensor) -> None:
+        nonlocal done
+        out.draws[:, rows] = torch.where(hidden[rows], drawn, flat[rows])
+        out.mean[rows] = torch.where(hidden[rows], mean, flat[rows])
+        out.size[rows.cpu()] = size.double().cpu()
+        for row in rows.tolist():
+            out.method[row] = how
+        done += len(rows)
+        if listener is not None:
+            listener(min(1.0, done / n))
+
+    x = torch.where(missing.to(x.device), torch.zeros((), dtype=x.dtype, device=x.device), x)
+    complete(run, x, missing.to(x.device), context, draws, effort.particles, keep)
     return out
 
 

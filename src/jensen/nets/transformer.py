@@ -35,31 +35,26 @@ class Transformer(Core):
     angles: Tensor
 
     def forward(self, h: Tensor) -> Tensor:
-        turn = self._turn(slice(0, h.shape[1]), h)
+        turn = self._turns(h)[: h.shape[1]]
         h = self.drop(h)
         for block in self.blocks:
             h = block(h, turn)
         return self.norm(h)
 
-    def _turn(self, positions: slice, like: Tensor) -> tuple[Tensor, Tensor]:
-        angles = self.angles[positions].to(like.dtype)
-        return angles.cos(), angles.sin()
+    def _turns(self, like: Tensor) -> Tensor:
+        """exp(i angle) of each position and pair of numbers, (length, size/2)."""
+        angles = self.angles.to(like.dtype)
+        return torch.polar(torch.ones_like(angles), angles)
 
     def start(self, rows: int) -> dict:
-        weight = self.norm.weight
-        new = weight.new_empty
-        size = self.width // self.heads
-        return {
-            "t": 0,
-            "keys": [new(rows, self.heads, self.length, size) for _ in self.blocks],
-            "values": [new(rows, self.heads, self.length, size) for _ in self.blocks],
-        }
+        shape = (rows, self.heads, self.length, self.width // self.heads)
+        new = self.norm.weight.new_empty
+        return {"t": 0, "turns": self._turns(self.norm.weight), "kept": [(new(shape), new(shape)) for _ in self.blocks]}
 
     def step(self, h: Tensor, state: dict) -> Tensor:
         t = state["t"]
-        turn = self._turn(slice(t, t + 1), h)
-        for block, keys, values in zip(self.blocks, state["keys"], state["values"], strict=True):
-            h = block.step(h, turn, keys, values, t)  # pyright: ignore
+        for block, (keys, values) in zip(self.blocks, state["kept"], strict=True):
+            h = block.step(h, state["turns"][t], keys, values, t)  # pyright: ignore
         state["t"] = t + 1
         return self.norm(h)
 
@@ -75,23 +70,23 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, h: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, h: Tensor, turn: Tensor) -> Tensor:
         n, t, width = h.shape
-        q, k, v = self.qkv(self.before(h)).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (N, heads, T, size)
-        q, k = _rotate(q, *turn), _rotate(k, *turn)
+        qkv = self.qkv(self.before(h)).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, N, heads, T, size)
+        (q, k), v = _rotate(qkv[:2], turn), qkv[2]
         rate = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
         h = h + self.drop(self.out(mixed.transpose(1, 2).reshape(n, t, width)))
         return h + self.drop(self.mlp(self.between(h)))
 
-    def step(self, h: Tensor, turn: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, t: int) -> Tensor:
+    def step(self, h: Tensor, turn: Tensor, keys: Tensor, values: Tensor, t: int) -> Tensor:
         """The next vector, (N, H); its key and value join those kept, (N, heads, length, size)."""
-        q, k, v = self.qkv(self.before(h)).view(len(h), 3, self.heads, 1, -1).unbind(1)
-        keys[:, :, t : t + 1], values[:, :, t : t + 1] = _rotate(k, *turn), v
-        q, seen = _rotate(q, *turn), slice(0, t + 1)
-        weights = (q @ keys[:, :, seen].mT * q.shape[-1] ** -0.5).softmax(-1)
-        h = h + self.drop(self.out((weights @ values[:, :, seen]).flatten(1)))
-        return h + self.drop(self.mlp(self.between(h)))
+        qkv = self.qkv(self.before(h)).view(len(h), 3, self.heads, 1, -1)
+        turned = _rotate(qkv[:, :2], turn)
+        keys[:, :, t : t + 1], values[:, :, t : t + 1] = turned[:, 1], qkv[:, 2]
+        mixed = F.scaled_dot_product_attention(turned[:, 0], keys[:, :, : t + 1], values[:, :, : t + 1])
+        h = h + self.out(mixed.flatten(1))
+        return h + self.mlp(self.between(h))
 
 
 def _angles(length: int, size: int) -> Tensor:
@@ -100,7 +95,7 @@ def _angles(length: int, size: int) -> Tensor:
     return torch.outer(torch.arange(length, dtype=torch.float64), rates)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Each pair of numbers turned by its position's angle, (..., T, size)."""
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+def _rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Each pair of neighbouring numbers of x, (..., size), turned: multiplied as complex numbers, (..., size/2)."""
+    pairs = (x if x.dtype == torch.float64 else x.float()).unflatten(-1, (-1, 2)).contiguous()
+    return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2).to(x.dtype)
