@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jensen.errors import ConfigError
+from jensen.errors import ConfigError, did_you_mean
 
+OF_SOUND = ("length", "rate", "levels", "encoding")
 WHOLE = ("kinds",)  # mappings that are values: their keys are names of columns
 
 
@@ -79,6 +80,25 @@ def column_names(words: Sequence[str] | None) -> list[str]:
     ['age', 'sex', 'a, b']
     """
     return [name for word in words or () for name in next(csv.reader([word], skipinitialspace=True), [])]
+
+
+def sound_options(words: Sequence[str] | None) -> dict[str, Any]:
+    """Options of sound, several with commas between them; their values are checked where the sound is read.
+
+    Raises:
+        ConfigError: a word that is no option.
+
+    >>> sound_options(["rate=8000,length=4096"])
+    {'rate': 8000, 'length': 4096}
+    """
+    problems: list[str] = []
+    values = read_tokens([part.strip() for word in words or () for part in word.split(",")], problems)
+    for name in values:
+        if name not in OF_SOUND:
+            problems.append(f"no option {name!r}; expected {', '.join(OF_SOUND)}{did_you_mean(name, OF_SOUND)}")
+    if problems:
+        raise ConfigError([f"--sound: {problem}" for problem in problems])
+    return values
 
 
 def read_values(tokens: Sequence[str] | None, option: str) -> dict[str, Any]:

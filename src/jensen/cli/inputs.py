@@ -23,6 +23,8 @@ _MAGIC = {
     b"\x93NUMPY": ".npy",
     b"PAR1": ".parquet",
     b"\x1f\x8b": ".csv.gz",
+    b"RIFF": ".wav",
+    b"fLaC": ".flac",
 }
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from jensen.cli.arguments import column_names
+from jensen.cli.arguments import column_names, sound_options
 from jensen.cli.inputs import STDIN, read_stdin
-from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Time, Weight
+from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Sound, Time, Weight
 from jensen.cli.printing import print_json, print_table
 
 # What `jensen models` prints: key of a row and heading.
@@ -70,6 +70,7 @@ def data(
     group: Group = None,
     time: Time = None,
     weight: Weight = None,
+    sound: Sound = None,
     as_json: Json = False,
 ) -> None:
     """List the data sets, or describe one: kind, sizes, ranges, labels, digests."""
@@ -84,6 +85,7 @@ def data(
         "group": group,
         "time": time,
         "weight": weight,
+        **sound_options(sound),
     }
     if ref is None:
         if any(options.values()):
@@ -93,7 +95,7 @@ def data(
             print_json({"data": rows})
             return
         print_table(["name", "holds", "where"], [[r["name"], r["description"], r["origin"]] for r in rows])
-        typer.echo("\nDescribe one: jensen data NAME. Your own: .csv, .parquet, .npz, .npy, a folder of pictures.")
+        typer.echo("\nDescribe one: jensen data NAME. Your own: .csv, .parquet, .npz, .npy, .wav, a folder.")
         return
     loaded = read_stdin(lambda path: load_data(path, **options)) if ref == STDIN else load_data(ref, **options)
     report = describe(loaded)
@@ -108,7 +110,12 @@ def _print_data(report: Mapping[str, Any]) -> None:
     shape = " x ".join(map(str, report["shape"]))
     is_image = "values" in report
     what = f"pictures {shape} ({report['dims']} pixels)" if is_image else f"a table of {report['dims']} columns"
+    if "sound" in report:
+        seconds, rate = report["sound"]["seconds"], report["sound"]["rate"]
+        what = f"clips of {report['dims']:,} samples, {seconds:.3g} s at {rate} Hz"
     kind = {"levels": f"grey levels or colours, 0..{(report['levels'] or 1) - 1}", "real": "real numbers"}
+    if "sound" in report:
+        kind["levels"] = f"{report['levels']} levels, {report['sound']['encoding']}"
     typer.echo(f"holds   {what}, {kind.get(report['kind'], report['kind'])}")
     if report["binarization"] != "none":
         typer.echo(f"binary  {report['binarization']}")
@@ -120,6 +127,14 @@ def _print_data(report: Mapping[str, Any]) -> None:
     if is_image:
         v = report["values"]
         typer.echo(f"\nvalues  {v['min']} to {v['max']}, mean {v['mean']:.4g}")
+        return
+    if "sound" in report:
+        v = report["sound"]
+        typer.echo(f"\nloud    peak {v['peak']:.3g} of 1, root mean square {v['rms']:.3g}")
+        typer.echo(
+            f"lost    by quantising: signal to noise {v['snr_db']:.1f} dB, largest error {v['largest_error']:.2g} "
+            f"(at most {v['error_bound']:.2g})"
+        )
         return
     typer.echo("")
     headers = ["column", "kind", "dtype", "min", "mean", "max"]

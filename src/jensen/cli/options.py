@@ -35,6 +35,14 @@ Given = Annotated[
     list[str] | None,
     typer.Option("--given", metavar="COL,...", help="Columns that are conditions, not explained; repeat for more."),
 ]
+Sound = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sound",
+        metavar="KEY=VALUE",
+        help="Of sound: length in samples, rate in Hz, levels, encoding=mu-law or linear.",
+    ),
+]
 Binarize = Annotated[
     str | None,
     typer.Option(

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jensen.cli.arguments import Settings, column_names, read_settings
+from jensen.cli.arguments import Settings, column_names, read_settings, sound_options
 from jensen.cli.failures import INTERRUPTED, TERMINATED, fail
 from jensen.cli.inputs import STDIN, read_stdin
-from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Time, Weight
+from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Sound, Time, Weight
 from jensen.cli.printing import duration, note, print_json, warnings_as_notes
 from jensen.cli.progress import TrainingProgress, log_jacobian_of
 from jensen.errors import ConfigError
@@ -65,6 +65,7 @@ def train(
     group: Group = None,
     time: Time = None,
     weight: Weight = None,
+    sound: Sound = None,
     as_json: Json = False,
 ) -> None:
     """Train a model on data. Without --epochs or --minutes: until validation stops improving.
@@ -92,6 +93,7 @@ def train(
         "group": group,
         "time": time,
         "weight": weight,
+        **sound_options(sound),
     }
     of_data = {key: value for key, value in of_data.items() if value not in (None, ())}
     if out is None:
@@ -255,4 +257,9 @@ def _print_summary(run: Run, summary: dict[str, Any]) -> None:
     if run.capabilities.likelihood:
         typer.echo(f"next: jensen score {out}")
     else:
-        typer.echo(f"next: jensen reconstruct {out} --out reconstructions.{'png' if run.schema.is_image else 'csv'}")
+        typer.echo(f"next: jensen reconstruct {out} --out reconstructions.{_usual_suffix(run)}")
+
+
+def _usual_suffix(run: Run) -> str:
+    """Of a file to which data like these are written."""
+    return "png" if run.schema.is_image else "wav" if run.schema.is_sound else "csv"

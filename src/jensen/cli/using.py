@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
 from jensen.cli.progress import ShareProgress
-from jensen.cli.writing import STDOUT, check_out, write_result
+from jensen.cli.writing import STDOUT, check_out, write_result, write_sounds
 from jensen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def sample(
     run: RunFolder,
     out: Out,
     n: Annotated[
-        int | None, typer.Option("-n", "--n", metavar="N", help="How many. [default: 64]", show_default=False)
+        int | None,
+        typer.Option("-n", "--n", metavar="N", help="How many. [default: 64, of sound 8]", show_default=False),
     ] = None,
     given: Annotated[
         list[str] | None,
@@ -121,6 +123,9 @@ def sample(
     check_out(out)
     values = read_values(given, "--given")
     opened = open_run(run, device)
+    _check_sound(out, opened)
+    if opened.schema.is_sound and n is None and given_from is None:
+        n = SOUNDS
     with ShareProgress("sampling") as progress:
         drawn = opened.sample(
             n,
@@ -147,7 +152,8 @@ def reconstruct(
     """Data as they come back from what the model infers about them."""
     check_out(out)
     opened = open_run(run, device)
-    limit = _fit_on_a_page(out, limit)
+    _check_sound(out, opened)
+    limit = _fit_on_a_page(out, limit, opened)
     _write(out, opened, opened.reconstruct(data_for(opened, data), split=split, limit=limit, seed=seed))
 
 
@@ -187,24 +193,39 @@ def interpolate(
     """A path from one datum to another by way of the latent space."""
     check_out(out)
     opened = open_run(run, device)
+    _check_sound(out, opened)
     given = data_for(opened, data)
     path = opened.interpolate(given, start=start, end=end, steps=steps, how=how, split=split, seed=seed)
     _write(out, opened, path, columns=len(path) if len(path) <= 20 else None)
 
 
-PICTURES_ON_A_PAGE = 100
+PICTURES_ON_A_PAGE, SOUNDS = 100, 8
 
 
-def _fit_on_a_page(out: str, limit: int | None) -> int | None:
-    """A .png without --limit shows so many pictures, not the whole split."""
-    if limit is None and out.lower().endswith(".png"):
-        note(f"showing {PICTURES_ON_A_PAGE} at random; --limit N shows N, an .npz holds all")
-        return PICTURES_ON_A_PAGE
+def _fit_on_a_page(out: str, limit: int | None, run: Run) -> int | None:
+    """A .png without --limit shows so many pictures, and clips are so many, not the whole split."""
+    most = SOUNDS if run.schema.is_sound else PICTURES_ON_A_PAGE
+    if limit is None and out.lower().endswith((".png", ".wav")):
+        note(
+            f"{'writing' if out.lower().endswith('.wav') else 'showing'} {most} at random; --limit N takes N, "
+            "an .npz holds all"
+        )
+        return most
     return limit
+
+
+def _check_sound(out: str, run: Run) -> None:
+    """Raises `ConfigError` where a .wav is to hold what is no sound."""
+    if out.lower().endswith(".wav") and not run.schema.is_sound:
+        raise ConfigError(f"--out: a .wav holds sound, and {run.name} is a model of other data; use .npz or .csv")
 
 
 def _write(out: str, run: Run, result: Any, columns: int | None = None) -> None:
     schema = run.schema
+    if schema.is_sound:
+        files = write_sounds(out, result, schema.fields[0].rate or 1, columns)
+        _say(files[0] if len(files) == 1 else f"{files[0]} to {Path(files[-1]).name}" if files else STDOUT, result)
+        return
     names = schema.names if result.shape[1] == len(schema.names) else _all_names(run)
     write_result(out, result, schema.levels, None if schema.is_image else names, across=columns)
     _say(out, result)

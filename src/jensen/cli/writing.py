@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 STDOUT = "-"
 OF_NUMBERS = (".npz", ".npy", ".csv", ".parquet")
-SUFFIXES = (*OF_NUMBERS, ".png")
+SUFFIXES = (*OF_NUMBERS, ".png", ".wav")
 
 
 def check_out(out: str, tables_only: bool = False) -> None:
@@ -51,6 +51,41 @@ def write_result(
     write_atomically(Path(out), encoded(result, Path(out).suffix.lower(), levels, columns, across))
 
 
+def write_sounds(out: str, waves: Any, rate: int, columns: int | None = None) -> list[str]:
+    """Write clips (n, T): a .wav each, numbered where there are several; a .png of their mel bands; or numbers.
+
+    Args:
+        columns: of a .png, clips side by side.
+
+    Returns:
+        The files written.
+    """
+    from jensen.data.audio import wav
+    from jensen.training.folder import write_atomically
+
+    path, suffix = Path(out), Path(out).suffix.lower()
+    if out == STDOUT:
+        if len(waves) > 1 or sys.stdout.isatty():
+            raise ConfigError("--out -: expected one clip, and a pipe to take it; name a file, as --out samples.wav")
+        sys.stdout.flush()
+        sys.stdout.buffer.write(wav(waves[0], rate))
+        sys.stdout.buffer.flush()
+        return []
+    if suffix == ".png":
+        from jensen.jobs import pictures, sounds
+
+        write_atomically(path, pictures.png(sounds.sheet(waves, rate, columns=columns)))
+        return [out]
+    if suffix != ".wav":
+        write_result(out, waves)
+        return [out]
+    width = len(str(len(waves)))
+    names = [f"{path.stem}-{i + 1:0{width}}{path.suffix}" for i in range(len(waves))] if len(waves) > 1 else [path.name]
+    for name, wave in zip(names, waves, strict=True):
+        write_atomically(path.with_name(name), wav(wave, rate))
+    return [str(path.with_name(name)) for name in names]
+
+
 def encoded(
     result: Any,
     suffix: str,
@@ -64,6 +99,8 @@ def encoded(
     buffer = io.BytesIO()
     if suffix == ".png":
         _grid(result, levels, across).save(buffer, format="PNG")
+    elif suffix == ".wav":
+        raise ConfigError("--out: a .wav holds sound; for rows of numbers use .csv, .parquet, .npy or .npz")
     elif suffix == ".npy":
         np.save(buffer, _array(result), allow_pickle=False)
     elif suffix == ".npz":

@@ -134,7 +134,7 @@ def _label_names(run: Run) -> list[str]:
 def _check_names(run: Run, columns: Mapping[Any, Any]) -> None:
     schema, context, problems = run.schema, run.model.context, []
     label = (_label_names(run) or LABEL)[0]
-    explained = [] if schema.is_image else schema.names
+    explained = [] if schema.is_array else schema.names
     known = [*(schema.given_names if "c" in context else []), *([label] if "y" in context else []), *explained]
     for name in columns:
         if name in known or name == _Y:
@@ -181,7 +181,7 @@ def _conditions(run: Run, rows: Mapping[str, np.ndarray], source: Source) -> np.
 def _explained(run: Run, rows: Mapping[str, np.ndarray], source: Source) -> np.ndarray | None:
     """The given part of the datum, NaN elsewhere; None where none is given."""
     schema = run.schema
-    found = [] if schema.is_image else [name for name in schema.names if name in rows]
+    found = [] if schema.is_array else [name for name in schema.names if name in rows]
     if not found:
         return None
     import pandas

@@ -165,6 +165,13 @@ def _style() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def plotted(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure, in inches; inside, what is drawn on it has the style of all plots."""
+    with _style():
+        yield _figure(width, height)
+
+
 def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -63,6 +63,8 @@ def _sentence(run: Run) -> str:
     if run.schema.is_image:
         kind = "colour" if run.schema.event_shape[0] == 3 and kind == "grey" else kind
         things = f"{kind} pictures of {shape}"
+    elif run.schema.is_sound:
+        things = f"clips of {run.schema.dims:,} samples at {run.schema.fields[0].rate} Hz"
     else:
         things = f"tables of {run.schema.dims} {kind} columns"
     offers = {

@@ -19,6 +19,7 @@ from jensen.jobs.diagnose import diagnose
 from jensen.jobs.encode import encode, interpolate, reconstruct
 from jensen.jobs.flow_health import GAIN
 from jensen.jobs.given import Given, given_as
+from jensen.jobs.report import sound
 from jensen.jobs.report.page import escaped, figure, inline, legend, of_all, picture, plot, row
 from jensen.jobs.report.subject import NoData, Subject
 from jensen.jobs.run import Run
@@ -37,6 +38,8 @@ MAP_DATA, DIAGNOSE_DATA = 1000, 500
 
 def samples(run: Run, subject: Subject) -> tuple[str, str]:
     """New data beside data."""
+    if run.schema.is_sound:
+        return sound.samples(run, subject)
     n = PICTURES if run.schema.is_image else ROWS
     conditional = bool(run.model.context)
     given = given_as(run, subject.few(n)[1], n) if conditional else Given(n)
@@ -137,6 +140,8 @@ def density(run: Run, subject: Subject) -> tuple[str, str]:
 
 def reconstructions(run: Run, subject: Subject) -> tuple[str, str]:
     """Data beside what comes back from their codes."""
+    if run.schema.is_sound:
+        return sound.reconstructions(run, subject)
     if run.schema.is_image:
         data, part = subject.few(2 * PAIRS)
         back = reconstruct(run, data)
@@ -170,6 +175,8 @@ def _code(run: Run) -> str:
 
 def interpolation(run: Run, subject: Subject) -> tuple[str, str]:
     """Paths from datum to datum."""
+    if run.schema.is_sound:
+        return sound.interpolation(run, subject)
     data, part = subject.few(2 * PATHS)
     if len(part) < 2:
         raise NoData("it takes two data")
