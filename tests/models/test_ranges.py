@@ -306,6 +306,12 @@ def test_settings_that_do_not_fit_are_refused(settings, words):
     assert words in str(e.value)
 
 
+def test_a_flow_that_needs_more_columns_than_are_left_says_which_it_has():
+    words = "; the flow has the columns that are not circular, 1"
+    with pytest.raises(ConfigError, match=words):
+        build("realnvp", Schema.of_table(rows(10)[:, 2:], COLUMNS[2:]), {"circular": ["angle:0:360"]})
+
+
 def test_all_problems_are_told_at_once():
     with pytest.raises(ConfigError) as e:
         build("maf", Schema.of_table(rows(10), COLUMNS), {"positive": ["a", "b"], "circular": ["c"]})

@@ -142,7 +142,11 @@ def onto_ranges(ranges: Ranges, inner: Callable[[int, int], Transform], context:
     for j in around:
         parts.append(([j], directions(low[[j]], high[[j]] - low[[j]], context + 2 * len(parts))))
     if others:
-        made = inner(len(others), context + 2 * len(parts))
+        try:
+            made = inner(len(others), context + 2 * len(parts))
+        except ConfigError as e:
+            beside = f"; the flow has the columns that are not circular, {len(others)}" if around else ""
+            raise ConfigError([f"{problem}{beside}" for problem in e.problems]) from None
         free = not bool((low[others].isfinite() | high[others].isfinite()).any())
         parts.append((others, made if free else Composed([made, Bounded(low[others], high[others])])))
     if len(parts) == 1:
