@@ -19,6 +19,7 @@ from scipy.stats import chi2, kstest
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from jensen.conditionals.autoregressive import Autoregression, Autoregressive
 from jensen.core import EXACT, LOWER_BOUND, Model, Observed, seeded
 from jensen.data import Dataset, Schema, Split
 from jensen.data.text_tokens import Tokens
@@ -200,6 +201,28 @@ def test_a_model_without_likelihood_says_why(variant):
     run = train(variant.model, variant.dataset(), settings=variant.settings, epochs=1)
     with pytest.raises(CapabilityError, match="cannot score: it has no likelihood: "):
         run.score()
+
+
+AUTOREGRESSIVE = [v for v in VARIANTS if any(isinstance(m, Autoregressive) for m in v.build().modules())]
+
+
+@pytest.mark.parametrize("variant", AUTOREGRESSIVE, ids=str)
+def test_a_sampler_that_computes_everything_once_equals_one_that_does_not(variant):
+    """Given the same noise, in float64: element by element with what is kept, in full passes, and all at once."""
+    model, found = variant.build(), 0
+    with seeded(2), torch.no_grad():
+        values = model.evidence({"x": variant.x[:3]}).values
+        for factor in model.p:
+            p = factor.module(*(values[name] for name in factor.parents))
+            p = getattr(p, "base", p)
+            if not isinstance(p, Autoregression):
+                continue
+            u = p.noise((3, *p.event_shape))
+            quick = p.from_noise(u)
+            torch.testing.assert_close(quick, p.from_noise_naively(u), rtol=0, atol=1e-10)
+            torch.testing.assert_close(quick, p.from_noise_jacobi(u)[0], rtol=0, atol=1e-10)
+            found += 1
+    assert found
 
 
 @likelihood(LOWER_BOUND)
