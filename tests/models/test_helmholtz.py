@@ -189,10 +189,31 @@ def test_dreams_of_continuous_units_are_scored_too():
     assert all(p.grad is None for p in model.q.parameters())  # no path through the draws
 
 
-@pytest.mark.parametrize("objective", ["elbo", "iw"])
+@pytest.mark.parametrize("objective", ["iw", "semi-amortized", "per-datum"])
 def test_an_objective_through_draws_is_refused(objective):
     with pytest.raises(ConfigError, match="binary units let none through"):
         build("helmholtz", Schema.of_pictures((1, 2, 2), levels=2), {"objective": objective})
+
+
+@pytest.mark.parametrize("name", ["elbo", "iw"])
+def test_score_functions_train_it_too(name):
+    """Of two layers: ∇ E_q[log w] of the enumerated bound, with q's part from the score function."""
+    settings = {
+        "elbo": {"name": "elbo", "warmup": 0.0},
+        "iw": {"name": "iw", "particles": 2, "gradient": "leave-one-out"},
+    }
+    model, x = machine(settings[name]), torch.tensor([[1.0, 0, 0, 1]], dtype=torch.float64).reshape(1, 1, 2, 2)
+    (phase,) = model.objective.stages[0].phases
+    log_p, log_q = (rows.flatten() for rows in log_joints(model, x))  # (32,)
+    if name == "elbo":
+        bound = (log_q.exp() * (log_p - log_q)).sum()
+    else:
+        log_w = log_p - log_q
+        pairs = torch.logaddexp(log_w[:, None], log_w[None]) - math.log(2)
+        bound = ((log_q[:, None] + log_q[None]).exp() * pairs).sum()
+    truth = gradients(bound, model.parameters())
+    batch = {"x": x.expand(500, -1, -1, -1)}
+    assert_unbiased(lambda: gradients(-phase.loss(model, batch, 1.0).loss, model.parameters()), truth)
 
 
 def test_any_number_of_layers_and_hidden_networks():

@@ -14,6 +14,10 @@ RunData = Annotated[
 ]
 DataSplit = Annotated[str | None, typer.Option("--split", metavar="NAME", help="train, valid or test. [default: test]")]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="Take N data at random.", show_default=False)]
+Refine = Annotated[
+    int,
+    typer.Option(metavar="STEPS", help="Seek the best posterior of each datum in at most so many steps.", min=0),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Seed of draws and of random subsets.")]
 Out = Annotated[
     str,

@@ -9,7 +9,7 @@ import typer
 
 from jensen.cli.arguments import read_values
 from jensen.cli.inputs import data_for, open_run
-from jensen.cli.options import DataSplit, Device, Json, Limit, Out, RunData, RunFolder, Seed
+from jensen.cli.options import DataSplit, Device, Json, Limit, Out, Refine, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
 from jensen.cli.progress import ShareProgress
 from jensen.cli.writing import STDOUT, check_out, write_result, write_sounds
@@ -29,6 +29,7 @@ def score(
         int | None,
         typer.Option(metavar="K", help="Draws per datum; by default the estimator's.", show_default=False),
     ] = None,
+    refine: Refine = 0,
     limit: Limit = None,
     seed: Seed = 0,
     out: Annotated[
@@ -51,6 +52,7 @@ def score(
             split=split,
             estimator=estimator,
             particles=particles,
+            refine=refine,
             limit=limit,
             seed=seed,
             listener=progress,
@@ -164,13 +166,14 @@ def encode(
     split: DataSplit = None,
     limit: Limit = None,
     draws: Annotated[int, typer.Option(metavar="D", min=0, help="Draws of the posterior, in place of its mean.")] = 0,
+    refine: Refine = 0,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Representations of data: the posterior's mean, a row a datum."""
     check_out(out, tables_only=True)
     opened = open_run(run, device)
-    z = opened.encode(data_for(opened, data), split=split, limit=limit, draws=draws, seed=seed)
+    z = opened.encode(data_for(opened, data), split=split, limit=limit, draws=draws, refine=refine, seed=seed)
     names = [f"z{j}" for j in range(z.shape[-1])]
     if draws:
         names = [f"{name}_draw{d}" for d in range(draws) for name in names]

@@ -23,7 +23,8 @@ class Score:
         stderr_mc: standard error of the estimator itself, for these data (0 where it is exact). It does not cover
             bias: the logarithms of importance-weighted, prior and AIS estimates are low on average.
         kind: "exact", "lower_bound" (in expectation below log p) or "estimate".
-        estimator: "exact", "elbo", "iw", "prior" or "ais".
+        estimator: "exact", "elbo", "iw", "prior" or "ais"; "refined elbo" or "refined iw" where each datum's q was
+            sought anew.
         particles: draws per datum (chains for "ais").
         n: number of data.
         dims: elements of a datum.
@@ -35,6 +36,7 @@ class Score:
         precision: "float32" or "float64", in which the rows were computed.
         float64_rows: how many of them were computed again in float64, as float32 gave no finite number.
         float32_error: mean |float32 − float64| in nats over the rows on which the two were compared; None where none.
+        refine: steps at most by which each datum's q was refined; 0 where it is the encoder's.
         rows: nats of each datum, (n,).
         weights: of the rows, (n,); None where all count alike.
     """
@@ -59,6 +61,7 @@ class Score:
     precision: str = "float32"
     float64_rows: int = 0
     float32_error: float | None = None
+    refine: int = 0
     rows: Tensor | None = None
     weights: Tensor | None = None
 

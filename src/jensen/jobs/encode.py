@@ -20,6 +20,7 @@ from jensen.jobs.job import job
 from jensen.jobs.precision import as_in, doubled
 from jensen.jobs.run import Run
 from jensen.jobs.sample import restore
+from jensen.objectives import refinement
 
 BATCH = 1000
 
@@ -27,7 +28,14 @@ BATCH = 1000
 @job("encode", needs="encode")
 @torch.no_grad()
 def encode(
-    run: Run, data: Any = None, *, split: str | None = None, limit: int | None = None, draws: int = 0, seed: int = 0
+    run: Run,
+    data: Any = None,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    draws: int = 0,
+    refine: int = 0,
+    seed: int = 0,
 ) -> np.ndarray:
     """Representations of data: the posterior's mean, the code itself where it is deterministic, T⁻¹(x) of a flow.
 
@@ -36,6 +44,7 @@ def encode(
         split, limit: which part; a random subset of so many.
         draws: give so many draws of the posterior for each datum instead of its mean; of a flow of whole numbers,
             draws of the noise instead of its middle.
+        refine: seek the best posterior of its family for each datum, from the encoder's, in at most so many steps.
         seed: of draws and subset.
 
     Returns:
@@ -45,11 +54,16 @@ def encode(
         raise CapabilityError(
             f"{run.spec['model']} has one code for a datum and no posterior to draw from; leave out draws"
         )
+    if refine < 0:
+        raise ConfigError(f"--refine: expected >= 0, got {refine}")
     model, tensors, chosen = _part(run, data, split, limit, seed)
     parts = []
     with seeded(seed, run.device):
         for index in chosen.split(BATCH):
             batch = as_in(model, tensors.take(index))
+            if refine:
+                own, parameters = refinement.refine(run.model, batch, refine)
+                model, batch = own.model, {**batch, **parameters}
             if not draws:
                 parts.append(_join(represent(model, batch)))
                 continue

@@ -19,9 +19,11 @@ from jensen.errors import CapabilityError, ConfigError, JensenError, PrecisionWa
 from jensen.jobs.job import job
 from jensen.jobs.precision import as_in, doubled, log_densities, precision
 from jensen.jobs.run import Run
+from jensen.objectives import refinement
 from jensen.objectives.estimators import ESTIMATORS, Estimate, rows_within
 
 DEFAULT_PARTICLES = {"exact": 1, "elbo": 1, "iw": 500, "prior": 5000, "ais": 16, "trace": 10}
+REFINABLE = ("elbo", "iw")  # estimators that draw from q
 BATCH = 500
 COMPARED, EXTREMES = 64, 32  # rows at random, and at each end of the scores, on which float32 is checked
 ERROR_NATS = 0.01  # of a row in float32, on average, that matters
@@ -36,6 +38,7 @@ def score(
     split: str | None = None,
     estimator: str = "auto",
     particles: int | None = None,
+    refine: int = 0,
     limit: int | None = None,
     seed: int = 0,
     memory: float = 1024.0,
@@ -52,6 +55,8 @@ def score(
             literature of flows does, else iw.
         particles: draws a datum (chains for "ais", probes for "trace"); default 500 for iw, 5,000 for prior, 16 for
             ais, 10 for trace, 1 for elbo.
+        refine: seek the best q of its family for each datum, from the encoder's, in at most so many steps; the bound is
+            then tighter, and its estimator is named "refined elbo" or "refined iw" (`objectives.refinement`).
         limit: score a random subset of so many.
         seed: of draws and subset.
         memory: megabytes that a walk may take; particles are walked in blocks to keep within it.
@@ -60,7 +65,7 @@ def score(
 
     Raises:
         CapabilityError: the model has no likelihood, or the estimator does not apply to it.
-        ConfigError: an unknown estimator, or fewer than one particle.
+        ConfigError: an unknown estimator, fewer than one particle, or q refined for an estimator that does without it.
         ResourceError: memory ran out.
 
     Warns:
@@ -85,13 +90,16 @@ def score(
     if k < 1:
         raise ConfigError(f"--particles: expected >= 1, got {k}")
     k = 1 if estimator == "exact" else k
+    if refine < 0 or (refine and estimator not in REFINABLE):
+        told = "expected >= 0" if refine < 0 else f"it changes q, of which --estimator {estimator} makes no use"
+        raise ConfigError(f"--refine: {told}, got {refine}")
     found, name, part = run.split(data, split)
     chosen = run.pick(part, limit, seed)
     tensors, index = run.tensors(part), torch.from_numpy(chosen)
     weights = None if part.weight is None else torch.from_numpy(part.weight[chosen])
 
     def walk(model: Model, which: Tensor) -> Estimate:
-        return _estimate(model, tensors, which, estimator, k, seed, memory, run.device, listener)
+        return _estimate(model, tensors, which, estimator, k, refine, seed, memory, run.device, listener)
 
     estimate, how = _precise(run.model.eval(), walk, tensors, index, estimator, weights, seed, run.device)
     rows, sizes = estimate.rows + run.schema.log_jacobian, estimate.effective_sample_size
@@ -103,8 +111,9 @@ def score(
         stderr=stderr,
         stderr_mc=float((share.square() * estimate.variance).sum().sqrt()),
         kind=kind,
-        estimator=estimator,
+        estimator=f"refined {estimator}" if refine else estimator,
         particles=k,
+        refine=refine,
         n=len(rows),
         dims=run.schema.dims,
         measure=run.measure,
@@ -186,6 +195,7 @@ def _estimate(
     chosen: Tensor,
     estimator: str,
     particles: int,
+    refined: int,
     seed: int,
     memory: float,
     device: torch.device,
@@ -199,7 +209,11 @@ def _estimate(
             batch = as_in(model, tensors.take(chosen[start : start + batch_size].to(device)))
             observed = {n: v for n, v in batch.items() if n in ("x", *model.context)}
             try:
-                estimate = ESTIMATORS[estimator].estimate(model, observed, particles, rows)
+                walked = model
+                if refined:
+                    own, parameters = refinement.refine(model, observed, refined)
+                    walked, observed = own.model, {**observed, **parameters}
+                estimate = ESTIMATORS[estimator].estimate(walked, observed, particles, rows)
             except JensenError:
                 raise
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:

@@ -59,8 +59,8 @@ def helmholtz(
     support, trained = Support.of(schema), objective()
     if trained.through_draws:
         raise ConfigError(
-            f"objective: {objective.name!r} passes its gradient through draws, and binary units let none through; "
-            "use 'wake-sleep' or 'reweighted-wake-sleep'"
+            f"objective: {objective.name!r} passes its gradient through draws, and binary units let none through; use "
+            "'wake-sleep', 'reweighted-wake-sleep', 'elbo', or 'iw' with objective.gradient=leave-one-out"
         )
     head, units = likelihood(support), [BernoulliHead(Support("binary", (n,))) for n in layers]
     z = [f"z{level}" for level in range(1, len(layers) + 1)]

@@ -90,7 +90,8 @@ def elbo(
 
     phase = GradientPhase(loss, lambda model: [*model.parameters(), *expected.parameters()])
     stage = Stage((phase,), warmup=warmup)
-    return Objective((stage,), log_likelihood_bound, "evidence lower bound, gradient ascent", helpers=expected)
+    what = "evidence lower bound, gradient ascent"
+    return Objective((stage,), log_likelihood_bound, what, helpers=expected, through_draws=False)
 
 
 SUMMARY = 64  # numbers of a datum that a learned baseline sees
@@ -153,7 +154,8 @@ def importance_weighted(
             bound = weighted_mean(_log_mean_exp(log_w), batch)
         return Terms(-total, {"elbo": weighted_mean(log_w.detach().mean(0), batch), "iw": bound.detach()})
 
-    return Objective((Stage((GradientPhase(loss),), monitor="iw"),), _validate(particles), "importance-weighted bound")
+    stage, through_draws = Stage((GradientPhase(loss),), monitor="iw"), gradient != "leave-one-out"
+    return Objective((stage,), _validate(particles), "importance-weighted bound", through_draws=through_draws)
 
 
 def _doubly_reparameterized(e: Evidence, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -203,7 +203,8 @@ class Trainer:
         self.model.train()
         began, first = time.perf_counter(), at.batch
         for position in range(at.batch, self.steps_per_epoch):
-            batch = self.train.take(order[position * s.batch_size : (position + 1) * s.batch_size])
+            rows = order[position * s.batch_size : (position + 1) * s.batch_size]
+            batch = {**self.train.take(rows), "row": rows}
             progress, self._whole = self.progress, False
             for i, phase in enumerate(self.stage.phases):
                 if isinstance(phase, UpdatePhase):
