@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from jensen.conditionals.autoregressive import Autoregression, Autoregressive, at
+from jensen.conditionals.autoregressive import DRAWS_OF_MEAN, Autoregression, Autoregressive, at
 from jensen.conditionals.heads import Support
 from jensen.core import seeded
 from jensen.distributions import Categorical, DiagonalNormal, StudentT
@@ -210,9 +210,18 @@ def test_stopped_parameters():
     torch.testing.assert_close(made(c).detach().log_prob(x), made(c).log_prob(x))
 
 
-def test_there_is_no_mean():
-    with pytest.raises(CapabilityError, match="no mean in closed form"):
-        _ = conditional(LEVELED)().mean
+def test_a_mean_is_that_of_a_few_draws():
+    dist, data = conditional(LEVELED, "categorical")(), everything()
+    p = dist.log_prob(data).exp().detach()
+    truth = p @ data
+    error = (p @ (data - truth).square() / DRAWS_OF_MEAN).sqrt()
+    assert ((dist.mean - truth).abs() < 4.5 * error).all()
+    assert torch.equal(dist.mean, dist.mean)
+
+
+def test_symbols_have_no_mean():
+    with pytest.raises(CapabilityError, match="symbols have no mean"):
+        _ = conditional(Support("symbol", (3,), levels=4))().mean
 
 
 def test_a_nucleus_needs_classes():
