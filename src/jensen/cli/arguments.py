@@ -82,6 +82,22 @@ def column_names(words: Sequence[str] | None) -> list[str]:
     return [name for word in words or () for name in next(csv.reader([word], skipinitialspace=True), [])]
 
 
+def text_options(words: Sequence[str] | None) -> dict[str, Any]:
+    """Options of text, several with commas between them; their values are checked where the text is read.
+
+    Raises:
+        ConfigError: a word that is no option.
+
+    >>> text_options(["tokens=bpe,vocabulary=500", "lines=true"])
+    {'tokens': 'bpe', 'vocabulary': 500, 'lines': True}
+    """
+    problems: list[str] = []
+    values = read_tokens([part.strip() for word in words or () for part in word.split(",")], problems)
+    if problems:
+        raise ConfigError([f"--text: {problem}" for problem in problems])
+    return values
+
+
 def sound_options(words: Sequence[str] | None) -> dict[str, Any]:
     """Options of sound, several with commas between them; their values are checked where the sound is read.
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from jensen.cli.arguments import column_names, sound_options
+from jensen.cli.arguments import column_names, sound_options, text_options
 from jensen.cli.inputs import STDIN, read_stdin
-from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Sound, Time, Weight
+from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Sound, Text, Time, Weight
 from jensen.cli.printing import print_json, print_table
 
 # What `jensen models` prints: key of a row and heading.
@@ -71,6 +71,7 @@ def data(
     time: Time = None,
     weight: Weight = None,
     sound: Sound = None,
+    text: Text = None,
     as_json: Json = False,
 ) -> None:
     """List the data sets, or describe one: kind, sizes, ranges, labels, digests."""
@@ -86,6 +87,7 @@ def data(
         "time": time,
         "weight": weight,
         **sound_options(sound),
+        "text": text_options(text),
     }
     if ref is None:
         if any(options.values()):
@@ -95,7 +97,7 @@ def data(
             print_json({"data": rows})
             return
         print_table(["name", "holds", "where"], [[r["name"], r["description"], r["origin"]] for r in rows])
-        typer.echo("\nDescribe one: jensen data NAME. Your own: .csv, .parquet, .npz, .npy, .wav, a folder.")
+        typer.echo("\nDescribe one: jensen data NAME. Your own: .csv, .parquet, .npz, .npy, .txt, .wav, a folder.")
         return
     loaded = read_stdin(lambda path: load_data(path, **options)) if ref == STDIN else load_data(ref, **options)
     report = describe(loaded)
@@ -110,16 +112,23 @@ def _print_data(report: Mapping[str, Any]) -> None:
     shape = " x ".join(map(str, report["shape"]))
     is_image = "values" in report
     what = f"pictures {shape} ({report['dims']} pixels)" if is_image else f"a table of {report['dims']} columns"
+    if "text" in report:
+        rows = "lines, each a datum, of at most" if report["text"]["lines"] else "windows of"
+        what = f"{rows} {report['dims']:,} {report['text']['words']}"
     if "sound" in report:
         seconds, rate = report["sound"]["seconds"], report["sound"]["rate"]
         what = f"clips of {report['dims']:,} samples, {seconds:.3g} s at {rate} Hz"
     kind = {"levels": f"grey levels or colours, 0..{(report['levels'] or 1) - 1}", "real": "real numbers"}
+    kind["symbol"] = f"{report['levels']:,} kinds, the end included"
     if "sound" in report:
         kind["levels"] = f"{report['levels']} levels, {report['sound']['encoding']}"
     typer.echo(f"holds   {what}, {kind.get(report['kind'], report['kind'])}")
     if report["binarization"] != "none":
         typer.echo(f"binary  {report['binarization']}")
     typer.echo(f"from    {report['origin']}\n")
+    if "text" in report:
+        _print_text(report)
+        return
     rows = [[name, f"{s['rows']:,}", s["sha256"][:16]] for name, s in report["splits"].items()]
     print_table(["split", "rows", "sha256"], rows, numbers=["rows"])
     if report["classes"]:
@@ -146,6 +155,17 @@ def _print_data(report: Mapping[str, Any]) -> None:
         typer.echo("")
         cells = [[c["name"], c["kind"], c["dtype"], _range(c)] for c in report["given"]]
         print_table(["given", "kind", "dtype", "values"], cells)
+
+
+def _print_text(report: Mapping[str, Any]) -> None:
+    found, splits = report["text"], report["splits"]
+    headers = ["split", "rows", "tokens", "words", "characters", "bytes", "sha256"]
+    rows = [
+        [name, f"{s['rows']:,}", *(f"{found['amounts'][name][h]:,}" for h in headers[2:-1]), s["sha256"][:16]]
+        for name, s in splits.items()
+    ]
+    print_table(headers, rows, numbers=headers[1:-1])
+    typer.echo(f"\nbegins  {found['begins']!r}")
 
 
 def _range(column: Mapping[str, Any], most: int = 10) -> str:

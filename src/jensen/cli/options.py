@@ -25,7 +25,7 @@ Out = Annotated[
         "--out",
         "-o",
         metavar="FILE",
-        help="Where to: .npz, .npy, .csv, .parquet, .png for pictures, - for stdout.",
+        help="Where to: .npz, .npy, .csv, .parquet, .png for pictures, .txt for texts, - for stdout.",
         show_default=False,
     ),
 ]
@@ -38,6 +38,14 @@ Drop = Annotated[list[str] | None, typer.Option("--drop", metavar="COL", help="C
 Given = Annotated[
     list[str] | None,
     typer.Option("--given", metavar="COL,...", help="Columns that are conditions, not explained; repeat for more."),
+]
+Text = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        metavar="KEY=VALUE",
+        help="Of a text: tokens=characters, bytes, words or bpe; lines=true, a datum a line; length; vocabulary.",
+    ),
 ]
 Sound = Annotated[
     list[str] | None,

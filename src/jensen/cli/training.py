@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jensen.cli.arguments import Settings, column_names, read_settings, sound_options
+from jensen.cli.arguments import Settings, column_names, read_settings, sound_options, text_options
 from jensen.cli.failures import INTERRUPTED, TERMINATED, fail
 from jensen.cli.inputs import STDIN, read_stdin
-from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Sound, Time, Weight
+from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Sound, Text, Time, Weight
 from jensen.cli.printing import duration, note, print_json, warnings_as_notes
 from jensen.cli.progress import TrainingProgress, log_jacobian_of
 from jensen.errors import ConfigError
@@ -66,6 +66,7 @@ def train(
     time: Time = None,
     weight: Weight = None,
     sound: Sound = None,
+    text: Text = None,
     as_json: Json = False,
 ) -> None:
     """Train a model on data. Without --epochs or --minutes: until validation stops improving.
@@ -94,8 +95,9 @@ def train(
         "time": time,
         "weight": weight,
         **sound_options(sound),
+        "text": text_options(text),
     }
-    of_data = {key: value for key, value in of_data.items() if value not in (None, ())}
+    of_data = {key: value for key, value in of_data.items() if value not in (None, (), {})}
     if out is None:
         given.problems.insert(0, "--out is missing: the run folder to write, as --out runs/a")
     missing = [name for name, value in (("MODEL", model), ("DATA", data)) if value is None and not resume]

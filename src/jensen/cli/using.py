@@ -12,7 +12,7 @@ from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, Refine, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
 from jensen.cli.progress import ShareProgress
-from jensen.cli.writing import STDOUT, check_out, write_result, write_sounds
+from jensen.cli.writing import STDOUT, check_out, write_result, write_sounds, write_texts
 from jensen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def _rows(run: Run, data: Any, result: Score, limit: int | None, seed: int) -> A
 
 def _print_score(result: Score) -> None:
     typer.echo(str(result))
+    if result.text is not None:
+        typer.echo(f"text: {_of_text(result)}")
     words = []
     if result.stderr_mc > 0:
         words.append(f"standard error {result.stderr_mc:.2g} nats")
@@ -97,6 +99,18 @@ def _print_score(result: Score) -> None:
     if result.binarization != "none":
         words.append(f"binarisation {result.binarization}")
     typer.echo(f"data: {', '.join(words)}")
+
+
+def _of_text(result: Score) -> str:
+    """The same number in the units of the literature."""
+    assert result.text is not None and result.amounts is not None
+    found = []
+    for name, value in result.text.items():
+        what, _, unit = name.partition("_per_")
+        found.append(f"{value:.4f} bits/{unit}" if what == "bits" else f"{what} {value:,.2f} per {unit}")
+    amounts = ", ".join(f"{n:,} {name}" for name, n in result.amounts.items() if name != "hidden")
+    unknown = f"; {result.amounts['hidden']:,} words were <unk>" if result.amounts["hidden"] else ""
+    return f"{', '.join(found)} ({amounts}{unknown})"
 
 
 def sample(
@@ -118,6 +132,13 @@ def sample(
         float, typer.Option(metavar="T", help="Below 1 stays nearer to the middle; 1 is the model itself.")
     ] = 1.0,
     mean: Annotated[bool, typer.Option("--mean", help="E[x | z] in place of a draw of x: smoother.")] = False,
+    prefix: Annotated[str, typer.Option(metavar="TEXT", help="How each text begins.")] = "",
+    length: Annotated[
+        int | None, typer.Option(metavar="T", help="Tokens of a text that is one of windows.", show_default=False)
+    ] = None,
+    nucleus: Annotated[
+        float, typer.Option(metavar="P", help="Of a text: draw from the likeliest tokens of so much mass.")
+    ] = 1.0,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -136,6 +157,9 @@ def sample(
             temperature=temperature,
             seed=seed,
             mean=mean,
+            prefix=prefix,
+            length=length,
+            nucleus=nucleus,
             listener=progress,
             say=note,
         )
@@ -228,6 +252,10 @@ def _write(out: str, run: Run, result: Any, columns: int | None = None) -> None:
     if schema.is_sound:
         files = write_sounds(out, result, schema.fields[0].rate or 1, columns)
         _say(files[0] if len(files) == 1 else f"{files[0]} to {Path(files[-1]).name}" if files else STDOUT, result)
+        return
+    if schema.is_text:
+        write_texts(out, result, schema.tokens.lines)
+        _say(out, result)
         return
     names = schema.names if result.shape[1] == len(schema.names) else _all_names(run)
     write_result(out, result, schema.levels, None if schema.is_image else names, across=columns)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 STDOUT = "-"
 OF_NUMBERS = (".npz", ".npy", ".csv", ".parquet")
-SUFFIXES = (*OF_NUMBERS, ".png", ".wav")
+SUFFIXES = (*OF_NUMBERS, ".png", ".txt", ".wav")
 
 
 def check_out(out: str, tables_only: bool = False) -> None:
@@ -49,6 +49,29 @@ def write_result(
     from jensen.training.folder import write_atomically
 
     write_atomically(Path(out), encoded(result, Path(out).suffix.lower(), levels, columns, across))
+
+
+RULE = "-" * 40
+"""Between texts that are more than a line."""
+
+
+def write_texts(out: str, texts: Any, lines: bool) -> None:
+    """Write texts (n,): to .txt or stdout, one a line or, windows of a text, with rules between them; or as a table."""
+    suffix = Path(out).suffix.lower()
+    if out != STDOUT and suffix != ".txt":
+        import pandas
+
+        write_result(out, pandas.DataFrame({"text": list(texts)}))
+        return
+    content = ("\n" if lines else f"\n{RULE}\n").join(texts) + "\n"
+    if out == STDOUT:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content.encode())
+        sys.stdout.buffer.flush()
+        return
+    from jensen.training.folder import write_atomically
+
+    write_atomically(Path(out), content.encode())
 
 
 def write_sounds(out: str, waves: Any, rate: int, columns: int | None = None) -> list[str]:
@@ -99,6 +122,8 @@ def encoded(
     buffer = io.BytesIO()
     if suffix == ".png":
         _grid(result, levels, across).save(buffer, format="PNG")
+    elif suffix == ".txt":
+        raise ConfigError("--out: a .txt holds texts; for rows of numbers use .csv, .parquet, .npy or .npz")
     elif suffix == ".wav":
         raise ConfigError("--out: a .wav holds sound; for rows of numbers use .csv, .parquet, .npy or .npz")
     elif suffix == ".npy":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jensen.errors import ConfigError
-from jensen.units import bits_per_dim
+from jensen.units import bits_per_dim, perplexity
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Score:
         float64_rows: how many of them were computed again in float64, as float32 gave no finite number.
         float32_error: mean |float32 − float64| in nats over the rows on which the two were compared; None where none.
         refine: steps at most by which each datum's q was refined; 0 where it is the encoder's.
+        amounts: of text, how much of it was scored: tokens, words, characters, bytes, and `hidden`, words that
+            became `<unk>`; None for all else.
         rows: nats of each datum, (n,).
         weights: of the rows, (n,); None where all count alike.
     """
@@ -61,14 +63,30 @@ class Score:
     precision: str = "float32"
     float64_rows: int = 0
     float32_error: float | None = None
+    amounts: dict[str, int] | None = None
     refine: int = 0
     rows: Tensor | None = None
     weights: Tensor | None = None
 
     @property
     def bits_per_dim(self) -> float | None:
-        """Bits per element; None for continuous data, where a density is no code length."""
-        return bits_per_dim(self.nats, self.dims) if self.measure == "counting" else None
+        """Bits per element; None for continuous data, where a density is no code length, and for text: see `text`."""
+        return bits_per_dim(self.nats, self.dims) if self.measure == "counting" and not self.amounts else None
+
+    @property
+    def text(self) -> dict[str, float] | None:
+        """Of text, the same number in the units of the literature, all from the total over the text.
+
+        With −L = −n · nats the total: bits per token, character and byte are −L / (amount · ln 2), and perplexities
+        exp(−L / amount). Where words became `<unk>`, their letters were not scored, and what is said by character or
+        byte is left out. None for all else.
+        """
+        if not self.amounts or self.weights is not None:
+            return None
+        units = ["token", "word", *([] if self.amounts["hidden"] else ["character", "byte"])]
+        total, amounts = self.nats * self.n, {unit: self.amounts[f"{unit}s"] for unit in units}
+        figures = {f"bits_per_{unit}": bits_per_dim(total, n) for unit, n in amounts.items() if n and unit != "word"}
+        return figures | {f"perplexity_per_{u}": perplexity(total, amounts[u]) for u in ("token", "word") if amounts[u]}
 
     @property
     def leans_on_few(self) -> bool:
@@ -90,19 +108,30 @@ class Score:
         """Everything but the rows and their weights, fit for JSON."""
         out = {k: v for k, v in asdict(self).items() if k not in ("rows", "weights")}
         out["bits_per_dim"] = self.bits_per_dim
+        if self.text is not None:
+            out["text"] = self.text
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in out.items()}
 
     def __str__(self) -> str:
         sign = {"exact": "=", "lower_bound": "≥", "estimate": "≈"}[self.kind]
         text = f"log p(x) {sign} {self.nats:.2f}"
         text += " nats" if math.isnan(self.stderr) else f" ± {self.stderr:.2f} nats"
-        if self.bits_per_dim is not None:
+        if self.text is not None:
+            text += f" ({_first_of(self.text)})"
+        elif self.bits_per_dim is not None:
             text += f" ({self.bits_per_dim:.4f} bits/dim)"
         how = self.estimator if self.particles == 1 else f"{self.estimator}, {self.particles:,} particles"
         kind = self.kind.replace("_", " ")
         kind += "" if kind == how else f" ({how})"
         number = f"{self.n:,} {'datum' if self.n == 1 else 'data'}"
         return f"{text}, {kind}, {number} of {self.data}{'' if self.split == 'all' else f' {self.split}'}"
+
+
+def _first_of(figures: dict[str, float]) -> str:
+    """What a text's score is best known by: bits per character, else perplexity per token."""
+    if "bits_per_character" in figures:
+        return f"{figures['bits_per_character']:.4f} bits/character"
+    return f"perplexity {figures['perplexity_per_token']:.2f} per token"
 
 
 def mean_and_stderr(rows: Tensor, weights: Tensor | None = None) -> tuple[float, float]:

@@ -234,6 +234,7 @@ def _text(dataset: Dataset) -> dict[str, Any]:
     first = next(iter(dataset.splits.values()))
     return {
         "tokens": tokens.unit,
+        "words": tokens.words,
         "vocabulary": tokens.end,
         "lines": tokens.lines,
         "amounts": {n: dict(zip(AMOUNTS, a.sum(0).tolist(), strict=True)) for n, a in known.items()},

@@ -121,12 +121,12 @@ def load_text(
         length = chosen.length or longest + 1
         cut = sum(len(document.ids) > length for part in coded.values() for document in part)
         if cut:
-            notes.append(f"{cut:,} lines of more than {length} {tokens.unit} were cut")
+            notes.append(f"{cut:,} lines of more than {length} {tokens.words} were cut")
         rows = {name: _lines(part, tokens, length) for name, part in coded.items()}
     else:
         length = chosen.length or LENGTHS[tokens.unit]
         rows = {name: _windows(part, tokens, length) for name, part in coded.items()}
-        notes.append(f"windows of {length} {tokens.unit}")
+        notes.append(f"windows of {length} {tokens.words}")
     hidden = sum(
         int(split.amounts[:, AMOUNTS.index("hidden")].sum()) for split in rows.values() if split.amounts is not None
     )

@@ -95,6 +95,11 @@ class Tokens(BaseModel):
         return 256 if self.unit == "bytes" else len(self.symbols)
 
     @property
+    def words(self) -> str:
+        """What tokens are, in words."""
+        return "byte-pair tokens" if self.unit == "bpe" else self.unit
+
+    @property
     def count(self) -> int:
         """Number of tokens, `end` included."""
         return self.end + 1
@@ -171,7 +176,7 @@ class Tokens(BaseModel):
             return [self.symbols[i] for i in found]
         if self.unit == "words":
             parts = [self.symbols[i] for i in found]
-            return [a if NEWLINE in (a, b) else f"{a} " for a, b in zip(parts, [*parts[1:], NEWLINE], strict=True)]
+            return [a if NEWLINE in (a, b) else f"{a} " for a, b in zip(parts, [*parts, NEWLINE][1:], strict=True)]
         decoder, last = codecs.getincrementaldecoder("utf-8")("replace"), len(found) - 1
         return [decoder.decode(self._bytes[i], position == last) for position, i in enumerate(found)]
 

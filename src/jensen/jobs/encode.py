@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jensen.conditionals.autoregressive import Autoregression
 from jensen.core import Model, seeded
 from jensen.data import TensorSplit
+from jensen.distributions import Symbols
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.job import job
 from jensen.jobs.precision import as_in, doubled
@@ -23,6 +25,7 @@ from jensen.jobs.sample import restore
 from jensen.objectives import refinement
 
 BATCH = 1000
+GREEDY = 1e-9  # share of the mass that the single likeliest symbol has for certain
 
 
 @job("encode", needs="encode")
@@ -212,10 +215,20 @@ def decode(model: Model, codes: Mapping[str, Tensor], mean: bool, given: Mapping
             values[factor.name] = met.from_base(codes[factor.name])[0]
         elif factor.name == model.data:
             n = len(next(iter(codes.values())))
-            values[factor.name] = (met.mean if mean else met.sample()).expand(n, *met.event_shape)
+            x = met.sample() if not mean else expectation(met)
+            values[factor.name] = x.expand(n, *met.event_shape)
         else:
             values[factor.name] = met.mean
     return values[model.data]
+
+
+def expectation(met: Any) -> Tensor:
+    """E[x] where x are numbers; of symbols, which have none, the likeliest, one after another."""
+    if isinstance(met, Symbols):
+        return met.mode
+    if isinstance(met, Autoregression) and met.of.head.support.kind == "symbol":
+        return met.nucleus(GREEDY).sample()
+    return met.mean
 
 
 def given(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

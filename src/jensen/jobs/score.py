@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jensen.core import ESTIMATE, EXACT, Model, Score, mean_and_stderr, seeded
 from jensen.data import TensorSplit
+from jensen.data.text_tokens import AMOUNTS
 from jensen.errors import CapabilityError, ConfigError, JensenError, PrecisionWarning, ResourceError, did_you_mean
 from jensen.jobs.job import job
 from jensen.jobs.precision import as_in, doubled, log_densities, precision
@@ -124,6 +125,7 @@ def score(
         subset=None if limit is None or limit >= len(part) else f"{limit} of {len(part)} at random, seed {seed}",
         log_jacobian=run.schema.log_jacobian,
         effective_sample_size=float(sizes.median()) if sizes is not None else None,
+        amounts=None if part.amounts is None else dict(zip(AMOUNTS, part.amounts[chosen].sum(0).tolist(), strict=True)),
         rows=rows,
         weights=weights,
         **how,

@@ -9,7 +9,7 @@ from typing import Any
 
 from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs.job import job
-from jensen.jobs.report import record, sound, views
+from jensen.jobs.report import record, sound, text, views
 from jensen.jobs.report.page import Section, escaped, page
 from jensen.jobs.report.subject import NoData, Subject
 from jensen.jobs.run import Run
@@ -55,6 +55,8 @@ def sections(run: Run, data: Any = None, elsewhere: Run | None = None) -> list[S
         ("training", "Training", lambda: record.training(run)),
         ("samples", "Samples", lambda: views.samples(run, subject)),
     ]
+    if text.shows_surprise(run):
+        parts.append(("surprise", "Surprise", lambda: text.surprise(run, subject)))
     if sound.shows_surprise(run):
         parts.append(("surprise", "Surprise", lambda: sound.surprise(run, subject)))
     if views.shows_density(run):

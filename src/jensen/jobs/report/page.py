@@ -59,10 +59,13 @@ def _sentence(run: Run) -> str:
     c, found = run.capabilities, find(MODEL, run.spec["model"])
     what = found.summary.split(":")[0].split(",")[0].rstrip(".")
     shape = "×".join(map(str, run.schema.event_shape))
-    kind = {"binary": "binary", "levels": "grey", "count": "count", "real": "real"}[run.schema.kind]
+    kind = {"binary": "binary", "levels": "grey", "count": "count", "real": "real", "symbol": ""}[run.schema.kind]
     if run.schema.is_image:
         kind = "colour" if run.schema.event_shape[0] == 3 and kind == "grey" else kind
         things = f"{kind} pictures of {shape}"
+    elif run.schema.is_text:
+        what_rows = "lines" if run.schema.tokens.lines else "windows"
+        things = f"{what_rows} of text of {run.schema.dims:,} {run.schema.tokens.words}"
     elif run.schema.is_sound:
         things = f"clips of {run.schema.dims:,} samples at {run.schema.fields[0].rate} Hz"
     else:

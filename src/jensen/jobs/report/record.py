@@ -30,6 +30,7 @@ def numbers(run: Run) -> tuple[str, str]:
     """Scores, and how large the model is."""
     monitor, line = _monitor(run), run.log[-1] if run.log else None
     rows, continuous = [], run.measure != "counting"
+    by_dim = not continuous and not run.schema.is_text
     scores = _latest(run.folder.scores() if run.folder else [])
     for s in scores:
         how = "" if s["particles"] == 1 else f", {s['particles']:,} particles"
@@ -50,7 +51,7 @@ def numbers(run: Run) -> tuple[str, str]:
         rows.append(
             [
                 f"{nats:.2f}",
-                f"{bits_per_dim(nats, run.schema.dims):.4f}" if bounded and not continuous else "–",
+                f"{bits_per_dim(nats, run.schema.dims):.4f}" if bounded and by_dim else "–",
                 _kind_of(run, monitor) if bounded else "no likelihood",
                 monitor,
                 f"validation, at the weights kept (step {best['step']:,})",
@@ -58,7 +59,7 @@ def numbers(run: Run) -> tuple[str, str]:
         )
     body = _facts(run)
     if rows:
-        body += table(["nats per datum", "bits/dim", "kind", "estimator", "of"], rows, numeric=2)
+        body += table(["nats per datum", "bits/dim", "kind", "estimator", "of"], rows, numeric=2) + _of_text(scores)
     caption = (
         "How probable the model finds data that it was not trained on: mean log p(x) per datum in nats "
         "(natural logarithms), ± one standard error over the data; higher is better. A lower bound says that "
@@ -66,6 +67,8 @@ def numbers(run: Run) -> tuple[str, str]:
     )
     if continuous:
         caption += "These are densities in the units of the data, so bits/dim has no meaning here."
+    elif run.schema.is_text:
+        caption += "Below it the same number by character, token and word: bits, and perplexities, 2 to their power."
     else:
         caption += f"Bits/dim is the same in bits for each of the {run.schema.dims:,} dimensions; lower is better."
     if run.capabilities.likelihood is None:
@@ -75,6 +78,21 @@ def numbers(run: Run) -> tuple[str, str]:
         place = shlex.quote(str(run.folder.path)) if run.folder else "RUN"
         caption += f" Not scored yet: <code>jensen score {escaped(place)}</code> adds the test data."
     return caption, body
+
+
+def _of_text(scores: list[dict[str, Any]]) -> str:
+    """Scores in the units of the literature, a row each."""
+    rows = []
+    for s in scores:
+        found = s.get("text")
+        if found:
+            names = ("bits_per_character", "bits_per_token", "perplexity_per_token", "perplexity_per_word")
+            rows.append(
+                [*(f"{found[n]:,.4g}" if n in found else "–" for n in names), f"{s['data']}, {s['split']} part"]
+            )
+    if not rows:
+        return ""
+    return table(["bits/character", "bits/token", "perplexity of a token", "of a word", "of"], rows, numeric=4)
 
 
 def _with_error(nats: float | None, stderr: float | None) -> str:

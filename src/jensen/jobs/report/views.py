@@ -19,7 +19,7 @@ from jensen.jobs.diagnose import diagnose
 from jensen.jobs.encode import encode, interpolate, reconstruct
 from jensen.jobs.flow_health import GAIN
 from jensen.jobs.given import Given, given_as
-from jensen.jobs.report import sound
+from jensen.jobs.report import sound, text
 from jensen.jobs.report.page import escaped, figure, inline, legend, of_all, picture, plot, row
 from jensen.jobs.report.subject import NoData, Subject
 from jensen.jobs.run import Run
@@ -40,6 +40,8 @@ def samples(run: Run, subject: Subject) -> tuple[str, str]:
     """New data beside data."""
     if run.schema.is_sound:
         return sound.samples(run, subject)
+    if run.schema.is_text:
+        return text.samples(run, subject)
     n = PICTURES if run.schema.is_image else ROWS
     conditional = bool(run.model.context)
     given = given_as(run, subject.few(n)[1], n) if conditional else Given(n)
@@ -142,6 +144,8 @@ def reconstructions(run: Run, subject: Subject) -> tuple[str, str]:
     """Data beside what comes back from their codes."""
     if run.schema.is_sound:
         return sound.reconstructions(run, subject)
+    if run.schema.is_text:
+        return text.reconstructions(run, subject)
     if run.schema.is_image:
         data, part = subject.few(2 * PAIRS)
         back = reconstruct(run, data)
@@ -177,6 +181,8 @@ def interpolation(run: Run, subject: Subject) -> tuple[str, str]:
     """Paths from datum to datum."""
     if run.schema.is_sound:
         return sound.interpolation(run, subject)
+    if run.schema.is_text:
+        return text.interpolation(run, subject)
     data, part = subject.few(2 * PATHS)
     if len(part) < 2:
         raise NoData("it takes two data")
