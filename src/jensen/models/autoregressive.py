@@ -9,18 +9,14 @@ to a causal network. From it come a model of that name, `prior=autoregressive pr
 
 from __future__ import annotations
 
-import functools
-import inspect
-import typing
 from collections.abc import Callable
-from typing import Any
 
 from jensen.conditionals.autoregressive import Autoregressive, AutoregressiveHead, factorised
 from jensen.conditionals.heads import Support
 from jensen.core import Joint, Model
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError
-from jensen.models.flow import documentation, given, settings_of
+from jensen.models.family import family, given
 from jensen.nets.causal import Causal, SequenceNet
 from jensen.nets.stack import Rate
 from jensen.objectives.likelihood import maximum_likelihood
@@ -37,22 +33,7 @@ def autoregressive(name: str, *, paper: str, toy: str = "picture") -> Callable[[
     """
 
     def register(builder: Builder) -> Builder:
-        component("causal", name, paper=paper)(builder)
-
-        def model(schema: Schema, **settings: Any) -> Model:
-            common = {key: settings.pop(key) for key in list(settings) if key in _COMMON}
-            return density(schema, functools.partial(builder, **settings), **common)
-
-        own = settings_of(builder)
-        model.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
-            [inspect.Parameter("schema", inspect.Parameter.POSITIONAL_OR_KEYWORD), *own, *_COMMON.values()]
-        )
-        hints = {**typing.get_type_hints(builder, include_extras=True), **_HINTS}
-        model.__annotations__ = {p.name: hints[p.name] for p in [*own, *_COMMON.values()]}
-        model.__doc__, model.__module__ = documentation(builder, density), builder.__module__
-        model.__name__ = builder.__name__
-        model.shares = frozenset(_COMMON)  # pyright: ignore[reportFunctionMemberAccess]
-        component("model", name, paper=paper, toy=toy)(model)
+        family("causal", name, builder, density, paper=paper, toy=toy, defaults={})
         return builder
 
     return register
@@ -118,7 +99,3 @@ def prior(latents: tuple[int, ...], *, network: CausalSlot = "made", likelihood:
     support = Support("real", tuple(latents))
     head = factorised(likelihood(support), "likelihood")
     return Autoregressive(network(support, head.per_element, 0), head)
-
-
-_COMMON = {p.name: p for p in settings_of(density)}
-_HINTS = typing.get_type_hints(density, include_extras=True)

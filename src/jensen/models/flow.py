@@ -9,9 +9,6 @@ it come a model of that name, and the prior, the posterior and the variational f
 
 from __future__ import annotations
 
-import functools
-import inspect
-import typing
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -19,15 +16,16 @@ from pydantic import Field
 from torch import nn
 
 from jensen.conditionals.dequantization import Floor
-from jensen.conditionals.flows import Columns, Context, Flow, Labels
+from jensen.conditionals.flows import Flow
 from jensen.conditionals.heads import Support
 from jensen.conditionals.ranges import Ranges, onto_ranges
 from jensen.core import Joint, Model
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError
+from jensen.models.family import family, given
 from jensen.objectives import Objective
 from jensen.objectives.likelihood import maximum_likelihood
-from jensen.registry import Dequantizer, Prior, component
+from jensen.registry import Dequantizer, Prior
 from jensen.transforms import ActNorm, Affine, Composed, Exp, Marginals, Transform, levels
 
 Builder = Callable[..., Transform]
@@ -50,25 +48,7 @@ def flow(
     """
 
     def register(builder: Builder) -> Builder:
-        component("flow", name, paper=paper)(builder)
-
-        def model(schema: Schema, **settings: Any) -> Model:
-            common = {key: settings.pop(key) for key in list(settings) if key in _COMMON}
-            return density(schema, functools.partial(builder, **settings), objective, **common)
-
-        own = [p.replace(default=defaults.get(p.name, p.default)) for p in settings_of(builder)]
-        model.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
-            [inspect.Parameter("schema", inspect.Parameter.POSITIONAL_OR_KEYWORD), *own, *_COMMON.values()]
-        )
-        hints = {**typing.get_type_hints(builder, include_extras=True), **_HINTS}
-        model.__annotations__ = {p.name: hints[p.name] for p in [*own, *_COMMON.values()]}
-        model.__doc__, model.__module__, model.__name__ = (
-            documentation(builder, density),
-            builder.__module__,
-            builder.__name__,
-        )
-        model.shares = frozenset(_COMMON)  # pyright: ignore[reportFunctionMemberAccess]
-        component("model", name, paper=paper, toy=toy)(model)
+        family("flow", name, builder, density, paper=paper, toy=toy, defaults=defaults, objective=objective)
         return builder
 
     return register
@@ -139,34 +119,3 @@ def _onto(support: Support, alpha: float, marginals: bool) -> list[Transform]:
     if marginals:
         return [Marginals(support.shape, support.levels or 2)]
     return [levels(support.shape, support.levels or 2, alpha)]
-
-
-def given(schema: Schema, conditional: bool) -> tuple[list[str], Context | None]:
-    """What p is conditioned on: labels y where asked for, and the columns c that the data give."""
-    parts: dict[str, Labels | Columns] = {}
-    if conditional and not schema.classes:
-        raise ConfigError("conditional: the data have no labels to condition on (name their column with --label)")
-    if conditional and schema.classes:
-        parts["y"] = Labels(len(schema.classes))
-    if schema.given:
-        parts["c"] = Columns(schema.given_width)
-    return list(parts), Context(parts.values()) if parts else None
-
-
-def settings_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The keyword-only parameters of a function."""
-    parameters = inspect.signature(function).parameters.values()
-    return [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-
-
-def documentation(builder: Callable[..., Any], density: Callable[..., Any]) -> str:
-    """The builder's docstring, with the settings of `density` after its own."""
-    text, _, rest = (inspect.getdoc(builder) or "").partition("Settings:\n")
-    own, _, after = rest.partition("\n\n")
-    common = (inspect.getdoc(density) or "").partition("Settings:\n")[2]
-    settings = "\n".join(part for part in (own.rstrip(), common.rstrip()) if part)
-    return f"{text.rstrip()}\n\nSettings:\n{settings}\n\n{after}".rstrip()
-
-
-_COMMON = {p.name: p for p in settings_of(density)}
-_HINTS = typing.get_type_hints(density, include_extras=True)
