@@ -34,8 +34,7 @@ from jensen.objectives.variational import Gradient, Target, bound, walk
 from jensen.registry import Choice, Component, configure, find, names
 from jensen.training.adam import LeanAdam
 from jensen.training.folder import load_tensors, save_tensors, write_atomically
-from jensen.transforms import Affine, Composed, Exp, Transform, interval
-from jensen.transforms.columns import Columns
+from jensen.transforms import Affine, Columns, Composed, Exp, Transform, Triangular, interval
 
 FORMAT = 1
 FALL, LEVELS = 0.25, 5  # the step size falls by this factor, so many times in all
@@ -43,6 +42,7 @@ PATIENCE = 2  # windows in a row that do not rise, before it falls
 TOLERANCE = 1e-3  # nats: a rise that matters
 PATH, NEARBY = 30, 20  # points of the ascent that are candidates for a start, and draws that judge each
 SCALES = 1e-4, 1e4  # a first guess of a scale is within
+LARGEST_CURVATURE = 300  # dimensions, above which no matrix of second derivatives is made
 RUNAWAY = 1e6  # first guesses, beyond which a scale has no end
 BLOCK = 2000  # draws walked at once in judging q
 FAR = 30.0, 300.0  # standard deviations at which a target is asked whether it falls off
@@ -69,7 +69,7 @@ class Inference:
         elbo, elbo_stderr: lower bound on log Z, and its Monte Carlo error.
         log_evidence, log_evidence_stderr: log Z by importance weights; low on average, which the error does not cover.
         kind: of `log_evidence`.
-        k_hat: shape of the tail of the weights; see `verdict`.
+        k_hat, k_hat_stderr: shape of the tail of the weights, and its error; see `verdict`.
         effective_sample_size: of the weights, in 1..N.
         draws: from q, (N, D).
         log_weights: of the draws, smoothed and normalised, (N,).
@@ -95,6 +95,7 @@ class Inference:
     log_evidence: float
     log_evidence_stderr: float
     k_hat: float
+    k_hat_stderr: float
     effective_sample_size: float
     draws: Tensor
     log_weights: Tensor
@@ -109,13 +110,13 @@ class Inference:
 
     @property
     def trustworthy(self) -> bool:
-        """Whether k̂ is low enough for means by weighted draws to be trusted."""
-        return self.k_hat <= trustworthy(len(self.draws))
+        """Whether k̂, with its error added, is low enough for means by weighted draws to be trusted."""
+        return self.k_hat + self.k_hat_stderr <= trustworthy(len(self.draws))
 
     @property
     def verdict(self) -> str:
         """What k̂ means, in a sentence."""
-        return verdict(self.k_hat, len(self.draws))
+        return verdict(self.k_hat, self.k_hat_stderr, len(self.draws))
 
     @torch.no_grad()
     def sample(self, n: int, seed: int | None = None) -> Tensor:
@@ -132,7 +133,8 @@ class Inference:
 
     def to_dict(self) -> dict[str, Any]:
         """What was found, without the draws."""
-        numbers = ("elbo", "elbo_stderr", "log_evidence", "log_evidence_stderr", "kind", "k_hat", "trustworthy",
+        numbers = ("elbo", "elbo_stderr", "log_evidence", "log_evidence_stderr", "kind", "k_hat",
+            "k_hat_stderr", "trustworthy",
                    "verdict", "effective_sample_size", "converged", "steps", "seconds", "warnings")  # fmt: skip
         return {
             "target": self.target,
@@ -153,6 +155,7 @@ class Inference:
             f"{self.family} q of {self.dim} dimensions, {ended}, {self.seconds:.1f} s",
             f"elbo {self.elbo:.3f} ± {self.elbo_stderr:.3f} nats, a lower bound on log Z",
             f"log Z {self.log_evidence:.3f} ± {self.log_evidence_stderr:.3f} nats, by {len(self.draws):,} draws",
+            f"effective sample size {self.effective_sample_size:,.0f} of {len(self.draws):,}",
             self.verdict,
         ]
         shown = min(self.dim, 12)
@@ -187,28 +190,29 @@ class Inference:
 _TENSORS = ("mean", "std", "weighted_mean", "weighted_std", "draws", "log_weights", "resampled")
 
 
-def verdict(k_hat: float, draws: int) -> str:
-    """What k̂ means, in a sentence.
+def verdict(k_hat: float, stderr: float, draws: int) -> str:
+    """What k̂ means, in a sentence. An error that reaches beyond the limit counts as beyond it.
 
-    >>> verdict(0.3, 20_000)[:30]
-    'k̂ = 0.30, at most 0.70: q is c'
+    >>> verdict(0.3, 0.06, 20_000).partition(":")[0]
+    'k̂ = 0.30 ± 0.06, below 0.70'
     """
     limit = trustworthy(draws)
     if k_hat == -math.inf:
         return "k̂ = -inf: all weights are equal, q is the target as far as its draws can tell."
-    if k_hat <= limit:
+    said = f"k̂ = {k_hat:.2f} ± {stderr:.2f}"
+    if k_hat + stderr <= limit:
         return (
-            f"k̂ = {k_hat:.2f}, at most {limit:.2f}: q is close enough to the target for weighted draws to make up for "
-            f"the rest, as far as draws of q can tell; of a mode that q never visits they know nothing."
+            f"{said}, below {limit:.2f}: q is close enough to the target for weighted draws to make up for the rest, "
+            f"as far as draws of q can tell; of a mode that q never visits they know nothing."
         )
     if k_hat < 1:
         return (
-            f"k̂ = {k_hat:.2f}, above {limit:.2f}: q misses part of the target, and few draws carry most of the weight. "
-            f"Do not trust its spread or tails, nor the weighted draws; try a richer family, or other coordinates."
+            f"{said}, not safely below {limit:.2f}: q misses part of the target, and few draws carry much of its "
+            f"weight. Do not trust its spread or tails, nor the weighted draws; try a richer family or other coordinates."
         )
     return (
-        f"k̂ = {k_hat:.2f}, 1 or more: q misses so much of the target that the weights have no finite mean. "
-        f"Neither q nor the weighted draws stand for the target; try a richer family, or other coordinates."
+        f"{said}, 1 or more: q misses so much of the target's tails that the weights may have no finite mean. Trust "
+        f"neither q nor the weighted draws to stand for the target; try a richer family, or other coordinates."
     )
 
 
@@ -291,12 +295,17 @@ def infer(
         u = _start(start, bounds, onto, like)
         needs_slope = gradient in ("pathwise", "sticking-the-landing")
         function = _batched(log_density, onto.forward(u[None])[0], dtype, needs_slope)
-        loc, scale = _first_guess(Target(function, onto), u) if needs_slope else (u, torch.ones_like(u))
-        transform = Composed([Affine((dim,), loc, scale), onto])
+        loc, tril = _first_guess(Target(function, onto), u) if needs_slope else (u, torch.eye(dim, dtype=dtype))
+        if component.name not in ("full", "flow"):  # the others are what they are along the axes
+            tril = _axes(tril)
+        transform = Composed([Triangular(loc, tril), onto])
         q = Choice(component, chosen)(dim).to(dtype)
         goal = Target(function, transform)
-        doubts = _does_not_fall_off(goal, transform, torch.zeros_like(u), torch.ones_like(u), bounds)
+        doubts = _does_not_fall_off(Target(function, onto), loc, tril.square().sum(1).sqrt(), bounds)
         size = step_size or (0.005 if component.name == "flow" else 0.05)
+        for text in doubts:  # at once, for the fit may fail of it
+            warnings.warn(text, InferenceWarning, stacklevel=2)
+        told = len(doubts)
         fit = _ascend(goal, q, gradient, samples, window, max_steps, size, listener, like)
         found = _judge(goal, q.requires_grad_(False), transform, draws, like)
     if not fit.converged:
@@ -311,7 +320,7 @@ def infer(
     )  # fmt: skip
     if not result.trustworthy:
         result.warnings.append(result.verdict)
-    for text in result.warnings:
+    for text in result.warnings[told:]:
         warnings.warn(text, InferenceWarning, stacklevel=2)
     if out is not None:
         result.save(out)
@@ -336,7 +345,7 @@ def open_inference(path: str | Path) -> Inference:
         component, chosen = _family(record["family"], record["settings"])
         record["support"] = [tuple(b) for b in record["support"]]
         dim, dtype = record["dim"], tensors["mean"].dtype
-        transform = Composed([Affine((dim,), torch.zeros(dim), torch.ones(dim)), _onto(record["support"])]).to(dtype)
+        transform = Composed([Triangular(torch.zeros(dim), torch.eye(dim)), _onto(record["support"])]).to(dtype)
         q = Choice(component, chosen)(dim).to(dtype)
         q.requires_grad_(False).load_state_dict({k[2:]: v for k, v in tensors.items() if k.startswith("q.")})
         transform.load_state_dict({k[10:]: v for k, v in tensors.items() if k.startswith("transform.")})
@@ -507,9 +516,10 @@ def _differentiable(function: Callable[[Tensor], Tensor], rows: Tensor) -> Calla
 
 
 def _first_guess(target: Target, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre and scales of the best normal along an ascent of log p̃ from a start, both (D,), on the real line.
+    """Centre, (D,), and lower triangular scale, (D, D), of the best normal along an ascent of log p̃, on the real line.
 
-    At each point the scales are those of the curvature along the axes, and draws estimate the bound.
+    At each point the covariance is the inverse curvature, or where that is none its diagonal, and draws estimate the
+    bound.
     """
     target.strict = False
     path, point = [start], nn.Parameter(start.clone())
@@ -536,38 +546,55 @@ def _first_guess(target: Target, start: Tensor) -> tuple[Tensor, Tensor]:
         if not torch.isfinite(here).all() or torch.equal(here, path[-1]):
             break
         path.append(here)
-    best = (-math.inf, start, torch.ones_like(start))
+    best = (-math.inf, start, torch.eye(len(start), dtype=start.dtype))
     noise = torch.randn(NEARBY, len(start), dtype=start.dtype)
-    for here in path:
-        scale = _scales(target, here)
-        try:
-            with torch.no_grad():
-                log_p = target().log_prob(here + scale * noise)
-        except DataError:
-            continue
-        score = float(log_p.mean() + scale.log().sum())
-        if math.isfinite(score) and score > best[0]:
-            best = (score, here, scale)
+    for here in path if len(start) <= LARGEST_CURVATURE else path[-1:]:
+        for tril in _scales(target, here):
+            try:
+                with torch.no_grad():
+                    log_p = target().log_prob(here + noise @ tril.mT)
+            except DataError:
+                continue
+            score = float(log_p.mean() + tril.diagonal().log().sum())
+            if math.isfinite(score) and score > best[0]:
+                best = (score, here, tril)
     target.strict = True
     return best[1], best[2]
 
 
-def _scales(target: Target, here: Tensor) -> Tensor:
-    """(−∂² log p̃ / ∂z_d²)^(−½) by differences of slopes, (D,); 1 where the density is not concave."""
+def _scales(target: Target, here: Tensor) -> list[Tensor]:
+    """Guesses of a lower triangular scale, (D, D), from the curvature H of log p̃ by differences of slopes.
+
+    The diagonal (−H_dd)^(−½), 1 where the density is not concave; and the root of (−H)⁻¹ where that is positive.
+    """
     d, width = len(here), 1e-4 if here.dtype == torch.float64 else 1e-2
-    steps = width * torch.eye(d, dtype=here.dtype) * here.abs().clamp_min(1.0)
-    curvature = torch.empty_like(here)
-    for part in torch.arange(d).split(256):
-        moved = torch.cat([here + steps[part], here - steps[part]])
-        try:
-            _, slope = _value_and_slope(target, moved)
-        except DataError:
-            return torch.ones_like(here)
-        ahead, behind = slope.chunk(2)
-        column = part[:, None]
-        curvature[part] = ((ahead - behind).gather(1, column) / (2 * steps[part].gather(1, column))).squeeze(1)
-    scale = (-curvature).clamp_min(0.0).rsqrt()
-    return torch.where(torch.isfinite(scale), scale, 1.0).clamp(*SCALES)
+    if d > LARGEST_CURVATURE:
+        return [torch.eye(d, dtype=here.dtype)]
+    steps = width * here.abs().clamp_min(1.0).diag()
+    try:
+        _, slope = _value_and_slope(target, torch.cat([here + steps, here - steps]))
+    except DataError:
+        return [torch.eye(d, dtype=here.dtype)]
+    ahead, behind = slope.chunk(2)
+    curvature = (ahead - behind) / (2 * steps.diagonal()[:, None])
+    along = (-curvature.diagonal()).clamp_min(0.0).rsqrt()
+    guesses = [torch.where(torch.isfinite(along), along, 1.0).clamp(*SCALES).diag()]
+    if torch.isfinite(curvature).all():
+        precision = -(curvature + curvature.mT) / 2
+        root, failed = torch.linalg.cholesky_ex(precision.double())
+        if not failed:
+            covariance = torch.cholesky_inverse(root)
+            tril, failed = torch.linalg.cholesky_ex((covariance + covariance.mT) / 2)
+            inside = SCALES[0] <= float(tril.diagonal().min()) and float(tril.norm(dim=1).max()) <= SCALES[1]
+            if not failed and inside:
+                guesses.append(tril.to(here.dtype))
+    return guesses
+
+
+def _axes(tril: Tensor) -> Tensor:
+    """The scales along the axes, other dimensions held, as a diagonal matrix: (L Lᵀ)⁻¹_dd^(−½)."""
+    inverse = torch.linalg.solve_triangular(tril, torch.eye(len(tril), dtype=tril.dtype), upper=False)
+    return inverse.square().sum(0).rsqrt().diag()
 
 
 def _value_and_slope(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -583,9 +610,7 @@ def _point(target: Target, u: Tensor) -> str:
 
 
 @torch.no_grad()
-def _does_not_fall_off(
-    target: Target, transform: Transform, loc: Tensor, scale: Tensor, bounds: list[Bounds]
-) -> list[str]:
+def _does_not_fall_off(target: Target, loc: Tensor, scale: Tensor, bounds: list[Bounds]) -> list[str]:
     """Warnings for axes along which p̃(r) r does not decrease at a distance: along them it has no finite integral."""
     target.strict = False
     found = []
@@ -716,6 +741,7 @@ def _judge(target: Target, q: nn.Module, transform: Composed, draws: int, like: 
         "log_evidence": float(log_w.logsumexp(0) - math.log(draws)),
         "log_evidence_stderr": float(w.std() / w.mean() / math.sqrt(draws)),
         "k_hat": smoothed.shape,
+        "k_hat_stderr": smoothed.stderr,
         "effective_sample_size": float(w.sum().square() / w.square().sum()),
         "draws": x,
         "log_weights": smoothed.log_weights,
@@ -726,13 +752,18 @@ def _judge(target: Target, q: nn.Module, transform: Composed, draws: int, like: 
 
 def _moments(q: nn.Module, transform: Composed, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of q in the target's coordinates: exact where they are known, else of the draws."""
-    affine, onto = transform.chain  # pyright: ignore[reportAttributeAccessIssue]
+    affine, onto = transform.chain
     mean, std = x.mean(0), x.std(0)
-    if not isinstance(q, Flow) and isinstance(onto, Columns):
+    if not isinstance(q, Flow) and isinstance(affine, Triangular) and isinstance(onto, Columns):
         dist = q()
         straight = torch.ones(len(mean), dtype=torch.bool)
         for n in range(len(onto.parts)):
             straight[getattr(onto, f"index{n}")] = False
-        mean = torch.where(straight, affine.loc + affine.scale * dist.mean, mean)
-        std = torch.where(straight, affine.scale * dist.variance.sqrt(), std)
+        tril = affine.scale_tril
+        if hasattr(dist, "covariance_matrix"):
+            variance = ((tril @ dist.covariance_matrix) * tril).sum(1)
+        else:  # independent along the axes, and L is diagonal
+            variance = tril.square() @ dist.variance
+        mean = torch.where(straight, affine.loc + tril @ dist.mean, mean)
+        std = torch.where(straight, variance.sqrt(), std)
     return mean, std

@@ -35,10 +35,12 @@ class Smoothed(NamedTuple):
     Attributes:
         log_weights: normalised, so that their logsumexp is 0, (K,), in nats.
         shape: k̂; infinite where too few weights are positive to fit a tail.
+        stderr: of k̂, (1 + k̂) / √n for a tail of n weights, that of maximum likelihood; 0 where none was fitted.
     """
 
     log_weights: Tensor
     shape: float
+    stderr: float = 0.0
 
 
 def fit_tail(excess: Tensor) -> Tail:
@@ -91,7 +93,7 @@ def smooth(log_w: Tensor) -> Smoothed:
         quantiles = fitted.scale * torch.expm1(-shape * torch.log1p(-p)) / shape if shape else -torch.log1p(-p)
         log_w = log_w.clone()
         log_w[tail] = (quantiles + math.exp(cut)).log().clamp_max(0.0)  # no more than the largest was
-    return Smoothed(_normalised(log_w), shape)
+    return Smoothed(_normalised(log_w), shape, max(0.0, 1 + shape) / math.sqrt(size + PRIOR_WEIGHT))
 
 
 def trustworthy(draws: int) -> float:

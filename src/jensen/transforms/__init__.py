@@ -19,6 +19,7 @@ from jensen.transforms.spline import Elementwise, RationalQuadratic, Rotation
 from jensen.transforms.support import Bounded, Circle, Harmonics, Staged, Told, Turn
 from jensen.transforms.sylvester import Sylvester
 from jensen.transforms.transform import Composed, Inverse, Reshape, Transform
+from jensen.transforms.triangular import Triangular
 
 __all__ = [
     "ActNorm",
@@ -56,6 +57,7 @@ __all__ = [
     "Sylvester",
     "Told",
     "Transform",
+    "Triangular",
     "Turn",
     "interval",
     "levels",
