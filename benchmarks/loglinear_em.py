@@ -4,7 +4,8 @@
 
 Both fit p(x) = Σ_z p(z) p(x | z, w) to the same counts of binary rows, features being the columns and their products in
 pairs, from the same w: each round of EM enumerates x and z, and takes ten steps of SciPy's L-BFGS-B to the expected
-counts. The plain one is what one writes first, with dense arrays. What both reach is compared and kept.
+counts. The plain one is what one writes first, with dense arrays. What both reach is kept: here
+weights are scaled by their curvature, so that the same steps lead elsewhere on the way.
 """
 
 from __future__ import annotations

@@ -106,6 +106,15 @@ class Matrix(nn.Module):
             return self.by_column @ right.contiguous()
         return (right.mT @ self.by_row).mT  # in this order, as right is a transpose itself: six times as fast
 
+    def squared(self) -> Matrix:
+        """The matrix of squares, for one use: it is a copy."""
+        new = object.__new__(Matrix)
+        nn.Module.__init__(new)
+        new.sparse, new.held = self.sparse, self.held
+        new.by_row = _squares(self.by_row)
+        new.by_column = None if self.by_column is None else _squares(self.by_column)
+        return new
+
     def scipy(self) -> Any:
         """The same as scipy's sparse matrix by rows."""
         if not self.sparse:
@@ -116,10 +125,20 @@ class Matrix(nn.Module):
 
 def _compressed(m: Any) -> Tensor:
     """A matrix of scipy as torch's, by rows."""
+    crow, col = (torch.from_numpy(a.astype(np.int64)) for a in (m.indptr, m.indices))
+    return _by_rows(crow, col, torch.from_numpy(m.data), m.shape)
+
+
+def _by_rows(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)  # torch calls it beta
-        crow, col = (torch.from_numpy(a.astype(np.int64)) for a in (m.indptr, m.indices))
-        return torch.sparse_csr_tensor(crow, col, torch.from_numpy(m.data), m.shape, check_invariants=True)
+        return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=True)
+
+
+def _squares(m: Tensor) -> Tensor:
+    if m.layout == torch.strided:
+        return m.square()
+    return _by_rows(m.crow_indices(), m.col_indices(), m.values().square(), tuple(m.shape))
 
 
 class Features(nn.Module):
@@ -144,6 +163,10 @@ class Features(nn.Module):
 
     def totals(self, counts: Tensor) -> Tensor:
         """Σ_zx c(z, x) f(x, z), shaped as w, for counts (Z, X)."""
+        raise NotImplementedError
+
+    def squares(self, counts: Tensor) -> Tensor:
+        """Σ_zx c(z, x) f(x, z)², shaped as w."""
         raise NotImplementedError
 
     def extremes(self, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,6 +245,9 @@ class Joint(Features):
 
     def totals(self, counts: Tensor) -> Tensor:
         return self.matrix.transposed_times(counts.reshape(-1, 1))[:, 0]
+
+    def squares(self, counts: Tensor) -> Tensor:
+        return self.matrix.squared().transposed_times(counts.reshape(-1, 1))[:, 0]
 
     def extremes(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         rows, x = self.matrix.scipy(), self.sizes[1]
@@ -305,6 +331,11 @@ class Crossed(Features):
         if self.of_class is not None:
             counts = self.of_class.transposed_times(counts)
         return self.matrix.transposed_times(counts.mT)
+
+    def squares(self, counts: Tensor) -> Tensor:
+        if self.of_class is not None:
+            counts = self.of_class.squared().transposed_times(counts)
+        return self.matrix.squared().transposed_times(counts.mT)
 
     def extremes(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         rows = self.matrix.scipy()
