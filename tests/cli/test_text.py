@@ -1,0 +1,75 @@
+"""Text by the command line: describe, train, score, draw, go between, report."""
+
+import json
+
+import pytest
+
+LINES = ["the cat sat on the mat", "a dog ran", "the dog sat", "a cat ran to the mat", "cats — and a 🐈"] * 12
+SMALL = ("width=8", "positions=false")
+
+
+@pytest.fixture(scope="module", name="lines")
+def _lines(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "lines.txt"
+    path.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module", name="rnn")
+def _rnn(trained, lines):
+    return trained("rnn-text", "rnn", lines, *SMALL, "--text", "lines=true", "--epochs", 5, "--lr", 0.01)
+
+
+def test_data_says_what_there_is(jensen, lines):
+    answer = jensen("data", lines, "--text", "tokens=words,lines=true")
+    assert "lines, each a datum, of at most 7 words" in answer.out
+    assert "begins" in answer.out
+    report = json.loads(jensen("data", lines, "--text", "lines=true", "--json").out)
+    assert sum(a["characters"] for a in report["text"]["amounts"].values()) == sum(len(t) + 1 for t in LINES)
+
+
+def test_a_score_in_the_units_of_text(jensen, rnn):
+    answer = jensen("score", rnn)
+    assert "bits/character" in answer.out and "perplexity" in answer.out and "per word" in answer.out
+    found = json.loads(jensen("score", rnn, "--json").out)
+    assert found["bits_per_dim"] is None
+    total = -found["nats"] * found["n"] / 0.6931471805599453
+    assert found["text"]["bits_per_character"] * found["amounts"]["characters"] == pytest.approx(total)
+
+
+def test_samples_are_texts(jensen, fails, rnn, tmp_path):
+    answer = jensen("sample", rnn, "-n", 3, "--prefix", "the ", "--out", "-")
+    assert [line.startswith("the ") for line in answer.out.splitlines()] == [True] * 3
+    assert jensen("sample", rnn, "-n", 4, "--nucleus", 0.9, "--out", tmp_path / "a.txt").code == 0
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8").count("\n") == 4
+    assert jensen("sample", rnn, "-n", 4, "--out", tmp_path / "a.csv").code == 0
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8").startswith("text\n")
+    fails(jensen("sample", rnn, "--prefix", "Zoo", "--out", "-"), 3, "--prefix, line 1, column 1: the character 'Z'")
+
+
+def test_errors_name_the_line(jensen, fails, rnn, lines, tmp_path):
+    (tmp_path / "b.txt").write_bytes(b"the cat\na d\xffg\n")
+    fails(jensen("score", rnn, tmp_path / "b.txt"), 3, "b.txt, line 2: expected text in UTF-8, got the byte 0xff")
+    (tmp_path / "b.txt").write_text("the cat\na Dog\n")
+    fails(jensen("score", rnn, tmp_path / "b.txt"), 3, "b.txt, line 2, column 3: the character 'D'")
+    (tmp_path / "b.txt").write_text("")
+    fails(jensen("data", tmp_path / "b.txt"), 3, "expected a text, got an empty file")
+    fails(
+        jensen("data", lines, "--text", "tokens=word"),
+        2,
+        "expected characters, bytes, words, bpe",
+        "did you mean 'words'",
+    )
+    fails(jensen("data", lines, "--text", "words"), 2, "--text: 'words': expected key=value")
+    fails(jensen("train", "ppca", lines, "--out", tmp_path / "run"), 2, "takes numbers, and a text is a row of symbols")
+
+
+def test_sentences_between_sentences(jensen, trained, lines):
+    run = trained(
+        *("vae-text", "vae", lines, "--text", "lines=true,tokens=words", "--epochs", 2, "latents=2"),
+        *("encoder=rnn", "encoder.width=8", "likelihood=autoregressive", "likelihood.network=rnn"),
+        *("likelihood.network.width=8", "likelihood.word_dropout=0.3"),
+    )
+    assert len(jensen("interpolate", run, "--steps", 5, "--out", "-").out.splitlines()) == 5
+    assert jensen("report", run).code == 0
+    assert "path 1" in (run / "report.html").read_text(encoding="utf-8")
