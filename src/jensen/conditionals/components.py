@@ -21,7 +21,7 @@ from jensen.conditionals.heads import Support
 LEAST = (
     1e-12  # probability, rate, or excess of a scale over its floor: finite in the logarithm, without effect otherwise
 )
-CACHE = 2**17  # numbers that are worked on at once: what a core keeps close
+CACHE = 2**18  # numbers that are worked on at once: what a core keeps close
 Sums = dict[str, Tensor]
 Explain = Callable[[Tensor], tuple[Tensor, Any]]
 

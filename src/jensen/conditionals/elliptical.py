@@ -14,7 +14,8 @@ from jensen.conditionals.components import LEAST, Components, Explain, Sums
 from jensen.conditionals.heads import Support, inverse_softplus
 from jensen.errors import ConfigError
 
-NEAR = 1e3  # standard deviations from a centre to the origin, up to which squares may be expanded: ten digits remain
+NEAR = 1e4  # least scales from a centre to the origin, up to which squares may be expanded: eight digits remain
+MANY = 64  # dimensions, beyond which their products are too many to be kept
 
 
 class Elliptical(Components):
@@ -23,7 +24,8 @@ class Elliptical(Components):
         p_k(x) = N(x; μ_k, Σ_k)        or        t_ν(x; μ_k, Σ_k) = ∫ N(x; μ_k, Σ_k / g) Gamma(g; ν/2, ν/2) dg
 
     with Σ_k = L_k L_kᵀ, or one Σ for all ("tied"), or diagonal, or σ²_k I. Data are seen in each component's own
-    coordinates, y = L⁻¹ (x − μ), and counted there: nothing large is ever subtracted from anything large.
+    coordinates, y = L⁻¹ (x − μ), and counted there, so that nothing large is subtracted from anything large; or, where
+    no digits that matter are lost by it, counted once for all components, by x and the products of its elements.
 
     The floor under Σ is that of its eigenvalues, min_scale², when set from data (then the maximum among all such Σ is
     found by raising eigenvalues), and of the diagonal of L otherwise: either bounds the likelihood.
@@ -142,21 +144,30 @@ class Elliptical(Components):
         x = super().rows(x)
         return x if self.support.unit == 1.0 else (x - self.support.middle) / self.support.unit
 
-    def whitener(self) -> Callable[[Tensor], Tensor]:
-        """Gives y = L⁻¹ (x − μ), (K, D, N), of x, (N, D)."""
-        loc = self.loc
+    @property
+    def _inverse(self) -> Tensor:
+        """L⁻¹, (K or 1, D, D), or its diagonal, (K, D)."""
         if not self.dense:
-            inverse = 1 / self._scale
-            return lambda x: (x.mT - loc[..., None]) * inverse[..., None]
+            return (1 / self._scale).expand(self.components, self.dims)
         root = self.root
         eye = torch.eye(self.dims, dtype=root.dtype, device=root.device)
-        inverse = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)  # (K or 1, D, D)
-        if len(inverse) == 1:
-            shared, centres = inverse[0], (loc @ inverse[0].mT)[..., None]
-            return lambda x: shared @ x.mT - centres
-        offset = (inverse @ loc[..., None]).reshape(-1, 1)
-        stacked = inverse.reshape(-1, self.dims)  # all components by one product
-        return lambda x: torch.addmm(offset, stacked, x.mT, beta=-1).unflatten(0, (-1, self.dims))
+        return torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
+
+    def _near(self, inverse: Tensor) -> bool:
+        """Whether squares may be expanded: no centre is many times a component's least scale from the origin."""
+        loc = self.loc.detach()
+        if not self.dense:
+            return float((loc * inverse.detach()).abs().max()) < NEAR
+        reach = loc.norm(dim=1) + 3 * self.root.detach().flatten(1).norm(dim=1)
+        return self.dims <= MANY and float((reach * inverse.detach().flatten(1).norm(dim=1)).max()) < NEAR
+
+    def _pairs(self) -> tuple[Tensor, Tensor]:
+        """Elements of x whose products a square takes, (P,) each."""
+        if self.dense:
+            i, j = torch.tril_indices(self.dims, self.dims, device=self.loc.device)
+        else:
+            i = j = torch.arange(self.dims, device=self.loc.device)
+        return i, j
 
     def explainer(self) -> Explain:
         measure, scale = self.measurer(), self._scale.log()
@@ -182,25 +193,46 @@ class Elliptical(Components):
         return explain_with_tails
 
     @property
-    def _near(self) -> bool:
-        return not self.dense and float((self.loc / self._scale).detach().abs().max()) < NEAR
-
-    @property
     def width(self) -> int:
-        return 2 * self.dims + 3 * self.components if self._near else self.dims * self.components
+        inverse = self._inverse.detach()
+        numbers = self.dims + len(self._pairs()[0]) + 3 * self.components
+        return numbers if self._near(inverse) else self.dims * self.components
 
     def measurer(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """Gives, of x, (N, D), y and ‖y‖², (K, N).
+        """Gives, of x, (N, D), y, (K, D, N), and ‖y‖², (K, N).
 
-        Where Σ is diagonal and no centre is far from the origin the square is expanded, two products in all, and x
-        itself takes the place of y.
+        Where the square may be expanded, (x − μ)ᵀ Σ⁻¹ (x − μ) = Σ Σ⁻¹_ij x_i x_j − 2 μᵀ Σ⁻¹ x + μᵀ Σ⁻¹ μ, it is one
+        product with what all components share, x and its products (D + P, N), which then takes the place of y.
         """
-        if self._near:
-            inverse = (1 / self._scale.square()).expand(self.components, self.dims)
-            both = torch.cat([inverse, -2 * self.loc * inverse], 1)  # (K, 2 D)
-            constant = (self.loc.square() * inverse).sum(1, keepdim=True)
-            return lambda x: (x, torch.addmm(constant, both, torch.cat([x.square(), x], 1).mT).clamp_min(0.0))
-        whiten = self.whitener()
+        inverse, loc = self._inverse, self.loc
+        if self._near(inverse):
+            i, j = self._pairs()
+            if self.dense:
+                precision = inverse.mT @ inverse
+                towards = (precision @ loc[..., None])[..., 0]
+                factors = precision[:, i, j] * (1 + (i != j).to(loc.dtype))
+            else:
+                factors = inverse.square()
+                towards = factors * loc
+            both = torch.cat([-2 * towards, factors.expand(self.components, -1)], 1)  # (K, D + P)
+            constant = (loc * towards).sum(1, keepdim=True)
+
+            def expand(x: Tensor) -> tuple[Tensor, Tensor]:
+                rows = x.mT.contiguous()
+                products = [rows[: d + 1] * row for d, row in enumerate(rows)] if self.dense else [rows.square()]
+                seen = torch.cat([rows, *products])
+                return seen, torch.addmm(constant, both, seen).clamp_min(0.0)
+
+            return expand
+
+        def whiten(x: Tensor) -> Tensor:
+            if not self.dense:
+                return (x.mT - loc[..., None]) * inverse[..., None]
+            if len(inverse) == 1:
+                return inverse[0] @ x.mT - (loc @ inverse[0].mT)[..., None]
+            offset = (inverse @ loc[..., None]).reshape(-1, 1)
+            stacked = inverse.reshape(-1, self.dims)  # all components by one product
+            return torch.addmm(offset, stacked, x.mT, beta=-1).unflatten(0, (-1, self.dims))
 
         def measure(x: Tensor) -> tuple[Tensor, Tensor]:
             y = whiten(x)
@@ -219,35 +251,39 @@ class Elliptical(Components):
             g = (df + self.dims) / (df + square)
             weight = share * g
             sums = {"g": weight.sum(1), "log_g": (share * (g.log() - g)).sum(1)}
-        if self.dense:
-            weighed = y * weight[:, None]
-            return sums | {"y": weighed.sum(2), "yy": weighed @ y.mT}
-        if y.dim() == 2:  # x itself: Σ w y = (Σ w x − μ Σ w) / σ
-            scale, total = self._scale, weight.sum(1, keepdim=True)
-            linear = weight @ y - total * self.loc
-            sums["y"] = linear / scale
-            if self.covariance == "diagonal":
-                sums["yy"] = (weight @ y.square() - self.loc * (2 * linear + total * self.loc)) / scale.square()
-        else:
-            sums["y"] = (y @ weight[..., None])[..., 0]
-            if self.covariance == "diagonal":
-                sums["yy"] = (y.square() @ weight[..., None])[..., 0]
-        if self.covariance == "spherical":
-            sums["yy"] = (square * weight).sum(1, keepdim=True)
-        return sums
+        if y.dim() == 2:  # x and its products, counted about the origin
+            return sums | {"x": weight @ y.mT}
+        weighed = y * weight[:, None]
+        yy = weighed @ y.mT if self.dense else (weighed * y).sum(2)
+        return sums | {"y": weighed.sum(2), "yy": yy}
+
+    def _about_centres(self, sums: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ w y and Σ w y yᵀ, or its diagonal, of Σ w x and Σ w x_i x_j beside one another, (K, D + P)."""
+        i, j = self._pairs()
+        linear, products = sums.split([self.dims, len(i)], 1)
+        loc, inverse = self.loc, self._inverse
+        off = linear - weight[:, None] * loc
+        if not self.dense:
+            return off * inverse, (products - loc * (linear + off)) * inverse.square()
+        square = sums.new_zeros(self.components, self.dims, self.dims)
+        square[:, i, j] = products
+        square[:, j, i] = products
+        square = square - loc[:, :, None] * linear[:, None] - off[:, :, None] * loc[:, None]
+        return (inverse @ off[..., None])[..., 0], inverse @ square @ inverse.mT
 
     @torch.no_grad()
     def set_from(self, sums: Sums, n: Tensor) -> None:
         some = n > LEAST
         n = n.clamp_min(LEAST)
         weight = sums.get("g", n).clamp_min(LEAST)
-        moved = torch.where(some[:, None], sums["y"] / weight[:, None], 0.0)  # the new centre, in y
+        y, spread = self._about_centres(sums["x"], weight) if "x" in sums else (sums["y"], sums["yy"])
+        moved = torch.where(some[:, None], y / weight[:, None], 0.0)  # the new centre, in y
         if self.student and self.given_df is None:
             found = _degrees_of_freedom(self.df, sums["log_g"] / n, self.dims, self.least_df, self.most_df)
             self._set_df(torch.where(some, found, self.df))
         if self.dense:
             root = self.root
-            spread = sums["yy"] - sums["y"][:, :, None] * moved[:, None]
+            spread = spread - y[:, :, None] * moved[:, None]
             if self.covariance == "tied":
                 spread = spread.sum(0, keepdim=True) / n.sum()
             else:
@@ -257,11 +293,9 @@ class Elliptical(Components):
             self._set_root(root @ spread @ root.mT)
             return
         scale = self._scale
-        spread = sums["yy"]
+        spread = spread - y * moved
         if self.covariance == "spherical":
-            spread = (spread - (sums["y"] * moved).sum(1, keepdim=True)) / self.dims
-        else:
-            spread = spread - sums["y"] * moved
+            spread = spread.mean(1, keepdim=True)
         spread = torch.where(some[:, None], spread / n[:, None], 1.0)
         self.loc.data.add_(scale * moved)
         self._set_scale(scale.square() * spread)

@@ -37,7 +37,7 @@ from jensen.core import Joint, Model
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError, FitWarning
 from jensen.objectives import Batch, Objective, Stage, UpdatePhase
-from jensen.objectives.likelihood import log_likelihood, maximum_likelihood
+from jensen.objectives.likelihood import maximum_likelihood
 from jensen.registry import model
 
 FAMILIES = {
@@ -100,8 +100,14 @@ def mixture(
         objective = Objective((start, climb), log_likelihood, "maximum likelihood, EM")
     else:
         ascent = maximum_likelihood()
-        objective = Objective((start, *ascent.stages), ascent.validate, ascent.description)
+        objective = Objective((start, *ascent.stages), log_likelihood, ascent.description)
     return Model(p, q, objective)
+
+
+def log_likelihood(model: Model, batch: Batch) -> dict[str, Tensor]:
+    """log Σ_k π_k p_k(x) of each datum, (B,), in nats: what a walk finds too, with nothing drawn."""
+    weights, components = parts_of(model)
+    return {"log_likelihood": (weights.log_weights + components.log_prob(batch["x"])).logsumexp(1)}
 
 
 def parts_of(model: Model) -> tuple[Weights, Components]:
@@ -124,6 +130,8 @@ class Expected:
         log_likelihood: Σ w log p(x), in nats, ().
         sums: what the components count.
         worst: the data explained worst: their log p, weights and rows.
+        at_once: rows that are worked on at once.
+        waiting: rows and weights of small batches, until there are so many.
     """
 
     explain: Explain
@@ -132,6 +140,8 @@ class Expected:
     log_likelihood: Tensor
     sums: Sums
     worst: tuple[Tensor, Tensor, Tensor]
+    at_once: int
+    waiting: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 def expect_nothing(weights: Weights, components: Components) -> Expected:
@@ -139,7 +149,7 @@ def expect_nothing(weights: Weights, components: Components) -> Expected:
     log_weights = weights.log_weights.detach()
     zero = torch.zeros_like(log_weights)
     none = zero[:0], zero[:0], zero.new_zeros(0, components.dims)
-    return Expected(components.explainer(), log_weights, zero, zero.sum(), {}, none)
+    return Expected(components.explainer(), log_weights, zero, zero.sum(), {}, none, components.at_once)
 
 
 @torch.no_grad()
@@ -147,12 +157,14 @@ def expect(components: Components, so_far: Expected, rows: Tensor, w: Tensor) ->
     """Add rows, (N, D), of weights w, (N,): a block that the cache holds after another."""
     s, counts = so_far, dict(so_far.sums)
     n, total, log_p = s.n, s.log_likelihood, []
-    size = components.at_once
-    for x, own in zip(rows.split(size), w.split(size), strict=True):
+    for x, own in zip(rows.split(s.at_once), w.split(s.at_once), strict=True):
         joint, seen = s.explain(x)
         joint = joint + s.log_weights[:, None]  # (K, N)
-        evidence = joint.logsumexp(0)
-        share = (joint - evidence).exp_().mul_(own)
+        top = joint.amax(0)
+        share = joint.sub_(top).exp_()
+        among = share.sum(0)
+        evidence = top + among.log()  # log p(x)
+        share = share.mul_(own / among)
         n, total = n + share.sum(1), total + own @ evidence
         log_p.append(evidence)
         for name, value in components.count(seen, share).items():
@@ -160,7 +172,7 @@ def expect(components: Components, so_far: Expected, rows: Tensor, w: Tensor) ->
     found = torch.cat([s.worst[0], *log_p])
     least = found.topk(min(WORST, len(found)), largest=False).indices
     worst = found[least], torch.cat([s.worst[1], w])[least], torch.cat([s.worst[2], rows])[least]
-    return Expected(s.explain, s.log_weights, n, total, counts, worst)
+    return Expected(s.explain, s.log_weights, n, total, counts, worst, s.at_once)
 
 
 def maximise(weights: Weights, components: Components, found: Expected) -> None:
@@ -181,13 +193,23 @@ def _begin(model: Model) -> Expected:
 
 def _accumulate(model: Model, state: Expected, batch: Batch) -> Expected:
     _, components = parts_of(model)
-    return expect(components, state, components.rows(batch["x"]), _weighed(batch))
+    state.waiting.append((components.rows(batch["x"]), _weighed(batch)))
+    return _done(components, state) if sum(len(w) for _, w in state.waiting) >= state.at_once else state
+
+
+def _done(components: Components, state: Expected) -> Expected:
+    """With what was waiting."""
+    if not state.waiting:
+        return state
+    rows, w = (torch.cat(parts) for parts in zip(*state.waiting, strict=True))
+    return expect(components, state, rows, w)
 
 
 @torch.no_grad()
 def _apply(model: Model, state: Expected) -> dict[str, Tensor]:
     """Maximise, see to what is empty or has collapsed; the likelihood logged is that before."""
     weights, components = parts_of(model)
+    state = _done(components, state)
     maximise(weights, components, state)
     _restart_empty(weights, components, state)
     _say_collapsed(components, state)
