@@ -37,6 +37,11 @@ def test_a_score_in_the_units_of_text(jensen, rnn):
     assert found["text"]["bits_per_character"] * found["amounts"]["characters"] == pytest.approx(total)
 
 
+def test_training_notes_what_it_writes(rnn):
+    noted = (rnn / "samples.txt").read_text(encoding="utf-8").splitlines()
+    assert noted[0].startswith("--- epoch 1, step ") and len(noted) >= 4
+
+
 def test_samples_are_texts(jensen, fails, rnn, tmp_path):
     answer = jensen("sample", rnn, "-n", 3, "--prefix", "the ", "--out", "-")
     assert [line.startswith("the ") for line in answer.out.splitlines()] == [True] * 3

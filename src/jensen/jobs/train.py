@@ -17,6 +17,7 @@ from jensen.data import Dataset, load_data
 from jensen.data.sources import reference
 from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.run import Run, check_conditions, open_run
+from jensen.jobs.while_training import Diary
 from jensen.registry import MODEL, build, configure, find, flatten, nest, override
 from jensen.training.folder import Folder
 from jensen.training.settings import Settings, training_settings
@@ -192,6 +193,8 @@ def _fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Ru
                 ranges.check(data.split(part).x, data.split(part).index)
     train_split = data.split("train").to(run.schema, device)
     valid = data.splits["valid"].to(run.schema, device) if "valid" in data.splits else None
+    if run.schema.is_text and run.folder is not None and run.capabilities.sample:
+        listener = Diary(run, listener, resume)
     trainer = Trainer(run.model, train_split, valid, settings, run.folder, listener)
     run.log = trainer.run(resume)
     if run.folder is not None:
