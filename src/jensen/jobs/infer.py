@@ -208,7 +208,7 @@ def verdict(k_hat: float, stderr: float, draws: int) -> str:
     if k_hat < 1:
         return (
             f"{said}, not safely below {limit:.2f}: q misses part of the target, and few draws carry much of its "
-            f"weight. Do not trust its spread or tails, nor the weighted draws; try a richer family or other coordinates."
+            f"weight. Do not trust its spread or tails, nor the weighted draws; try a richer family."
         )
     return (
         f"{said}, 1 or more: q misses so much of the target's tails that the weights may have no finite mean. Trust "

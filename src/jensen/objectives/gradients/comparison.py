@@ -73,7 +73,11 @@ class Comparison:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.add_subplot()
+        self.draw(figure.add_subplot())
+        return figure
+
+    def draw(self, axes: Any) -> None:
+        """The same on axes of matplotlib."""
         for name in dict.fromkeys(row.estimator for row in self.rows):
             rows = [row for row in self.rows if row.estimator == name and row.variance > 0]
             biased = any(row.declared_biased for row in rows)
@@ -89,7 +93,6 @@ class Comparison:
         axes.set_ylabel("variance of the gradient, summed over parameters")
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
-        return figure
 
     def plot(self, path: str | Path) -> None:
         """Save the figure; the suffix says as what."""
