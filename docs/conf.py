@@ -61,6 +61,7 @@ def model_page(model: Component) -> str:
         prose(equations) if equations else "",
         f"Source: {model.paper}.\n" if model.paper else "",
         by_hand.read_text() if by_hand.exists() else "",
+        *(kept_table(path) for path in sorted(RESULTS.glob(f"{model.name}*.json")) if of_model(path, model.name)),
         "## Settings\n",
         settings_table(model, "components.md"),
         f"`jensen show {model.name}` prints the same table.\n",
@@ -133,22 +134,33 @@ def measured_page() -> str:
     """Tables that were kept, as they stand in benchmarks/results."""
     parts = ["# Measured side by side\n", "Qualities and memory, with another library beside ours in one run.\n"]
     for path in sorted(RESULTS.glob("*.json")):
-        result = json.loads(path.read_text())
-        if "table" not in result:
-            continue
-        machine, table = result["machine"], result["table"]
-        versions = "".join(f", {name} {version}" for name, version in result.get("versions", {}).items())
-        parts += [
-            f"## {path.stem}\n",
-            table["about"] + "\n",
-            "| " + " | ".join(table["columns"]) + " |",
-            "|---" * len(table["columns"]) + "|",
-            *("| " + " | ".join(row) + " |" for row in table["rows"]),
-            "",
-            f"`{result['command']}`, {result['date']}, {machine['threads']} threads of {machine['processor']}, "
-            f"torch {machine['torch']}{versions}.\n",
-        ]
+        if kept_table(path):
+            parts += [f"## {path.stem}\n", kept_table(path)]
     return "\n".join(parts)
+
+
+def kept_table(path: Path) -> str:
+    """A kept table with how it came about; empty where a result has none."""
+    result = json.loads(path.read_text())
+    if "table" not in result:
+        return ""
+    machine, table = result["machine"], result["table"]
+    versions = "".join(f", {name} {version}" for name, version in result.get("versions", {}).items())
+    lines = [
+        table["about"] + "\n",
+        "| " + " | ".join(table["columns"]) + " |",
+        "|---" * len(table["columns"]) + "|",
+        *("| " + " | ".join(row) + " |" for row in table["rows"]),
+        "",
+        f"`{result['command']}`, {result['date']}, {machine['threads']} threads of {machine['processor']}, "
+        f"torch {machine['torch']}{versions}.\n",
+    ]
+    return "\n".join(lines)
+
+
+def of_model(path: Path, name: str) -> bool:
+    """Whether a result is kept under a model's name, as `helmholtz` or `helmholtz_bars`."""
+    return path.stem == name or path.stem.startswith(f"{name}_")
 
 
 def results_page() -> str:
