@@ -406,7 +406,7 @@ def _range(run: Run, data: Dataset, batch: Batch) -> Finding:
     rows = part.to(run.schema).take(slice(None))["x"].flatten(1).double()
     noisy = any(map(run.model.is_noisy, run.model.hidden))
     low, high = rows.amin(0), rows.amax(0) + (1.0 if noisy else 0.0)
-    if run.schema.is_image:
+    if run.schema.is_array:
         low, high = low.new_zeros(()), high.new_tensor(float(run.schema.levels or 1))
     given = {name: batch[name] for name in run.model.context}
     turn = torch.arange(SAMPLES) % len(batch[run.model.data])
@@ -415,11 +415,11 @@ def _range(run: Run, data: Dataset, batch: Batch) -> Finding:
     width = (high - low).clamp_min(1e-12)
     outside = ((drawn < low) | (drawn > high) | ~drawn.isfinite()).double().mean(0)
     far = ((drawn < low - width) | (drawn > high + width) | ~drawn.isfinite()).any(1).double().mean()
-    by_chance = 0.0 if run.schema.is_image else 2 / (len(rows) + 1)
+    by_chance = 0.0 if run.schema.is_array else 2 / (len(rows) + 1)
     evidence: dict[str, Any] = {"far_outside": float(far), "by_chance": by_chance, "samples": SAMPLES}
-    if run.schema.is_image:
-        share = float(outside.mean())
-        text = f"{share:.2%} of the pixels of samples lie outside the levels: cut to the nearest, and lost to the bound"
+    if run.schema.is_array:
+        share, what = float(outside.mean()), "pixels" if run.schema.is_image else "elements"
+        text = f"{share:.2%} of the {what} of samples lie outside the levels: cut to the nearest, and lost to the bound"
         evidence["outside"] = share
     else:
         share, worst = float(outside.max()), run.schema.names[int(outside.argmax())]
@@ -431,7 +431,7 @@ def _range(run: Run, data: Dataset, batch: Batch) -> Finding:
     text += f"; {float(far):.2%} lie beyond it by more than its width"
     ok = share <= OUTSIDE + by_chance and float(far) <= FAR
     alpha = run.spec.get("settings", {}).get("alpha")
-    narrower = [f"alpha={alpha / 10:g}"] if run.schema.is_image and alpha else []
+    narrower = [f"alpha={alpha / 10:g}"] if run.schema.is_array and alpha else []
     advice = ", ".join(
         [*narrower, "longer training, a more flexible flow, or --temperature 0.9 where samples are drawn"]
     )

@@ -16,7 +16,7 @@ from jensen.data import Dataset, Schema, Split
 from jensen.data.raw import ALL
 from jensen.data.schema import as_dtype
 from jensen.data.sources import Source, open_source
-from jensen.errors import ConfigError, DataError, did_you_mean
+from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from jensen.jobs.filling import METHODS, Effort, Filled, fill
 from jensen.jobs.given import context_of
 from jensen.jobs.job import job
@@ -265,6 +265,8 @@ def region_mask(shape: tuple[int, ...], region: str) -> np.ndarray:
 def _check(run: Run, draws: int, method: str, effort: Effort, region: str | None) -> None:
     """Raises `ConfigError` listing every option that is out of range."""
     problems = []
+    if run.schema.is_sound:
+        raise CapabilityError(f"{run.spec['model']} cannot fill in: gaps in sound are not filled by this version")
     least = {"draws": 1, "particles": 2, "warmup": 0, "steps": 8, "leapfrog": 1}
     given = {"draws": draws, **asdict(effort)}
     problems += [f"--{n}: expected >= {least[n]}, got {v}" for n, v in given.items() if v < least[n]]
