@@ -42,6 +42,18 @@ def test_training_notes_what_it_writes(rnn):
     assert noted[0].startswith("--- epoch 1, step ") and len(noted) >= 4
 
 
+def test_texts_come_by_stdin(jensen, rnn, tmp_path):
+    (tmp_path / "b.txt").write_text("the cat sat\na dog\n")
+    scores = [
+        json.loads(jensen("score", rnn, *w, "--json", **k).out)
+        for w, k in (
+            ((tmp_path / "b.txt",), {}),
+            (("-",), {"stdin": "the cat sat\na dog\n"}),
+        )
+    ]
+    assert scores[0]["nats"] == scores[1]["nats"] and scores[1]["n"] == 2
+
+
 def test_samples_are_texts(jensen, fails, rnn, tmp_path):
     answer = jensen("sample", rnn, "-n", 3, "--prefix", "the ", "--out", "-")
     assert [line.startswith("the ") for line in answer.out.splitlines()] == [True] * 3
@@ -66,6 +78,7 @@ def test_errors_name_the_line(jensen, fails, rnn, lines, tmp_path):
         "did you mean 'words'",
     )
     fails(jensen("data", lines, "--text", "words"), 2, "--text: 'words': expected key=value")
+    fails(jensen("impute", rnn, "--out", tmp_path / "a.csv"), 4, "a text has no gaps")
     fails(jensen("train", "ppca", lines, "--out", tmp_path / "run"), 2, "takes numbers, and a text is a row of symbols")
 
 

@@ -42,22 +42,23 @@ def data_for(run: Run, ref: str | None) -> Any:
         return ref
     from jensen.data import load_data
 
-    return read_stdin(lambda path: load_data(path, schema=run.schema))
+    return read_stdin(lambda path: load_data(path, schema=run.schema), run.schema.is_text)
 
 
-def read_stdin(load: Callable[[Path], Dataset]) -> Dataset:
-    """Data from stdin: .csv, .csv.gz, .npy, .npz or .parquet, told apart by their first bytes."""
-    with stdin_file() as path:
+def read_stdin(load: Callable[[Path], Dataset], text: bool = False) -> Dataset:
+    """Data from stdin: .csv, .csv.gz, .npy, .npz or .parquet, told apart by their first bytes, or .txt[.gz]."""
+    with stdin_file(text) as path:
         return replace(load(path), name="stdin", origin="stdin", recipe=None)
 
 
 @contextmanager
-def stdin_file() -> Iterator[Path]:
+def stdin_file(text: bool = False) -> Iterator[Path]:
     """Inside, what came by stdin lies in a file of its kind; errors that name the file name stdin."""
     content = sys.stdin.buffer.read()
     if not content:
         raise DataError("stdin: expected data, got nothing")
     suffix = next((suffix for magic, suffix in _MAGIC.items() if content.startswith(magic)), ".csv")
+    suffix = suffix.replace(".csv", ".txt") if text else suffix
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"stdin{suffix}"
         path.write_bytes(content)

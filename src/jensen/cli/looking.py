@@ -99,7 +99,8 @@ def data(
         print_table(["name", "holds", "where"], [[r["name"], r["description"], r["origin"]] for r in rows])
         typer.echo("\nDescribe one: jensen data NAME. Your own: .csv, .parquet, .npz, .npy, .txt, .wav, a folder.")
         return
-    loaded = read_stdin(lambda path: load_data(path, **options)) if ref == STDIN else load_data(ref, **options)
+    by_stdin = ref == STDIN
+    loaded = read_stdin(lambda p: load_data(p, **options), bool(text)) if by_stdin else load_data(ref, **options)
     report = describe(loaded)
     if as_json:
         print_json(report)

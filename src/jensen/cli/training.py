@@ -176,7 +176,7 @@ def _train(
         raise ConfigError(problems)
     loaded: Any = data
     if data == STDIN:
-        loaded = read_stdin(lambda path: load_data(path, **of_data))
+        loaded = read_stdin(lambda path: load_data(path, **of_data), "text" in of_data)
         options = training
     return job(
         model,

@@ -267,6 +267,8 @@ def _check(run: Run, draws: int, method: str, effort: Effort, region: str | None
     problems = []
     if run.schema.is_sound:
         raise CapabilityError(f"{run.spec['model']} cannot fill in: gaps in sound are not filled by this version")
+    if run.schema.is_text:
+        raise CapabilityError(f"{run.spec['model']} cannot fill in: a text has no gaps; sample has --prefix")
     least = {"draws": 1, "particles": 2, "warmup": 0, "steps": 8, "leapfrog": 1}
     given = {"draws": draws, **asdict(effort)}
     problems += [f"--{n}: expected >= {least[n]}, got {v}" for n, v in given.items() if v < least[n]]
