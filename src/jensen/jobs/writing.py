@@ -11,7 +11,7 @@ from torch import Tensor
 from jensen.conditionals.autoregressive import Autoregression
 from jensen.core import seeded
 from jensen.distributions import Symbols
-from jensen.errors import CapabilityError, ConfigError
+from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.run import Run
 
 ROWS = 64  # texts at once
@@ -49,7 +49,10 @@ def write_on(
         problems.append("--length: expected a model of windows of a text; a line ends by itself")
     if length is not None and length < 1:
         problems.append(f"--length: expected >= 1, got {length}")
-    begun = tokens.encode(prefix, "--prefix")
+    try:
+        begun = tokens.encode(prefix, "--prefix")
+    except UnicodeEncodeError:
+        raise DataError("--prefix: expected text in UTF-8, got bytes that are none") from None
     if tokens.lines and len(begun) >= size:
         problems.append(f"--prefix: expected fewer than {size} {tokens.unit}, the most of a line, got {len(begun)}")
     if problems:
