@@ -34,9 +34,7 @@ def rescaled(network: nn.Module, support: Support) -> nn.Module:
     """
     if support.kind == "symbol":
         if not isinstance(network, Reader):
-            raise ConfigError(
-                "encoder: this network takes numbers; for a text choose rnn or transformer"
-            )
+            raise ConfigError("encoder: this network takes numbers; for a text choose rnn or transformer")
         network.take_symbols(support.levels or 2, support.end)
         return network
     return nn.Sequential(Rescale(support.levels or 256), network) if support.kind == "levels" else network

@@ -38,8 +38,8 @@ class Imputation:
             exactly as they were.
         mean: E[missing | observed], (n, *event).
         missing: (n, *event), True where something was filled in.
-        method: of each datum, "none", "direct" (all was missing: a sample of the model), "ordered" (each number drawn after
-            all that is observed, from p(missing | observed) itself), "importance" or "mcmc".
+        method: of each datum, "none", "direct" (all was missing: a sample of the model), "ordered" (each number drawn
+            after all that is observed, from p(missing | observed) itself), "importance" or "mcmc".
         effective_sample_size: of each datum, (n,): how many independent draws its mean is worth; inf where nothing
             was missing.
         r_hat: of each datum, (n,): near 1 where its chains agree; NaN where none ran.
