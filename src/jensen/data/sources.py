@@ -65,6 +65,8 @@ def open_source(ref: Any) -> Source:
 
 def _are_texts(ref: Any) -> bool:
     """Whether something is a list of texts, or an array of them."""
+    if isinstance(ref, np.ndarray) and ref.ndim != 1:
+        return False
     return isinstance(ref, (np.ndarray, list, tuple)) and len(ref) > 0 and all(isinstance(one, str) for one in ref)
 
 
