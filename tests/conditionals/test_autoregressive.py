@@ -72,6 +72,20 @@ def test_samples_follow_the_density(orderings):
     assert stats.chisquare(found.numpy(), expected.detach().numpy()).pvalue > 1e-4
 
 
+def test_samples_follow_the_density_whatever_order_was_in_use_before():
+    dist = conditional(LEVELED, "categorical")()
+    before = draw(dist)
+    network = dist.of.network
+    network.any_order = True
+    network.arrange(network.order.flip(0))  # as a step of training, or filling in, leaves it
+    assert torch.equal(draw(dist), before)
+
+
+def draw(dist):
+    torch.manual_seed(0)
+    return dist.sample((100,))
+
+
 def test_the_average_over_orderings_is_one_of_densities():
     made = conditional(LEVELED, "categorical", 3)
     parts = []

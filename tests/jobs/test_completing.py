@@ -67,3 +67,22 @@ def test_what_is_filled_in_follows_the_model(run):
 def test_chains_are_for_densities_along_which_one_can_move(run):
     with pytest.raises(CapabilityError, match="one after another"):
         run.impute(np.array([[np.nan, 1, 0, 1]]), method="mcmc")
+
+
+def test_with_several_orderings_draws_follow_their_average():
+    """Weights that know how each ordering explains what it meets first; all orders are far from one another here."""
+    run = train("made", table(), settings={"hidden": [8], "orderings": 3}, epochs=1)
+    module = run.model.p["x"].module
+    with torch.no_grad():
+        torch.manual_seed(2)
+        for parameter in module.parameters():
+            parameter.normal_(std=1.5)
+    rows = np.array([[np.nan, np.nan, 0, 1], [1, np.nan, np.nan, 0], [1, 0, np.nan, np.nan]])
+    found = run.impute(rows, draws=2000, particles=6000, seed=1)
+    for i, row in enumerate(rows):
+        missing, truth = np.isnan(row), conditional_means(run, row)
+        size = found.effective_sample_size[i]
+        assert found.method[i] == "importance" and size >= 100
+        error = np.sqrt(truth * (1 - truth) * (1 / size + 1 / 2000)) + 1e-12
+        assert (np.abs(found.mean[i] - truth) < 4.5 * error)[missing].all()
+        assert (np.abs(found.draws[:, i].mean(0) - truth) < 4.5 * error)[missing].all()

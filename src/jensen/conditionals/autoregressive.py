@@ -181,6 +181,7 @@ class Autoregression(Distribution):
         lead = torch.Size(sample_shape) + self.batch_shape
         u, count = self.noise(lead + self.event_shape), self.of.network.orderings
         if count == 1:
+            self.of.network.use(0)  # as in a density, whatever order was in use before
             return self.from_noise(u)
         rows, which = u.reshape(-1, *self.event_shape), torch.randint(count, (math.prod(lead),))
         context = self._rows(lead)

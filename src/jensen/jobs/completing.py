@@ -4,10 +4,12 @@
 - A network of one order draws each missing element given those before it. What is known after them can only weigh such
   draws, so they are resampled by their weights, and the effective sample size says how much is left of them. Where all
   that is known comes first, nothing is lost.
+- One of several orders, not of any, has a share of the draws from each of them, weighed by all that is known.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -48,18 +50,21 @@ def complete(
     assert isinstance(module, Autoregressive)
     network, flat = module.network, missing.flatten(1)
     for pattern, rows in _patterns(flat):
+        orderings = range(1 if network.any_order else network.orderings)
         if network.any_order:
             network.arrange(torch.cat([torch.nonzero(~pattern)[:, 0], torch.nonzero(pattern)[:, 0]]))
         else:
             network.use(0)
         behind = pattern[network.order].int().diff().clamp_max(0).any()  # something known follows something missing
-        exact = not bool(behind) and (network.any_order or network.orderings == 1)
+        exact = not bool(behind) and len(orderings) == 1
         k = max(draws, ENOUGH) if exact else max(particles, draws)
         for few in rows.split(max(1, TOGETHER // k)):
             given = [context[name][few] for name in factor.parents]
             p: Autoregression = module(*given)
-            u = p.noise((k, len(few), *network.shape))
-            found, weight = p.complete(u, x[few], ~missing[few])
+            if len(orderings) == 1:
+                found, weight = p.complete(p.noise((k, len(few), *network.shape)), x[few], ~missing[few])
+            else:
+                found, weight = _by_each(p, x[few], ~missing[few], math.ceil(k / len(orderings)))
             found = found.flatten(2)
             assert weight is not None
             if exact:
@@ -70,6 +75,21 @@ def complete(
             taken = found.gather(0, chosen.unsqueeze(2).expand(-1, -1, found.shape[2]))
             size = torch.exp(2 * weight.logsumexp(0) - (2 * weight).logsumexp(0))
             keep(few, "importance", taken, (share.unsqueeze(2) * found).sum(0), size)
+
+
+@torch.no_grad()
+def _by_each(p: Autoregression, x: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """As many draws by each ordering m, (M · count, B, *event), and log w, (M · count, B), under their average.
+
+    log w takes in all that is known, also what comes first: how likely that is differs from one ordering to the next.
+    """
+    network, parts = p.of.network, []
+    for m in range(network.orderings):
+        network.use(m)
+        found, _ = p.complete(p.noise((count, len(x), *network.shape)), x, known)
+        parts.append((found, torch.where(known, p.terms(found), 0.0).flatten(2).sum(2)))
+    found, weight = (torch.cat(part) for part in zip(*parts, strict=True))
+    return found, weight
 
 
 def _patterns(missing: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
