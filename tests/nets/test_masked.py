@@ -141,6 +141,24 @@ def test_the_order_can_change(net, data):
     torch.testing.assert_close(net(x, c), fresh(x, c))
 
 
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("dims", [6, 2 * STRIP])
+def test_gradients_are_those_of_the_order_of_the_pass(dims, again):
+    """As densities by several orders are averaged, and asked for their gradient at the end."""
+    net = MaskedMLP(dims, 2, [2 * dims, 2 * dims]).double()
+    x = torch.randn(5, dims, dtype=torch.float64, requires_grad=True)
+
+    def gradients(then: list[int]) -> tuple[Tensor, ...]:
+        net.set_order(range(dims))
+        y = net(x).square().sum()
+        net.set_order(then)
+        return torch.autograd.grad(y, [x, *net.parameters()], create_graph=again)
+
+    kept, changed = gradients(list(range(dims))), gradients(list(reversed(range(dims))))
+    for a, b in zip(kept, changed, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("order", [[0, 1], [0, 1, 1], [1, 2, 3]])
 def test_a_wrong_order_is_refused(order):
     with pytest.raises(ValueError, match="expected an order of the variables 0 to 2"):

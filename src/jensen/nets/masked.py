@@ -287,7 +287,8 @@ def _restore_order(net: nn.Module, _: Any) -> None:
 class _Fused(torch.autograd.Function):
     """All layers in one node of the graph: masks and activations in place, blocks of zeros left out.
 
-    Arguments are the network, its input, and for each layer the weight and what it adds, `(H,)` or `(H, N)`.
+    Arguments are the network, its input, and for each layer the weight and what it adds, `(H,)` or `(H, N)`. Masks are
+    those of the pass, whatever order the network is set to before the gradient is asked for.
     """
 
     @staticmethod
@@ -303,32 +304,33 @@ class _Fused(torch.autograd.Function):
                 for seen, columns in tiles.columns:
                     h[seen].addmm_(weight[seen, columns], hs[i][columns])
             hs.append(net.act.in_place(h) if i < last else h)
-        ctx.net, ctx.layers = net, last + 1
+        ctx.net, ctx.layers = net, [(layer.mask, layer.tiles) for layer in net.linears]
         ctx.save_for_backward(x, *hs[1:-1], *weights, *parameters)
         return net._by_element(hs[-1])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        net, n, saved = ctx.net, ctx.layers, ctx.saved_tensors
+        net, n, saved = ctx.net, len(ctx.layers), ctx.saved_tensors
         x, parameters = saved[0], saved[2 * n :]
         if torch.is_grad_enabled():  # derivatives of derivatives are asked for
-            return (None, *_plain_gradients(net, (x, *parameters), g, ctx.needs_input_grad[1:]))
+            masks = [mask for mask, _ in ctx.layers]
+            return (None, *_plain_gradients(net, masks, (x, *parameters), g, ctx.needs_input_grad[1:]))
         hs, weights = [x.T, *saved[1:n]], saved[n : 2 * n]
         g = g.permute(1, 2, 0).reshape(-1, len(x))
         gradients: list[Tensor | None] = [None] * (2 * n)
         for i in reversed(range(n)):
-            layer, h, weight = net.linears[i], hs[i], weights[i]
+            (mask, tiles), h, weight = ctx.layers[i], hs[i], weights[i]
             if ctx.needs_input_grad[2 * i + 2]:
-                gradients[2 * i] = _weight_gradient(g, h, layer)
+                gradients[2 * i] = _weight_gradient(g, h, mask, tiles)
             if ctx.needs_input_grad[2 * i + 3]:
                 gradients[2 * i + 1] = g.sum(1) if parameters[2 * i + 1].dim() == 1 else g
             if i == 0 and not ctx.needs_input_grad[1]:
                 return (None, None, *gradients)
-            if layer.tiles is None:
+            if tiles is None:
                 g = weight.T @ g
             else:
                 below = torch.zeros_like(h)
-                for rows, seen in layer.tiles.rows:
+                for rows, seen in tiles.rows:
                     below[seen].addmm_(weight[rows, seen].T, g[rows])
                 g = below
             if i > 0:
@@ -336,27 +338,26 @@ class _Fused(torch.autograd.Function):
         return (None, g.T, *gradients)
 
 
-def _weight_gradient(g: Tensor, h: Tensor, layer: MaskedLinear) -> Tensor:
+def _weight_gradient(g: Tensor, h: Tensor, mask: Tensor, tiles: Tiles | None) -> Tensor:
     """(g hᵀ) ∘ M."""
-    if layer.tiles is None:
+    if tiles is None:
         if len(h) < len(g):  # the product is much faster with the fewer rows
-            return torch.mul((h @ g.T).T, layer.mask, out=torch.empty_like(layer.mask))
-        return (g @ h.T).mul_(layer.mask)
-    gradient = torch.zeros_like(layer.mask)
-    for rows, seen in layer.tiles.rows:
+            return torch.mul((h @ g.T).T, mask, out=torch.empty_like(mask))
+        return (g @ h.T).mul_(mask)
+    gradient = torch.zeros_like(mask)
+    for rows, seen in tiles.rows:
         torch.mm(g[rows], h[seen].T, out=gradient[rows, seen])
-    return gradient.mul_(layer.mask)
+    return gradient.mul_(mask)
 
 
 def _plain_gradients(
-    net: MaskedMLP, inputs: tuple[Tensor, ...], g: Tensor, needed: tuple[bool, ...]
+    net: MaskedMLP, masks: list[Tensor], inputs: tuple[Tensor, ...], g: Tensor, needed: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """The gradients as functions that can be differentiated again."""
     x, *parameters = inputs
 
     def linear(i: int, a: Tensor) -> Tensor:
-        weight = parameters[2 * i] * net.linears[i].mask
-        return torch.addmm(_column(parameters[2 * i + 1]), weight, a)
+        return torch.addmm(_column(parameters[2 * i + 1]), parameters[2 * i] * masks[i], a)
 
     wanted = [v for v, need in zip(inputs, needed, strict=True) if need]
     found = iter(torch.autograd.grad(net._by_element(net.compose(linear, x.T)), wanted, g, create_graph=True))
