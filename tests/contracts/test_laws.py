@@ -30,7 +30,7 @@ from jensen.jobs.run import Run, open_run
 from jensen.jobs.train import train
 from jensen.objectives import GradientPhase
 from jensen.objectives.estimators import elbo, importance, prior
-from jensen.registry import MODEL, SLOTS, build, find, names
+from jensen.registry import MODEL, SLOTS, Component, build, find, names
 
 
 def _columns(rows: np.ndarray, kind: str) -> Schema:
@@ -55,7 +55,28 @@ DATA: dict[str, tuple[Schema, np.ndarray]] = {
 }
 
 
-SMALL: dict[str, Any] = {"latents": 2, "hidden": [8, 8], "components": 2}  # where a model has such a setting
+SMALL: dict[str, tuple[Any, ...]] = {  # where a model or a part has a setting of that name and type
+    "latents": (2,),
+    "hidden": ([8, 8], 16),
+    "components": (2,),
+    "width": (16,),
+    "skip": (8,),
+    "layers": (2, [6, 4]),
+    "channels": ([8, 8], 8),
+    "features": (8,),
+}
+
+
+def small(part: Component, prefix: str = "") -> dict[str, Any]:
+    """Settings that make a component, and what by default fills its slots, quick to run."""
+    found: dict[str, Any] = {}
+    for key, setting in part.settings.items():
+        if setting.role and isinstance(setting.default, str):
+            found |= small(find(setting.role, setting.default), f"{prefix}{key}.")
+        for value in SMALL.get(key, ()):
+            if type(setting.default) is type(value):
+                found[prefix + key] = value
+    return found
 
 
 @dataclass(frozen=True)
@@ -103,8 +124,7 @@ def variants() -> list[Variant]:
     for model in sorted(names(MODEL), key=lambda name: toy(name)[1].capabilities("").sequential_steps):  # quick first
         slots = {k: s.role for k, s in find(MODEL, model).settings.items() if s.role}
         shared = getattr(find(MODEL, model).function, "shares", frozenset())
-        own = find(MODEL, model).settings
-        small = {key: value for key, value in SMALL.items() if key in own and type(own[key].default) is type(value)}
+        quick = small(find(MODEL, model))
         candidates: list[tuple[str, str]] = [("", "")]
         candidates += [(slot, name) for slot, role in slots.items() for name in names(role or "")]
         for data in DATA:
@@ -115,13 +135,15 @@ def variants() -> list[Variant]:
                 if slot and slots[slot] in ("prior", "posterior", "objective") and data != "binary pictures":
                     continue  # what they do does not depend on the kind of data
                 if slot and slots[slot] == "flow" and data != "real table":
-                    continue  # each is a model of its own on all data
-                if slot and slots[slot] == "flow" and data != "real table":
                     continue  # each flow is a model itself, tried on all data
                 if slot in shared and (data, slot, name) in tried:
                     continue
-                beside = _beside(model, slots[slot], name) if slot else {}
-                variant = Variant(model, data, slot, name, {**small, **({slot: name} if slot else {}), **beside})
+                settings = dict(quick)
+                if slot:
+                    settings = {key: value for key, value in quick.items() if not key.startswith(f"{slot}.")}
+                    part = find(slots[slot], name)
+                    settings |= {slot: name, **small(part, f"{slot}."), **_beside(model, slots[slot], name)}
+                variant = Variant(model, data, slot, name, settings)
                 try:
                     variant.build()
                 except ConfigError:  # does not fit these data
