@@ -196,6 +196,19 @@ def test_what_is_known_later_weighs_what_was_drawn_before():
         assert abs(w.mean() - truth) < 4.5 * w.std() / math.sqrt(n)
 
 
+def test_nothing_known_comes_after_an_end_that_was_drawn():
+    dist = conditional(Support("symbol", (3,), levels=3, end=2))()
+    every = torch.tensor(list(itertools.product(range(3), repeat=3)), dtype=torch.float64)
+    fits, known = every[:, 2] == 1, torch.tensor([False, False, True])
+    truth = (dist.log_prob(every)[fits].softmax(0)[:, None] * every[fits]).sum(0).detach()
+    with seeded(4):
+        found, weight = dist.complete(dist.noise((20_000, 3)), torch.tensor([0.0, 0.0, 1.0]).double(), known)
+    assert weight is not None
+    ended = (found == 2).any(1)
+    assert ended.any() and (weight[ended] == -torch.inf).all() and (found[~ended, 2] == 1).all()
+    torch.testing.assert_close(weight.softmax(0) @ found, truth, atol=0.03, rtol=0)
+
+
 def test_a_network_of_any_order_puts_what_is_known_first():
     made = conditional(LEVELED, "categorical")
     made.network.any_order = True

@@ -17,6 +17,7 @@ from jensen.conditionals.priors import NormalMixture, StudentTs, UnitCube, mixtu
 from jensen.core import Joint, Model
 from jensen.data import Schema
 from jensen.distributions import DiagonalNormal, StudentT
+from jensen.errors import ConfigError
 from jensen.objectives.estimators import annealed, importance
 from jensen.registry import build, find, names
 from jensen.transforms import Affine, Planar, Sigmoid, interval
@@ -203,7 +204,7 @@ def test_what_lies_between_two_supports():
                 x, ladj = part.double().forward_and_ladj(x)
                 assert torch.isfinite(ladj).all()
             assert end.check(x).all()
-    with pytest.raises(ValueError, match="got IntegerInterval"):
+    with pytest.raises(ConfigError, match="different sets: real numbers, IntegerInterval"):
         carry(real, torch.distributions.constraints.integer_interval(0, 3), (2,))
 
 

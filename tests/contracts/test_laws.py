@@ -311,6 +311,8 @@ def test_every_parameter_receives_a_gradient(variant):
         model.evidence({"x": variant.x}).elbo().sum().backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     model.zero_grad()
+    if len(variant.schema.event_shape) == 3 and variant.schema.event_shape[1] == 1:  # nothing stands above a single row
+        silent = [n for n in silent if not n.endswith("vertical.weight")]
     assert not silent
 
 

@@ -248,6 +248,15 @@ def test_heavy_tails_are_not_taken_for_improper(nu):
     assert not any("fall off" in str(w.message) for w in caught)
 
 
+def test_a_target_that_fails_is_told_at_which_shape():
+    with pytest.raises(
+        ConfigError, match=r"log_density fails at rows of shape \(3, 4\): RuntimeError: .* is dim right"
+    ):
+        infer(lambda z: -(z @ torch.ones(3, dtype=z.dtype)).square(), 4)
+    with pytest.raises(ConfigError, match=r"log_density fails at rows of shape \(3, 2\): ZeroDivisionError"):
+        infer(lambda z: 1 / 0, 2)
+
+
 def test_a_target_that_is_nan_or_infinite_is_named():
     with pytest.raises(DataError, match=r"log_density is NaN at \d+ of \d+ draws, first at \("):
         infer(lambda z: torch.sqrt(z - 5).sum(-1), 2, **QUICK)

@@ -120,7 +120,7 @@ def _print_data(report: Mapping[str, Any]) -> None:
         seconds, rate = report["sound"]["seconds"], report["sound"]["rate"]
         what = f"clips of {report['dims']:,} samples, {seconds:.3g} s at {rate} Hz"
     kind = {"levels": f"grey levels or colours, 0..{(report['levels'] or 1) - 1}", "real": "real numbers"}
-    kind["symbol"] = f"{report['levels']:,} kinds, the end included"
+    kind["symbol"] = f"{report['levels'] or 0:,} kinds, the end included"
     if "sound" in report:
         kind["levels"] = f"{report['levels']} levels, {report['sound']['encoding']}"
     typer.echo(f"holds   {what}, {kind.get(report['kind'], report['kind'])}")

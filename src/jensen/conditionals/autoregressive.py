@@ -215,7 +215,9 @@ class Autoregression(Distribution):
         Where all that is known comes first, these are draws from p(unknown | known). Elsewhere what is known after them
         gives them their weight,
 
-            log w = Σ log p(x_d | x_<d) over known d that follow an unknown one.
+            log w = Σ log p(x_d | x_<d) over known d that follow an unknown one;
+
+        −∞ where something other than the end is known to come after the end.
 
         Args:
             u: share of each drawn element's mass below it, `(*, *event)`.
@@ -235,6 +237,9 @@ class Autoregression(Distribution):
         step, last = self.of.network.walk(len(u), self._rows(lead)), None
         end, ended = self.of.end, torch.zeros_like(drawn)
         for position in self.of.network.order.tolist():
+            if end is not None and weight is not None and some[position]:
+                assert given is not None and known is not None
+                weight.masked_fill_(ended & known[:, position] & (given[:, position] != end), -torch.inf)
             if end is not None and ended.all():
                 x[:, position] = end
                 continue

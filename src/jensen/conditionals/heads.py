@@ -284,7 +284,8 @@ class CategoricalHead(Head):
         if self.support.kind == "symbol":  # that of all places together
             counts = torch.bincount(x.long().flatten(), minlength=self.per_element).to(torch.get_default_dtype())
             share = (counts + 1 / self.per_element) / (counts.sum() + 1)
-            return share.log().to(x.device).unsqueeze(1).expand(-1, math.prod(self.support.shape)).flatten()
+            bias = share.log().to(x.device).unsqueeze(1).expand(-1, math.prod(self.support.shape))
+            return bias.reshape(self.parameter_shape)
         counts = torch.stack([(x == level).sum(0) for level in range(self.per_element)])  # (L, *event)
         return self._join(((counts + 1 / self.per_element) / (len(x) + 1)).log())
 

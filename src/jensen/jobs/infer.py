@@ -447,7 +447,8 @@ def _batched(
     """log_density of rows, (N, D) → (N,), whichever way it was written.
 
     Raises:
-        ConfigError: it gives another shape, or one that depends on the other rows, or no gradient where one is needed.
+        ConfigError: it fails, or gives another shape, or one that depends on the other rows, or no gradient where one is
+            needed.
     """
     rows = torch.stack([point, point + 1e-3 * (1 + point.abs()), point])
 
@@ -493,7 +494,9 @@ def _batched(
             mapped = by_row
         return _differentiable(mapped, rows) if needs_slope else mapped
     if isinstance(many, Exception):
-        raise many
+        raise ConfigError(
+            f"log_density fails at rows of shape {tuple(rows.shape)}: {type(many).__name__}: {many}; is dim right?"
+        ) from many
     shape = tuple(many.shape)
     raise ConfigError(
         f"log_density: expected a number for each row, (3,) for rows {tuple(rows.shape)}, got {shape}"
