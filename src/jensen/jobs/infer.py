@@ -447,8 +447,8 @@ def _batched(
     """log_density of rows, (N, D) → (N,), whichever way it was written.
 
     Raises:
-        ConfigError: it fails, or gives another shape, or one that depends on the other rows, or no gradient where one is
-            needed.
+        ConfigError: it fails, or gives another shape, or one that depends on the other rows, or has no gradient where
+            one is needed.
     """
     rows = torch.stack([point, point + 1e-3 * (1 + point.abs()), point])
 
