@@ -399,9 +399,12 @@ def test_a_sampler_agrees_with_its_probabilities(variant):
     assert statistic < chi2.ppf(0.9999, len(expected) - 1)
 
 
-@pytest.mark.parametrize("name", names("likelihood"))
+@pytest.mark.parametrize("name", [name for name in names("likelihood") if name != "autoregressive"])
 def test_a_sampler_agrees_with_its_density(name):
-    """On one real column: the density integrates to one, and samples follow it (Kolmogorov-Smirnov)."""
+    """On one real column: the density integrates to one, and samples follow it (Kolmogorov-Smirnov).
+
+    An autoregressive density of one column is that of its element, which is tried under its own name.
+    """
     rows = np.linspace(-1, 1, 20)[:, None]
     try:
         model = build("vae", _columns(rows, "real"), {"latents": 1, "likelihood": name}).double().eval()

@@ -175,7 +175,8 @@ def test_any_number_comes_back(values, seed, spread, ends):
     torch.testing.assert_close(there, -back, rtol=0, atol=1e-6)
     outside = (x < -4) | (x > 2)
     assert torch.equal(y[outside], x[outside]) and (there[outside[:, 0]] == 0).all()
-    assert ((y >= -4) & (y <= 2) | outside).all()
+    rounding = 4 * torch.finfo(y.dtype).eps  # an end of the interval is met to the last digits only
+    assert ((y >= -4 - rounding) & (y <= 2 + rounding) | outside).all()
     assert all(
         torch.isfinite(g).all() for g in torch.autograd.grad((y + again).sum() + (there - back).sum(), (x, parameters))
     )
