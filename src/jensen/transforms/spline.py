@@ -251,6 +251,7 @@ def evaluate(x: Tensor, rows: Tensor, curve: Curve, inverse: bool) -> tuple[Tens
     else:
         eta = torch.addcmul(s * xx, d0, q) / beta
         y, log_slope = torch.addcmul(y0, height, eta), slope.log()
+    y = y.clamp(curve.low, curve.high)  # rounding may lead past an end
     same = x == v
     inside = same.to(x.dtype)
     found = Found(share, passed, here, before, at, size, slopes, xi, eta, beta, mu, slope, inside)
