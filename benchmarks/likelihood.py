@@ -79,6 +79,7 @@ def main() -> None:
     preset = load_preset(options.preset)
     settings = read_settings(options.settings).values
     resume = (options.run / "spec.yaml").exists()
+    spent = time.process_time()
     if options.as_it_is:
         run = open_run(options.run)
     else:
@@ -91,6 +92,7 @@ def main() -> None:
             resume=resume,
             listener=show,
         )
+    spent = time.process_time() - spent
     name = monitored(run.log[0])
     exact = run.capabilities.likelihood == "exact"
     estimators = [("exact", 1)] if exact else [("elbo", 1), ("iw", options.particles)]
@@ -103,6 +105,7 @@ def main() -> None:
         "seed": run.spec["training"]["seed"],
         "training": {
             "minutes": round(run.log[-1]["seconds"] / 60, 2),
+            "processor_minutes": None if resume or options.as_it_is else round(spent / 60, 2),  # all in one process
             "epochs": run.log[-1]["epoch"],
             f"best_valid_{name}": max(line["valid"][name] for line in run.log),
             "at_minutes": {str(m): at(run.log, m) for m in (5, 15, 30)},
