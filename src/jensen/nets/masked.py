@@ -40,11 +40,14 @@ class MaskedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.register_buffer("mask", torch.ones(outputs, inputs), persistent=False)
         self.tiles: Tiles | None = None
+        self.levels: tuple[Tensor, Tensor] | None = None
 
-    def connect(self, mask: Tensor) -> None:
-        """Let only these connections be, `(outputs, inputs)`."""
-        self.mask = mask.to(self.weight)
-        self.tiles = Tiles.of(mask)
+    def connect(self, reach: Tensor, needed: Tensor) -> None:
+        """Let an output, of reach r, see the inputs that need no more: those with n ≤ r. Whole numbers, one a unit."""
+        if self.levels is None or not (torch.equal(reach, self.levels[0]) and torch.equal(needed, self.levels[1])):
+            self.levels, device = (reach, needed), self.weight.device
+            self.mask = torch.ge(reach.int().to(device)[:, None], needed.int().to(device)).to(self.weight)
+            self.tiles = Tiles.of(reach, needed)
 
     def reset_parameters(self) -> None:
         """Uniform on ±1/√n, with n the inputs that a unit sees."""
@@ -66,24 +69,24 @@ class Tiles(NamedTuple):
     columns: list[tuple[slice, slice]]
 
     @classmethod
-    def of(cls, mask: Tensor) -> Tiles | None:
-        """None where little is left out."""
-        mask = mask.bool().cpu()
-        rows, columns = _strips(mask), [(seen, strip) for strip, seen in _strips(mask.T)]
+    def of(cls, reach: Tensor, needed: Tensor) -> Tiles | None:
+        """Of the mask 1[needed ≤ reach], (len(reach), len(needed)); None where little is left out."""
+        least = min(len(reach), len(needed))
+        rows = [(strip, _span(needed <= reach[strip].max())) for strip in _strips(len(reach), least)]
+        columns = [(_span(reach >= needed[strip].min()), strip) for strip in _strips(len(needed), least)]
         covered = sum((r.stop - r.start) * (c.stop - c.start) for r, c in rows)
-        return cls(rows, columns) if covered < 0.9 * mask.numel() else None
+        return cls(rows, columns) if covered < 0.9 * len(reach) * len(needed) else None
 
 
-def _strips(mask: Tensor) -> list[tuple[slice, slice]]:
-    """Strips of rows, each with the range of columns in which it has a one."""
-    height = len(mask)
-    count = min(STRIPS, min(mask.shape) // STRIP) or 1
-    cuts = [round(height * i / count) for i in range(count + 1)]
-    strips = []
-    for top, bottom in pairwise(cuts):
-        seen = mask[top:bottom].any(0).nonzero().flatten().tolist() or [0]
-        strips.append((slice(top, bottom), slice(seen[0], seen[-1] + 1)))
-    return strips
+def _strips(height: int, least: int) -> list[slice]:
+    count = min(STRIPS, least // STRIP) or 1
+    return [slice(*ends) for ends in pairwise(round(height * i / count) for i in range(count + 1))]
+
+
+def _span(seen: Tensor) -> slice:
+    """From the first to the last one."""
+    found = seen.nonzero().flatten().tolist() or [0]
+    return slice(found[0], found[-1] + 1)
 
 
 class _Act(NamedTuple):
@@ -182,10 +185,9 @@ class MaskedMLP(nn.Module):
         sees_below, sees_up_to = rank + 1, rank.repeat(self.per_element)
         levels = [sees_below, *(torch.tensor(d) for d in self.degrees), sees_up_to]
         for layer, (ins, outs) in zip(self.linears, pairwise(levels), strict=True):
-            layer.connect(outs[:, None] >= ins)
+            layer.connect(outs, ins)
         if self.direct is not None:
-            width = self.direct.weight.shape[1]
-            self.direct.connect(F.pad(sees_up_to[:, None] >= sees_below, (0, width - self.dims), value=True))
+            self.direct.connect(sees_up_to, F.pad(sees_below, (0, self.direct.weight.shape[1] - self.dims)))
         self._plan: _Plan | None = None
 
     def reset_parameters(self, start_at_zero: bool = False) -> None:

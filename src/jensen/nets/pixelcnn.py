@@ -181,9 +181,10 @@ class Layer(nn.Module):
 
 
 def gate(a: Tensor) -> Tensor:
-    """tanh(a₁) σ(a₂), (N, 2w, ...) to (N, w, ...)."""
+    """tanh(a₁) σ(a₂), (N, 2w, ...) to (N, w, ...); with tanh a = 2 σ(2a) − 1, which processors compute much faster."""
     first, second = a.chunk(2, 1)
-    return torch.tanh(first) * torch.sigmoid(second)
+    second = torch.sigmoid(second)
+    return torch.addcmul(-second, torch.sigmoid(first + first), second, value=2)
 
 
 class _Stack:
@@ -234,7 +235,5 @@ class _Stack:
         if h is not None:
             self.left[:, layer.above + column] = h
         window = self.left[:, column : column + layer.columns].flatten(1)
-        first, second = torch.addmm(self.across[column], window, self.weight).chunk(2, 1)
-        u = torch.tanh(first).mul_(torch.sigmoid(second))
-        y = torch.addmm(self.out_bias, u, self.out)
+        y = torch.addmm(self.out_bias, gate(torch.addmm(self.across[column], window, self.weight)), self.out)
         return y if h is None else y.add_(h)
