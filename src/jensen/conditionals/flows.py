@@ -40,6 +40,8 @@ class Flow(nn.Module):
         self, base: nn.Module, transform: Transform, context: nn.Module | None = None, ranges: Ranges | None = None
     ):
         super().__init__()
+        if getattr(base, "needs_posterior", False):
+            raise ConfigError("base: this density is made of a posterior q(z | x), and a flow has none")
         between = carry(support_of(base), transform.domain, transform.domain_shape)
         self.base, self.context, self.ranges = base, context, ranges
         self.transform = Composed([*between, transform]) if between else transform

@@ -131,6 +131,12 @@ class Transformed(Distribution):
         base = self.base.unflatten(sizes) if self.base.batch_shape else self.base  # pyright: ignore
         return type(self)(base, self.transform, self.context, tuple(sizes))
 
+    def pick(self, k: Tensor) -> Self:
+        """Of batch shape (K,), those of number k."""
+        context = None if self.context is None else self.context[k].flatten(0, k.dim() - 1)
+        base = self.base.pick(k) if self.base.batch_shape else self.base  # pyright: ignore[reportAttributeAccessIssue]
+        return type(self)(base, self.transform, context, k.shape)
+
     def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> Self:
         """The same density for every index of a larger batch."""
         return type(self)(self.base.expand(torch.Size(batch_shape)), self.transform, self.context)

@@ -64,8 +64,12 @@ class Model(nn.Module):
     def initialize(self, batch: Mapping[str, Tensor]) -> None:
         """Let conditionals that start from data, `initialize(value, *parents)`, see the first training data.
 
-        What is hidden is drawn from q as it starts out, and only where such a conditional stands on it.
+        What is hidden is drawn from q as it starts out, and only where such a conditional stands on it. Where a
+        conditional of what is hidden starts from data all the same, it has `initialize_from(x)`.
         """
+        for factor in self.p:
+            if hasattr(factor.module, "initialize_from"):
+                factor.module.initialize_from(batch[self.data])  # pyright: ignore[reportCallIssue]
         starting = [f for f in [*self.p, *self.q] if hasattr(f.module, "initialize")]
         values: Mapping[str, Tensor] = batch
         if any(self.is_noisy(f.name) for f in starting):

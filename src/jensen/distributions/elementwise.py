@@ -117,6 +117,22 @@ class Elementwise(Distribution):
         shape = torch.Size(batch_shape) + self.event_shape
         return self._map(lambda parameter, own: parameter.expand(shape + parameter.shape[parameter.ndim - own :]))
 
+    def pick(self, k: Tensor) -> Self:
+        """Of batch shape `(*batch, K)`, those of number k in the last dimension: of the shape of k, `(*more, *batch)`.
+
+        The batch dimensions before the last are those of k on the right.
+        """
+        lead = len(self.batch_shape) - 1
+        whole = self.expand(self.batch_shape)
+
+        def chosen(parameter: Tensor, own: int) -> Tensor:
+            rest = parameter.shape[lead + 1 :]
+            index = k.reshape(*k.shape, 1, *(1,) * len(rest)).expand(*k.shape, 1, *rest)
+            every = parameter.expand(*k.shape, *parameter.shape[lead:])
+            return every.gather(k.dim(), index).squeeze(k.dim())
+
+        return whole._map(chosen)
+
     def __repr__(self) -> str:
         name, batch, event = type(self).__name__, tuple(self.batch_shape), tuple(self.event_shape)
         return f"{name}(batch_shape={batch}, event_shape={event})"

@@ -14,6 +14,7 @@ from jensen.distributions.bernoulli import Bernoulli, ContinuousBernoulli
 from jensen.distributions.categorical import Categorical
 from jensen.distributions.counts import Poisson
 from jensen.distributions.logistic import DiscretizedLogistic, MixtureDiscretizedLogistic
+from jensen.distributions.multivariate import FullNormal, LowRankNormal
 from jensen.distributions.normal import DiagonalNormal, Laplace, StandardNormal
 
 Levels = Categorical | DiscretizedLogistic | MixtureDiscretizedLogistic
@@ -77,6 +78,16 @@ def _normal_standard(q: DiagonalNormal, p: StandardNormal) -> Tensor:
     """½ Σ σ² + μ² − 1 − 2 log σ."""
     terms = torch.addcmul(torch.addcmul(q.scale.log().mul(-2) - 1, q.scale, q.scale), q.loc, q.loc)
     return 0.5 * q._sum(terms)
+
+
+@register_kl(FullNormal, DiagonalNormal)
+@register_kl(LowRankNormal, DiagonalNormal)
+def _correlated_normal(q: FullNormal | LowRankNormal, p: DiagonalNormal) -> Tensor:
+    """½ (Σ_d (Σ_dd + (μ_d − m_d)²)/s_d² − 1 + 2 log s_d − log det Σ): p needs no more of q than its variances."""
+    if p.event_dims != 1:
+        raise NotImplementedError
+    terms = (q.variance + (q.loc - p.loc).square()) / p.scale.square() - 1 + 2 * p.scale.log()
+    return 0.5 * (terms.sum(-1) - q.log_det)
 
 
 @register_kl(Bernoulli, Bernoulli)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from jensen.distributions.elementwise import Elementwise
-
 
 class Mixture(Distribution):
     r"""p(x) = Σ_k π_k p_k(x), the p_k of one family, each over a whole event.
+
+    That family offers `pick` and, for its moments, `mean` and `variance`; where it has `log_prob_pairs`, the density of
+    each value under each component, that is used.
 
         log p(x) = logsumexp_k (log π_k + log p_k(x))
 
@@ -33,7 +34,7 @@ class Mixture(Distribution):
     has_rsample = False
     _validate_args = False
 
-    def __init__(self, logits: Tensor, components: Elementwise):
+    def __init__(self, logits: Tensor, components: Any):
         self.logits, self.components = logits, components
 
     @property
@@ -64,25 +65,21 @@ class Mixture(Distribution):
 
     def _joint(self, value: Tensor) -> Tensor:
         """log π_k p_k(x), `(*batch, K)`."""
-        return self.log_weights + self.components.log_prob(value.unsqueeze(value.dim() - self.components.event_dims))
+        event = len(self.event_shape)
+        if len(self.components.batch_shape) == 1 and hasattr(self.components, "log_prob_pairs"):
+            return self.log_weights + self.components.log_prob_pairs(value)
+        value = value.unsqueeze(value.dim() - event)
+        lead = torch.broadcast_shapes(value.shape[: value.dim() - event], self.components.batch_shape)
+        return self.log_weights + self.components.log_prob(value.expand(lead + self.event_shape))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """First k, then x given k."""
         shape = torch.Size(sample_shape) + self.batch_shape
         with torch.no_grad():
             noise = torch.empty(shape + self.logits.shape[-1:], dtype=self.logits.dtype, device=self.logits.device)
-            return self._chosen((self.logits - noise.exponential_().log()).argmax(-1)).sample()  # by Gumbel noise
-
-    def _chosen(self, k: Tensor) -> Elementwise:
-        """Components k, of the batch shape of k."""
-
-        def pick(parameter: Tensor, own: int) -> Tensor:
-            rest = parameter.shape[len(self.batch_shape) + 1 :]
-            index = k.reshape(*k.shape, 1, *(1,) * len(rest)).expand(*k.shape, 1, *rest)
-            every = parameter.expand(*k.shape, *parameter.shape[len(self.batch_shape) :])
-            return every.gather(k.dim(), index).squeeze(k.dim())
-
-        return self.components.expand(self.components.batch_shape)._map(pick)
+            return self.components.pick(
+                (self.logits - noise.exponential_().log()).argmax(-1)
+            ).sample()  # by Gumbel noise
 
     @property
     def mean(self) -> Tensor:

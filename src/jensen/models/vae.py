@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from jensen.conditionals.aggregated import completed
 from jensen.conditionals.amortized import Amortized, rescaled
 from jensen.conditionals.flows import onto
 from jensen.conditionals.heads import Support
@@ -45,6 +46,6 @@ def vae(
     support, z = Support.of(schema, symbols=True), (latents,)
     head, p_z = likelihood(support), prior(z)
     code = onto(posterior(z), p_z, z)
-    p = Joint({"z": p_z, "x | z": Amortized(decoder(z, head.parameter_shape), head)})
-    q = Joint({"z | x": Amortized(rescaled(encoder(support.shape, code.parameter_shape), support), code)})
-    return Model(p, q, objective())
+    q_z = Amortized(rescaled(encoder(support.shape, code.parameter_shape), support), code)
+    p = Joint({"z": completed(p_z, q_z, support), "x | z": Amortized(decoder(z, head.parameter_shape), head)})
+    return Model(p, Joint({"z | x": q_z}), objective())

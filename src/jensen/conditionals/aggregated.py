@@ -1,0 +1,160 @@
+"""Priors made of the posterior: the mixture of q(z | u) over a few data u, learned or taken from the training data.
+
+    p(z) = Σ_k π_k q(z | u_k)
+
+Of all priors the one that makes the bound tightest, given q, is the aggregated posterior (1/N) Σ_n q(z | x_n). Some of
+its data approximate it, and pseudo-inputs that are learned do so without overfitting.
+
+Tomczak and Welling, "VAE with a VampPrior", 2018, arXiv:1705.07120; Hoffman and Johnson, "ELBO surgery", 2016.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from jensen.conditionals.heads import Support
+from jensen.distributions import Mixture
+from jensen.errors import ConfigError
+from jensen.registry import component
+
+NOISE = 0.05  # standard deviations of an element, by which pseudo-inputs that start apart differ
+Components = Annotated[int, Field(ge=1)]
+
+
+class Aggregated(nn.Module):
+    """p(z) = Σ_k π_k q(z | u_k) for the inference conditional of the model itself.
+
+    It is complete once `take` has given it that conditional, and starts from data (`initialize_from`). Where no
+    gradient is asked for, the u_k are encoded once for the weights as they stand.
+
+    Args:
+        components: K.
+        learned: whether the u_k are parameters (pseudo-inputs), or stay the data that they start as.
+        start: "data": each u_k a datum of its own; "mean": all near the mean of the data.
+        weighted: whether π is learned; else 1/K.
+    """
+
+    needs_posterior = True
+    inputs: Tensor
+    logits: Tensor
+
+    def __init__(
+        self,
+        components: int,
+        learned: bool,
+        start: Literal["data", "mean"] = "data",
+        weighted: bool = False,
+    ):
+        super().__init__()
+        self.components, self.learned, self.start = components, learned, start
+        if weighted:
+            self.logits = nn.Parameter(torch.zeros(components))
+        else:
+            self.register_buffer("logits", torch.zeros(components), persistent=False)
+        self._q: tuple[nn.Module, Support] | None = None  # in a tuple: it is q's, and no part of p
+        self._cached: tuple[Any, Distribution] | None = None
+
+    def take(self, posterior: nn.Module, support: Support) -> None:
+        """Be made of q(z | x), for data of that support.
+
+        Raises:
+            ConfigError: the data are symbols, between which nothing can be learned.
+        """
+        if support.kind == "symbol" and self.learned:
+            raise ConfigError("prior: symbols cannot be learned as pseudo-inputs; take prior=aggregated")
+        self._q = posterior, support
+        inputs = torch.zeros(self.components, *support.shape)
+        if self.learned:
+            self.inputs = nn.Parameter(inputs)
+        else:
+            self.register_buffer("inputs", inputs)
+
+    @torch.no_grad()
+    def initialize_from(self, x: Tensor) -> None:
+        """Let the u_k start from data x, (n, *event): rows of it chosen at random, or near its mean."""
+        if self.start == "data":
+            chosen = torch.randperm(len(x))[torch.arange(self.components) % len(x)]
+            start = x[chosen.to(x.device)].to(self.inputs)
+        else:
+            x = x.to(self.inputs)
+            noise = torch.randn(self.inputs.shape, dtype=self.inputs.dtype, device=self.inputs.device)
+            start = x.mean(0) + NOISE * x.std(0, correction=0) * noise
+        self.inputs.copy_(start)
+
+    def forward(self) -> Mixture:
+        if self._q is None:
+            raise ConfigError("prior: made of a posterior q(z | x), which this model does not have")
+        if torch.is_grad_enabled():
+            return Mixture(self.logits, self._posteriors())
+        weights = [(p.data_ptr(), p._version, p.dtype) for p in (self.inputs, *self._q[0].parameters())]
+        key = weights, getattr(self._q[0], "precision", None)
+        if self._cached is None or self._cached[0] != key:
+            self._cached = key, self._posteriors()
+        return Mixture(self.logits, self._cached[1])
+
+    def _posteriors(self) -> Any:
+        """q(z | u_k) for all k, of batch shape (K,)."""
+        assert self._q is not None
+        posterior, support = self._q
+        return posterior(within(self.inputs, support) if self.learned else self.inputs)
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """The u_k as q sees them, (K, *event)."""
+        assert self._q is not None
+        return within(self.inputs, self._q[1]).detach()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cached": None}
+
+
+def within(x: Tensor, support: Support) -> Tensor:
+    """x, held where data of that support can be; between whole numbers is allowed."""
+    if support.kind == "binary":
+        return x.clamp(0, 1)
+    if support.kind == "levels":
+        return x.clamp(0, (support.levels or 256) - 1)
+    return x.clamp(min=0) if support.kind == "count" else x
+
+
+def completed(prior: nn.Module, posterior: nn.Module, support: Support) -> nn.Module:
+    """A prior as it is; one that is made of the posterior q(z | x) takes it."""
+    if isinstance(prior, Aggregated):
+        prior.take(posterior, support)
+    return prior
+
+
+@component("prior", "vamp", paper="Tomczak and Welling 2018, arXiv:1705.07120")
+def vamp(
+    latents: tuple[int, ...],
+    *,
+    components: Components = 500,
+    start: Literal["data", "mean"] = "data",
+    weighted: bool = False,
+) -> nn.Module:
+    """VampPrior: a mixture of the posteriors of learned pseudo-inputs.
+
+    Settings:
+        components: K pseudo-inputs, each encoded once a step.
+        start: where pseudo-inputs start: each at a datum of its own, or all near the mean of the data.
+        weighted: whether the weights of the mixture are learned too; else all are 1/K.
+    """
+    return Aggregated(components, True, start, weighted)
+
+
+@component("prior", "aggregated", paper="Hoffman and Johnson 2016; Tomczak and Welling 2018, arXiv:1705.07120")
+def aggregated(latents: tuple[int, ...], *, components: Components = 500, weighted: bool = False) -> nn.Module:
+    """The aggregated posterior of some training data, which stay as they are.
+
+    With as many components as there are training data it is exact, and every datum may remember itself.
+
+    Settings:
+        components: K training data, drawn at random, each encoded once a step.
+        weighted: whether the weights of the mixture are learned; else all are 1/K.
+    """
+    return Aggregated(components, False, "data", weighted)
