@@ -16,6 +16,7 @@ __version__ = "0.1.0.dev0"
 # Names are imported when first used: `jensen --help` must not wait for torch.
 _PUBLIC = {
     "train": ("jensen.jobs.train", "train"),
+    "train_prior": ("jensen.jobs.train_prior", "train_prior"),
     "open": ("jensen.jobs.run", "open_run"),
     "Run": ("jensen.jobs.run", "Run"),
     "load_data": ("jensen.data", "load_data"),
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from jensen.jobs.run import Run
     from jensen.jobs.run import open_run as open
     from jensen.jobs.train import train
+    from jensen.jobs.train_prior import train_prior
     from jensen.objectives import gradients
     from jensen.registry import build
 
@@ -57,6 +59,7 @@ __all__ = [
     "load_data",
     "open",
     "train",
+    "train_prior",
 ]
 
 

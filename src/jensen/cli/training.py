@@ -72,6 +72,8 @@ def train(
     """Train a model on data. Without --epochs or --minutes: until validation stops improving.
 
     jensen train vae mnist-5k --out runs/a latents=20 --minutes 2
+
+    Give a trained model another prior, fitted to its codes: jensen train prior RUN prior=mixture --out runs/b
     """
     model, data, tokens = _told_apart(model, data, settings or [])
     given = read_settings(tokens, config)
@@ -163,8 +165,11 @@ def _train(
     from jensen.training.folder import Folder
 
     options = {**training, **of_data}
+    if model == "prior" and not resume:
+        return _train_prior(data, out, given, overwrite, listener, options)
     if resume:
         spec = Folder.open(out).spec()
+        model, data = (None, None) if model == "prior" else (model, data)
         model, preset = model or spec["model"], preset or spec.get("preset")
     assert model is not None
     problems = list(given.problems)
@@ -189,6 +194,24 @@ def _train(
         listener=listener,
         **options,
     )
+
+
+def _train_prior(
+    run: str | None, out: str, given: Settings, overwrite: bool, listener: Any, options: dict[str, Any]
+) -> Run:
+    """The prior of a trained run replaced, and fitted to its codes."""
+    from jensen.jobs.run import open_run
+    from jensen.jobs.train_prior import train_prior
+
+    if given.problems:
+        raise ConfigError(given.problems)
+    assert run is not None
+    try:
+        return train_prior(
+            open_run(run), out=out, settings=given.values, overwrite=overwrite, listener=listener, **options
+        )
+    except ConfigError as e:
+        raise ConfigError([given.located(problem) for problem in e.problems]) from None
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from jensen.data.sources import reference
 from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.run import Run, check_conditions, open_run
 from jensen.jobs.while_training import Diary
+from jensen.objectives.prior import prior_objective
 from jensen.registry import MODEL, build, configure, find, flatten, nest, override
 from jensen.training.folder import Folder
 from jensen.training.settings import Settings, training_settings
@@ -92,10 +93,10 @@ def train(
             "options": recorded,
             "splits": {name: split.sha256 for name, split in loaded.splits.items()},
         },
-        "versions": _versions(),
+        "versions": versions(),
     }
     folder = Folder.create(out, spec, loaded.schema, overwrite) if out is not None else None
-    return _fit(Run(spec, loaded.schema, built, folder, _data=loaded), False, listener)
+    return fit(Run(spec, loaded.schema, built, folder, _data=loaded), False, listener)
 
 
 def check(
@@ -145,12 +146,14 @@ def _resume(
     checked = training_settings(known)
     with seeded(checked.seed):
         built = build(spec["model"], schema, spec["settings"])
+    if "prior_of" in spec:
+        built.objective = prior_objective(built)
     if known != folder.spec()["training"]:
         folder.write_spec(spec)
     run = Run(spec, schema, built, folder)
     if spec["data"]["ref"] is None:
         run._data = load_data(data, **spec["data"]["options"])
-    return _fit(run, True, listener)
+    return fit(run, True, listener)
 
 
 def _differences(spec: Mapping[str, Any], model: str, data: Any, preset: str | None) -> list[str]:
@@ -182,7 +185,7 @@ def _changed(given: Mapping[str, Any], now: Mapping[str, Any], was: Mapping[str,
     return problems
 
 
-def _fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run:
+def fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run:
     settings = training_settings(run.spec["training"])
     data, device = run.data(), pick_device(settings.device)
     ranges = ranges_of(run.model.modules())
@@ -261,5 +264,5 @@ def _collect(problems: list[str], check: Callable[[], Any]) -> Any:
         problems.extend(e.problems)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     return {"jensen": metadata.version("jensen"), "torch": str(torch.__version__), "python": platform.python_version()}

@@ -1,0 +1,74 @@
+"""Fitting a prior to the codes of a trained model.
+
+    max over p(z) of E_x E_q(z | x)[log p(z)]
+
+With q and p(x | z) as they are, this is all of the bound that p(z) has a part in: KL(q(z) ‖ p(z)), q(z) the aggregated
+posterior, falls to what the family allows. Two stages, where "holes" of a simple prior are filled afterwards: Engel et
+al. 2018, arXiv:1711.05772; van den Oord et al. 2017, arXiv:1711.00937; Ghosh et al. 2020, arXiv:1903.12436.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from jensen.core import Joint, Model, evidence
+from jensen.core.joint import Factor
+from jensen.objectives.elbo import log_likelihood_bound
+from jensen.objectives.phases import Batch, GradientPhase, Objective, Stage, Terms, UpdatePhase, weighted_mean
+
+
+def priors(model: Model) -> list[Factor]:
+    """Of what q draws, the factors of p that stand on nothing."""
+    return [f for f in model.p if not f.parents and f.name in model.q and f.name != model.data]
+
+
+def prior_objective(model: Model) -> Objective:
+    """What fits a model's prior: `fit_prior`, or where it has no parameters `nothing_to_fit`."""
+    learned = any(True for f in priors(model) for _ in f.module.parameters())
+    return fit_prior() if learned else nothing_to_fit()
+
+
+def fit_prior() -> Objective:
+    """Maximise E_q[log p(z)] over the parameters of p(z) alone; all else stays as it is, bit for bit."""
+
+    def log_prior(model: Model, batch: Batch) -> Tensor:
+        """log p(z) of a draw z from q, in nats, (B,)."""
+        values = codes(model, batch)
+        return sum((f.module().log_prob(values[f.name]) for f in priors(model)), torch.zeros(()))
+
+    def loss(model: Model, batch: Batch, progress: float) -> Terms:
+        model.q.eval()
+        total = weighted_mean(log_prior(model, batch), batch)
+        return Terms(-total, {"log_prior": total.detach()})
+
+    def parameters(model: Model) -> Iterable[nn.Parameter]:
+        return (p for f in priors(model) for p in f.module.parameters())
+
+    def initialize(model: Model, batch: Batch) -> None:
+        values = codes(model.eval(), batch)
+        for f in priors(model):
+            if hasattr(f.module, "initialize_from"):
+                f.module.initialize_from(batch[model.data])  # pyright: ignore[reportCallIssue]
+            elif hasattr(f.module, "initialize"):
+                f.module.initialize(values[f.name])  # pyright: ignore[reportCallIssue]
+
+    step = Stage((GradientPhase(loss, parameters),))
+    return Objective((step,), log_likelihood_bound, "maximum likelihood of codes", initialize=initialize)
+
+
+def nothing_to_fit() -> Objective:
+    """As `fit_prior`, for a prior without parameters, which is what it is once it has started: one pass, to measure."""
+    phase = UpdatePhase(lambda model: None, lambda model, state, batch: None, lambda model, state: None)
+    return Objective(
+        (Stage((phase,), passes=1),), log_likelihood_bound, "taken from codes", initialize=fit_prior().initialize
+    )
+
+
+@torch.no_grad()
+def codes(model: Model, batch: Batch) -> dict[str, Tensor]:
+    """A draw from q of all that it infers."""
+    observed = {name: value for name, value in batch.items() if name == model.data or name in model.context}
+    return evidence(Joint(), model.q, observed).values
