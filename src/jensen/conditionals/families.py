@@ -10,7 +10,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from jensen.conditionals.flows import Flow
 from jensen.distributions import DiagonalNormal, Mixture
@@ -37,14 +37,8 @@ class FullCovariance(nn.Module):
         self.loc, self.log_scale = nn.Parameter(torch.zeros(dims)), nn.Parameter(torch.zeros(dims))
         self.lower = nn.Parameter(torch.zeros(dims, dims))
 
-    @property
-    def scale_tril(self) -> Tensor:
-        """L, (D, D)."""
-        identity = torch.eye(len(self.loc), dtype=self.loc.dtype, device=self.loc.device)
-        return self.log_scale.exp().unsqueeze(-1) * (identity + self.lower.tril(-1))
-
     def forward(self) -> FullNormal:
-        return FullNormal(self.loc, self.scale_tril)
+        return FullNormal.of(self.loc, self.log_scale.exp(), self.lower)
 
 
 class LowRank(nn.Module):

@@ -558,27 +558,3 @@ def negative_binomial(support: Support) -> Head:
     """Negative binomial likelihood of counts: a Poisson with more variance than its mean, μ + α μ²."""
     _accept("negative-binomial", support, "count")
     return NegativeBinomialHead(support)
-
-
-@component("posterior", "diagonal")
-def diagonal(latents: tuple[int, ...], *, min_scale: Annotated[float, Field(gt=0, lt=1)] = 1e-4) -> Head:
-    """Normal posterior with a diagonal covariance; mean and scale come from the network.
-
-    q(z|x) = N(μ(x), σ(x)²), σ = min_scale + softplus(raw + c), which is 1 where raw is 0.
-
-    Settings:
-        min_scale: a floor under σ.
-    """
-    return GaussianHead(Support("real", tuple(latents)), "input", 1.0, min_scale)
-
-
-@component("posterior", "mean")
-def mean(latents: tuple[int, ...], *, scale: Positive = 1.0) -> Head:
-    """Normal posterior whose mean comes from the network and whose scale is fixed.
-
-    With scale 1 and a standard normal prior, KL = ½‖μ‖².
-
-    Settings:
-        scale: the fixed standard deviation.
-    """
-    return GaussianHead(Support("real", tuple(latents)), "fixed", scale, 0.0)

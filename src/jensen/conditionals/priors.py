@@ -47,6 +47,28 @@ def normal(latents: tuple[int, ...]) -> nn.Module:
     return Normal(latents)
 
 
+class LearnedNormal(nn.Module):
+    """p(z) = N(μ, diag σ²), μ and σ learned from N(0, I) on."""
+
+    def __init__(self, event_shape: tuple[int, ...], min_scale: float):
+        super().__init__()
+        self.min_scale = min_scale
+        self.loc, self.raw_scale = nn.Parameter(torch.zeros(event_shape)), nn.Parameter(torch.zeros(event_shape))
+
+    def forward(self) -> DiagonalNormal:
+        return DiagonalNormal(self.loc, positive(self.raw_scale, self.min_scale, 1.0), event_dims=self.loc.dim())
+
+
+@component("prior", "gaussian")
+def gaussian(latents: tuple[int, ...], *, min_scale: Annotated[float, Field(gt=0, lt=1)] = 1e-2) -> nn.Module:
+    """Normal prior whose mean and diagonal covariance are learned, for posteriors that are given a scale of their own.
+
+    Settings:
+        min_scale: floor under every σ.
+    """
+    return LearnedNormal(latents, min_scale)
+
+
 class StudentTs(nn.Module):
     """p(z) = Π_d t(z_d; ν_d): heavy tails.
 
