@@ -115,6 +115,9 @@ CASES = {
         training={"optimizer": "adamw", "weight_decay": 0.1, "lr_warmup": 0.4},
     ),
     "importance weighting": Case(settings={"objective": {"name": "iw", "particles": 3}}),
+    "a critic": Case(
+        settings={"objective": {"name": "factor-vae", "critic": {"name": "mlp", "hidden": [5]}, "gamma": 3.0}}
+    ),
     "row weights": Case(weighted=True),
     "bfloat16": Case(training={"precision": "bf16"}),
     "last weights": Case(training={"keep": "last"}),

@@ -120,10 +120,14 @@ class Evidence:
     def log_w_stopped(self) -> Tensor:
         """log w, (K, B), with the parameters of q stopped and the draws live: what remains is the path gradient."""
         total = self._total(self.log_p, list(self.p))
-        for name, dist in self.q.items():
-            stopped = dist.detach()  # pyright: ignore[reportAttributeAccessIssue]
-            total = total - self._log_prob(stopped, name, self.is_wide(self._q_factors[name]), drawn=True)
+        for name in self.q:
+            total = total - self.log_q_stopped(name)
         return total
+
+    def log_q_stopped(self, name: str) -> Tensor:
+        """log q of what was drawn, (K, B), with the parameters of q stopped and the draw live."""
+        stopped = self.q[name].detach()  # pyright: ignore[reportAttributeAccessIssue]
+        return self._log_prob(stopped, name, self.is_wide(self._q_factors[name]), drawn=True)
 
     def elbo(self) -> Tensor:
         """Evidence lower bound by the drawn particles, in nats, (B,)."""

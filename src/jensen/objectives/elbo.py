@@ -1,4 +1,4 @@
-"""Bounds on the log-likelihood as objectives: the ELBO and its relatives, and the importance-weighted bound.
+"""The evidence lower bound as an objective.
 
     ELBO(x) = E_q[log p(x | z)] − KL(q(z | x) ‖ p(z))
 
@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 import torch
@@ -18,7 +17,9 @@ from torch.nn.functional import adaptive_avg_pool1d
 from jensen.core import EXACT, Evidence, Model
 from jensen.errors import ConfigError
 from jensen.objectives.gradients import BASELINES, Baseline, Learned, score_of_evidence, unreparameterised
+from jensen.objectives.gradients.paths import one_path
 from jensen.objectives.phases import Batch, GradientPhase, Objective, Stage, Terms, weighted_mean
+from jensen.objectives.schedules import Rise
 from jensen.registry import component
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -41,21 +42,26 @@ def log_likelihood_bound(model: Model, batch: Batch) -> dict[str, Tensor]:
 @component("objective", "elbo", paper="Kingma and Welling 2014, arXiv:1312.6114")
 def elbo(
     *,
-    kl: Literal["closed", "monte-carlo"] = "closed",
+    kl: Literal["closed", "monte-carlo", "sticking-the-landing"] = "closed",
     samples: Count = 1,
     beta: Annotated[float, Field(ge=0)] = 1.0,
     warmup: Share = 0.1,
+    cycles: Count = 1,
     free_bits: Annotated[float, Field(ge=0)] = 0.0,
     baseline: Literal["auto", "none", "running", "learned", "leave-one-out"] = "auto",
 ) -> Objective:
     """Maximise the evidence lower bound.
 
     Settings:
-        kl: in closed form where one is known, or by Monte Carlo.
+        kl: in closed form where one is known; or by Monte Carlo; or by Monte Carlo without the score of q, whose mean
+            is 0: where q is the exact posterior its gradient has no variance left (Roeder et al. 2017,
+            arXiv:1703.09194).
         samples: L draws of z per datum.
         beta: weight of the KL terms once warm-up is over (Higgins et al. 2017); 1 is the bound.
-        warmup: share of training over which that weight rises linearly from 0 (Bowman et al. 2016,
+        warmup: share of a cycle over which that weight rises linearly from 0 (Bowman et al. 2016,
             arXiv:1511.06349; Sønderby et al. 2016, arXiv:1602.02282); below its end the loss is no bound.
+        cycles: of equal length, that training is divided into; in each the weight rises anew. Fu et al. 2019
+            (arXiv:1903.10145) have 4 with a warm-up of 0.5.
         free_bits: nats of KL per latent dimension, averaged over the batch, that cost nothing (Kingma et al. 2016,
             arXiv:1606.04934).
         baseline: of the score-function gradient of what is drawn without one of its own, as discrete variables are:
@@ -64,14 +70,18 @@ def elbo(
     """
     if baseline == "leave-one-out" and samples < 2:
         raise ConfigError("objective.baseline: leave-one-out compares draws; it needs objective.samples=2 or more")
+    stl = kl == "sticking-the-landing"
+    if stl and free_bits:
+        raise ConfigError("objective.free_bits: needs the KL per dimension in closed form, and objective.kl has none")
+    rise = Rise(warmup, cycles)
     expected = _baseline(("leave-one-out" if samples > 1 else "running") if baseline == "auto" else baseline)
 
     def loss(model: Model, batch: Batch, progress: float) -> Terms:
         e = model.evidence(batch, particles=samples)
-        weight = beta * (min(1.0, progress / warmup) if warmup else 1.0)
+        weight = beta * rise(progress)
         scored = unreparameterised(e)
         closed = kl == "closed" and (not scored or len(e.inferred) == 1)  # else a term depends on several draws
-        divergences = e.divergences(closed)
+        divergences = _path_divergence(e) if stl else e.divergences(closed)
         bound = objective = e.reconstruction()
         for name, divergence in divergences.items():
             bound = bound - divergence
@@ -89,7 +99,7 @@ def elbo(
         return Terms(-total, logged)
 
     phase = GradientPhase(loss, lambda model: [*model.parameters(), *expected.parameters()])
-    stage = Stage((phase,), warmup=warmup)
+    stage = Stage((phase,), warmup=rise.end)
     what = "evidence lower bound, gradient ascent"
     return Objective((stage,), log_likelihood_bound, what, helpers=expected, through_draws=False)
 
@@ -121,97 +131,10 @@ def _by_draw(e: Evidence, weight: float, closed: bool) -> Tensor:
     return value
 
 
-@component("objective", "iw", paper="Burda et al. 2016, arXiv:1509.00519; Tucker et al. 2019, arXiv:1810.04152")
-def importance_weighted(
-    *,
-    particles: Count = 5,
-    gradient: Literal["doubly-reparameterized", "pathwise", "leave-one-out"] = "doubly-reparameterized",
-) -> Objective:
-    """Maximise the importance-weighted bound, logmeanexp over K particles of log w.
-
-    Settings:
-        particles: K.
-        gradient: "doubly-reparameterized" weighs q's path gradient by w̃² and drops its score term, whose signal
-            vanishes as K grows; "pathwise" is the plain one; "leave-one-out" is for what is drawn without a gradient,
-            as discrete variables are (Mnih and Rezende 2016, arXiv:1602.06725).
-    """
-    if gradient == "leave-one-out" and particles < 2:
-        raise ConfigError("objective.gradient: leave-one-out compares draws; it needs objective.particles=2 or more")
-
-    def loss(model: Model, batch: Batch, progress: float) -> Terms:
-        e = model.evidence(batch, particles=particles)
-        if gradient != "doubly-reparameterized":
-            log_w = e.log_w
-            scored = unreparameterised(e)
-            if scored and gradient == "pathwise" and torch.is_grad_enabled():
-                raise ConfigError(f"objective.gradient: draws of {scored[0]!r} carry no gradient; use leave-one-out")
-            bound = weighted_mean(_log_mean_exp(log_w), batch)
-            total = bound
-            if scored and gradient == "leave-one-out":
-                total = total + weighted_mean(_leave_one_out(e, scored, log_w.detach()), batch)
-        else:
-            total, log_w = _doubly_reparameterized(e, batch)
-            bound = weighted_mean(_log_mean_exp(log_w), batch)
-        return Terms(-total, {"elbo": weighted_mean(log_w.detach().mean(0), batch), "iw": bound.detach()})
-
-    stage, through_draws = Stage((GradientPhase(loss),), monitor="iw"), gradient != "leave-one-out"
-    return Objective((stage,), _validate(particles), "importance-weighted bound", through_draws=through_draws)
-
-
-def _doubly_reparameterized(e: Evidence, batch: Batch) -> tuple[Tensor, Tensor]:
-    """A surrogate whose gradient is the doubly-reparameterised one, and log w, (K, B), without gradient.
-
-    With w̃ the normalised weights: ∇_θ = Σ w̃ ∂log w/∂θ and ∇_φ = Σ w̃² ∂log w/∂z ∂z/∂φ.
-
-    Raises:
-        ConfigError: q draws several variables, or one that carries no gradient.
-    """
-    if len(e.q) != 1 or len(e.inferred) != 1:
-        names = ", ".join(e.inferred) or "nothing"
-        raise ConfigError(
-            f"objective.gradient: doubly-reparameterized needs exactly one hidden variable, q infers {names}; "
-            f"use objective.gradient=pathwise"
-        )
-    (name,) = e.q
-    z = e.values[name]
-    if not hasattr(e.q[name], "detach"):
-        kind = type(e.q[name]).__name__
-        raise ConfigError(
-            f"objective.gradient: doubly-reparameterized cannot stop the parameters of a {kind}; "
-            f"use objective.gradient=pathwise"
-        )
-    log_w = e.log_w_stopped
-    normalised = torch.softmax(log_w.detach(), 0)
-    if z.requires_grad:
-        per_draw = normalised.reshape(-1, *(1,) * (z.dim() - 1))
-        z.register_hook(lambda gradient: gradient * per_draw)
-    elif torch.is_grad_enabled():
-        raise ConfigError(f"objective iw: {name!r} is not reparameterised; its draws carry no gradient")
-    return weighted_mean((normalised * log_w).sum(0), batch), log_w.detach()
-
-
-def _leave_one_out(e: Evidence, scored: list[str], log_w: Tensor) -> Tensor:
-    """Σ_k (L − L_k) log q(z_k), whose value is made zero, (B,): L is the bound, L_k that without the draw k, in whose
-    place stands the geometric mean of the others. Mnih and Rezende 2016, equation 9."""
-    k = len(log_w)
-    mean_of_others = (log_w.sum(0) - log_w) / (k - 1)
-    replaced = torch.where(torch.eye(k, dtype=torch.bool, device=log_w.device)[..., None], mean_of_others, log_w)
-    gain = _log_mean_exp(log_w) - _log_mean_exp(replaced.movedim(1, 0))  # (K, B)
-    log_q = sum((e.log_q[name] for name in scored), torch.zeros(()))
-    return (gain * (log_q - log_q.detach())).sum(0)
-
-
-def _log_mean_exp(log_w: Tensor) -> Tensor:
-    """(K, B) → (B,)."""
-    return torch.logsumexp(log_w, 0) - math.log(len(log_w))
-
-
-def _validate(particles: int):
-    def validate(model: Model, batch: Batch) -> dict[str, Tensor]:
-        e = model.evidence(batch, particles=particles)
-        return {"elbo": e.elbo(), "iw": e.importance_bound()}
-
-    return validate
+def _path_divergence(e: Evidence) -> dict[str, Tensor]:
+    """Mean over the draws of log q − log p, (B,), by name; its gradient goes along the path of the draw alone."""
+    name = one_path(e, "objective.kl: sticking-the-landing", "use objective.kl=closed")
+    return {name: (e.log_q_stopped(name) - e.log_p[name]).mean(0)}
 
 
 def _spared(e: Evidence, name: str, free_bits: float, batch: Batch) -> Tensor:

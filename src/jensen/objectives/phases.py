@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from jensen.core import Model
 
 Batch = Mapping[str, Tensor]
+"""By name, (B, *event): `x`, and where there are any `y`, `c` and `weight`. In training also `row`, which rows of the
+training data these are, (B,), and `total`, the weight of all of these, (): their number where all count alike."""
 
 
 class Terms(NamedTuple):
@@ -69,7 +71,8 @@ class Objective:
     """Stages in sequence, and what `validate(model, batch)` logs for each datum: (B,) in nats, higher is better.
 
     `validation_cost` is what validating a datum takes, in steps of training on one. `through_draws` says that the
-    gradient passes through q's draws, which must then be differentiable.
+    gradient passes through q's draws, which must then be differentiable. `prepare(model, batch)` sees a few data before
+    training starts or resumes, for helpers whose shape is that of what is hidden.
     """
 
     stages: tuple[Stage, ...]
@@ -78,6 +81,7 @@ class Objective:
     helpers: nn.Module | None = field(default=None)  # critics, baselines: checkpointed, not exported
     validation_cost: float = 1.0
     through_draws: bool = True
+    prepare: Callable[[Model, Batch], None] | None = None
 
 
 def weighted_mean(rows: Tensor, batch: Batch) -> Tensor:

@@ -111,6 +111,7 @@ class Trainer:
         self.model, self.train, self.valid = model.to(self.device), _weighty(train), valid
         weight = self.train.weight
         self._mean_weight = 1.0 if weight is None else float(weight.double().mean())
+        self._total = torch.tensor(self._mean_weight * len(self.train), device=self.device)
         self.objective: Objective = model.objective
         self.helpers = self.objective.helpers
         if self.helpers is not None:
@@ -150,6 +151,9 @@ class Trainer:
             self._interruptible(),
         ):
             set_precision(self.model, torch.bfloat16 if self.settings.precision == "bf16" else None)
+            if self.objective.prepare is not None:
+                with seeded(self.settings.seed, self.device), torch.no_grad():
+                    self.objective.prepare(self.model, self.train.take(slice(0, 2)))
             try:
                 if resume and self.folder is not None and self.folder.state_path.exists():
                     self._restore()
@@ -204,7 +208,7 @@ class Trainer:
         began, first = time.perf_counter(), at.batch
         for position in range(at.batch, self.steps_per_epoch):
             rows = order[position * s.batch_size : (position + 1) * s.batch_size]
-            batch = {**self.train.take(rows), "row": rows}
+            batch = {**self.train.take(rows), "row": rows, "total": self._total}
             progress, self._whole = self.progress, False
             for i, phase in enumerate(self.stage.phases):
                 if isinstance(phase, UpdatePhase):
