@@ -71,9 +71,12 @@ class Autoregressive(nn.Module):
         """The symbol after which nothing else comes, if there is one."""
         return self.head.support.end
 
-    def element(self, position: int) -> Callable[[Tensor], Elementwise]:
-        """The head of one element: parameters (N, P) to a density with event shape (1,)."""
-        return at(self.head, position)
+    def elements(self) -> Callable[[int], Callable[[Tensor], Elementwise]]:
+        """From a position to the head of that element: parameters (N, P) to a density with event shape (1,)."""
+        if any(p is not None for p in self.head._parameters.values()):
+            return lambda position: at(self.head, position)
+        part = at(self.head, 0)
+        return lambda position: part
 
     @torch.no_grad()
     def initialize(self, x: Tensor, *parents: Tensor) -> None:
@@ -121,7 +124,7 @@ class Autoregression(Distribution):
     @property
     def support(self) -> Any:
         """The constraint on one element of x."""
-        return self._element(0)(self._like.new_zeros(1, self.of.network.per_element)).support
+        return self.of.elements()(0)(self._like.new_zeros(1, self.of.network.per_element)).support
 
     @property
     def _like(self) -> Tensor:
@@ -235,6 +238,7 @@ class Autoregression(Distribution):
             given, known = (v.expand(lead + self.event_shape).reshape(x.shape) for v in (given, known))
             weight, every, some = u.new_zeros(len(u)), known.all(0).tolist(), known.any(0).tolist()
         step, last = self.of.network.walk(len(u), self._rows(lead)), None
+        elements, shares = self.of.elements(), u.split(1, 1)
         end, ended = self.of.end, torch.zeros_like(drawn)
         for position in self.of.network.order.tolist():
             if end is not None and weight is not None and some[position]:
@@ -243,10 +247,10 @@ class Autoregression(Distribution):
             if end is not None and ended.all():
                 x[:, position] = end
                 continue
-            factor = self._shaped(self._element(position)(step(last)))
+            factor = self._shaped(elements(position)(step(last)))
             if weight is None or not some[position]:
-                last = factor.quantile(u[:, position : position + 1])[:, 0]
-                drawn = torch.ones_like(drawn)
+                last = factor.quantile(shares[position])[:, 0]
+                drawn = drawn if weight is None else torch.ones_like(drawn)
             else:
                 assert given is not None and known is not None
                 last, here = given[:, position], known[:, position]
@@ -254,7 +258,7 @@ class Autoregression(Distribution):
                     log_p = factor.log_prob(last.unsqueeze(1))
                     weight += torch.where(here & drawn & ~ended, log_p, torch.zeros_like(log_p))
                 if not every[position]:
-                    last = torch.where(here, last, factor.quantile(u[:, position : position + 1])[:, 0])
+                    last = torch.where(here, last, factor.quantile(shares[position])[:, 0])
                     drawn = drawn | ~here
             if end is not None:
                 last = last.masked_fill(ended, end)
@@ -352,9 +356,6 @@ class Autoregression(Distribution):
         if self.context is None:
             return None
         return self.context.expand(lead + self.context.shape[-1:]).reshape(-1, self.context.shape[-1])
-
-    def _element(self, position: int) -> Callable[[Tensor], Elementwise]:
-        return self.of.element(position)
 
     def _shaped(self, factor: Elementwise) -> Elementwise:
         """A factor with its temperature and nucleus."""

@@ -72,7 +72,9 @@ class MADE(Causal):
             self.net.set_order(order)
 
     def _scaled(self, x: Tensor) -> Tensor:
-        return x.log1p() if self.logarithm else (x - self.middle) / self.unit
+        if self.logarithm:
+            return x.log1p()
+        return x if (self.middle, self.unit) == (0.0, 1.0) else (x - self.middle) / self.unit
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.net(self._scaled(x.flatten(1)), context)

@@ -11,6 +11,7 @@ van den Oord et al., "Conditional image generation with PixelCNN decoders", 2016
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -81,6 +82,7 @@ class PixelCNN(Causal):
         stacks = [_Stack(layer, rows, self.shape, context) for layer in self.layers]  # pyright: ignore
         channels, _, width = self.shape
         ones = next(self.parameters()).new_ones(rows)
+        h = ones.new_empty(rows, self.width)
         pixel = torch.cat([ones.new_zeros(rows, channels), ones.unsqueeze(1)], 1)  # the one that is being drawn
         inner = None
         drawn = -1  # elements whose values are known
@@ -103,10 +105,9 @@ class PixelCNN(Causal):
                 v = None
                 for stack in stacks:
                     v = stack.begin(row, v)
-            h = None
-            for stack in stacks:
-                h = stack.step(column, h)
-            assert h is not None
+            for stack, after in pairwise(stacks):
+                stack.step(column, after.slots[column])
+            stacks[-1].step(column, h)
             inner = self.pixel.walk(rows, F.elu(h))
             return inner(None)
 
@@ -188,32 +189,45 @@ def gate(a: Tensor) -> Tensor:
 
 
 class _Stack:
-    """A layer that meets row after row and pixel after pixel, with what it has seen."""
+    """A layer that meets row after row and pixel after pixel, with what it has seen.
+
+    A step is bound by the number of operations. With 2 tanh(a) σ(g) = t_a + t_a t_g, where t_a = tanh a and
+    t_g = tanh(g / 2), and the halves inside the weights, a pixel takes four: the convolution, tanh, the gate, and what
+    is added to h, written where the next layer looks for it. A last unit that is always 1 brings the bias.
+    """
 
     def __init__(self, layer: Layer, rows: int, shape: tuple[int, ...], context: Tensor | None):
         self.layer, (_, height, width) = layer, shape
-        like = layer.out.weight
+        like, inputs, above = layer.out.weight, layer.inputs, layer.above
         side = layer.kernel // 2
-        self.seen = like.new_zeros(rows, layer.inputs, height + layer.above, width + 2 * side)  # rows above, padded
-        self.left = like.new_zeros(rows, width + layer.above, layer.inputs)  # of this row, padded, features last
+        self.seen = like.new_zeros(rows, inputs, height + above, width + 2 * side)  # rows above, padded
         if layer.strict:  # the plane of ones
-            self.seen[:, -1, layer.above :, side : side + width] = 1
+            self.seen[:, -1, above:, side : side + width] = 1
         self.inside = slice(side, side + width)
-        self.weight = layer.horizontal.weight[:, :, 0].permute(2, 1, 0).flatten(0, 1).contiguous()  # (cols · in, 2w)
-        self.out = layer.out.weight[:, :, 0, 0].mT.contiguous()
+        self.left = like.new_zeros(rows, (above + width) * inputs)  # of this row, padded, features last
+        self.slots = self.left[:, above * inputs :].split(inputs, 1)
+        """For each column where the layer's input goes, (N, inputs)."""
+        self.windows = [self.left[:, c * inputs : (c + layer.columns) * inputs] for c in range(width)]
+
+        self.halved = torch.cat([like.new_ones(layer.width), like.new_full((layer.width,), 0.5)])
+        weight = layer.horizontal.weight[:, :, 0].permute(2, 1, 0).flatten(0, 1)  # (cols · in, 2w)
+        self.weight = weight * self.halved
         assert layer.out.bias is not None and layer.horizontal.bias is not None
-        self.out_bias: Tensor = layer.out.bias
+        self.out = torch.cat([0.5 * layer.out.weight[:, :, 0, 0].mT, layer.out.bias[None]])  # (w + 1, w)
+        self.gates = like.new_empty(rows, 2 * layer.width)
+        self.first, self.second = self.gates.chunk(2, 1)
+        self.u = like.new_ones(rows, layer.width + 1)
+        self.gated = self.u[:, :-1]
         self.bias: Tensor = layer.horizontal.bias
         self.to_a: Tensor | None = None
         if layer.context is not None:
             to_a, to_b = layer.context(context).chunk(2, 1)
             self.to_a, self.bias = to_a[:, :, None, None], self.bias + to_b
-        self.row = 0
 
     def put(self, row: int, column: int, pixel: Tensor) -> None:
         """A pixel whose value is known, (N, inputs), into what the strict layer sees."""
         self.seen[:, :, self.layer.above + row, self.inside.start + column] = pixel
-        self.left[:, self.layer.above + column] = pixel
+        self.slots[column].copy_(pixel)
 
     def begin(self, row: int, v: Tensor | None) -> Tensor:
         """A new row: of the vertical stack all of it, given the layer's input there, (N, inputs, W)."""
@@ -225,15 +239,15 @@ class _Stack:
             a = a + self.to_a
         across = layer.across(a)[:, :, 0]  # (N, 2w, W)
         bias = self.bias if self.bias.dim() == 1 else self.bias.unsqueeze(1)
-        self.across = (across.mT + bias).transpose(0, 1).contiguous()  # (W, N, 2w)
+        self.across = ((across.mT + bias) * self.halved).transpose(0, 1).contiguous().unbind(0)  # W times (N, 2w)
         self.left.zero_()
         return gate(a)[:, :, 0]
 
-    def step(self, column: int, h: Tensor | None) -> Tensor:
-        """The horizontal stack at a pixel, (N, w), given the layer's input there, (N, inputs)."""
-        layer = self.layer
-        if h is not None:
-            self.left[:, layer.above + column] = h
-        window = self.left[:, column : column + layer.columns].flatten(1)
-        y = torch.addmm(self.out_bias, gate(torch.addmm(self.across[column], window, self.weight)), self.out)
-        return y if h is None else y.add_(h)
+    def step(self, column: int, out: Tensor) -> None:
+        """The horizontal stack at a pixel, written to `out`, (N, w); the layer's input there stands in its slot."""
+        torch.addmm(self.across[column], self.windows[column], self.weight, out=self.gates).tanh_()
+        torch.addcmul(self.first, self.first, self.second, out=self.gated)
+        if self.layer.strict:
+            torch.mm(self.u, self.out, out=out)
+        else:
+            torch.addmm(self.slots[column], self.u, self.out, out=out)

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from jensen.nets.causal import Core
 
 
+HALF = 0.5**0.5
+
+
 class Transformer(Core):
     """Blocks h ← h + attention(norm(h)), h ← h + mlp(norm(h)), with rotary positions.
 
@@ -46,17 +49,11 @@ class Transformer(Core):
         angles = self.angles.to(like.dtype)
         return torch.polar(torch.ones_like(angles), angles)
 
-    def start(self, rows: int) -> dict:
-        shape = (rows, self.heads, self.length, self.width // self.heads)
-        new = self.norm.weight.new_empty
-        return {"t": 0, "turns": self._turns(self.norm.weight), "kept": [(new(shape), new(shape)) for _ in self.blocks]}
+    def start(self, rows: int) -> TransformerWalk:
+        return TransformerWalk(self, rows)
 
-    def step(self, h: Tensor, state: dict) -> Tensor:
-        t = state["t"]
-        for block, (keys, values) in zip(self.blocks, state["kept"], strict=True):
-            h = block.step(h, state["turns"][t], keys, values, t)  # pyright: ignore
-        state["t"] = t + 1
-        return self.norm(h)
+    def step(self, h: Tensor, state: TransformerWalk) -> Tensor:
+        return state.step(h)
 
 
 class Block(nn.Module):
@@ -79,14 +76,67 @@ class Block(nn.Module):
         h = h + self.drop(self.out(mixed.transpose(1, 2).reshape(n, t, width)))
         return h + self.drop(self.mlp(self.between(h)))
 
-    def step(self, h: Tensor, turn: Tensor, keys: Tensor, values: Tensor, t: int) -> Tensor:
-        """The next vector, (N, H); its key and value join those kept, (N, heads, length, size)."""
-        qkv = self.qkv(self.before(h)).view(len(h), 3, self.heads, 1, -1)
-        turned = _rotate(qkv[:, :2], turn)
-        keys[:, :, t : t + 1], values[:, :, t : t + 1] = turned[:, 1], qkv[:, 2]
-        mixed = F.scaled_dot_product_attention(turned[:, 0], keys[:, :, : t + 1], values[:, :, : t + 1])
-        h = h + self.out(mixed.flatten(1))
-        return h + self.mlp(self.between(h))
+
+class TransformerWalk:
+    """Keys and values of what has passed, and the arithmetic of one more vector in as few operations as will do.
+
+    A step is bound by the number of operations, not by their size. To turn a pair (a, b) by an angle is
+    (a, b) cos + (−b, a) sin, and (−b, a) is put out by the same product as (a, b), by rows of the weights in another
+    order. The attention's 1/√size is inside the weights of the queries, each norm's scale and shift inside those of the
+    layer that follows it, and with s = x/√2, of which both halves are inside weights, gelu(x) = (s + s erf(s)) / √2.
+    """
+
+    def __init__(self, of: Transformer, rows: int):
+        self.t, self.width, self.norm = 0, of.width, of.norm
+        like, size, heads = of.norm.weight, of.width // of.heads, of.heads
+        angles = of.angles.to(like.dtype).repeat_interleave(2, 1).repeat(1, 2 * heads)  # of queries and keys alike
+        self.cos, self.sin = angles.cos().unbind(0), angles.sin().unbind(0)
+        scale = torch.cat([like.new_full((of.width,), size**-0.5), like.new_ones(of.width)])
+        self.turned = like.new_empty(rows, 2 * of.width)  # queries and keys
+        self.shape = rows, heads, size
+        self.layers = []
+        for block in of.blocks:
+            assert isinstance(block, Block)
+            qkv, bias = _after_norm(block.qkv, block.before)
+            (qk, v), (qk_bias, v_bias) = qkv.split([2 * of.width, of.width]), bias.split([2 * of.width, of.width])
+            qk, qk_bias = qk * scale.unsqueeze(1), qk_bias * scale
+            first = torch.cat([qk, _quarter_turn(qk), v]).mT.contiguous()
+            up, up_bias = _after_norm(block.mlp[0], block.between)  # pyright: ignore[reportArgumentType]
+            down: nn.Linear = block.mlp[2]  # pyright: ignore[reportAssignmentType]
+            kept = like.new_empty(2, rows * heads, of.length, size)
+            self.layers.append(
+                (first, torch.cat([qk_bias, _quarter_turn(qk_bias), v_bias]), *kept, block.out.weight.mT,
+                 block.out.bias, (HALF * up).mT, HALF * up_bias, (HALF * down.weight).mT, down.bias)
+            )  # fmt: skip
+
+    def step(self, h: Tensor) -> Tensor:
+        """The next vector, (rows, H), from the next input, (rows, H)."""
+        t, width, wide = self.t, (self.width,), 2 * self.width
+        rows, heads, size = self.shape
+        for first, first_bias, keys, values, out, out_bias, up, up_bias, down, down_bias in self.layers:
+            y = torch.addmm(first_bias, F.layer_norm(h, width), first)
+            torch.mul(y[:, :wide], self.cos[t], out=self.turned).addcmul_(y[:, wide : 2 * wide], self.sin[t])
+            keys[:, t] = self.turned[:, self.width :].reshape(rows * heads, size)
+            values[:, t] = y[:, 2 * wide :].reshape(rows * heads, size)
+            query = self.turned[:, : self.width].reshape(rows * heads, 1, size)
+            weights = torch.bmm(query, keys[:, : t + 1].mT).softmax(2)
+            mixed = torch.bmm(weights, values[:, : t + 1]).view(rows, -1)
+            h = h + torch.addmm(out_bias, mixed, out)
+            s = torch.addmm(up_bias, F.layer_norm(h, width), up)
+            h = h + torch.addmm(down_bias, torch.addcmul(s, s, torch.erf(s)), down)
+        self.t = t + 1
+        return self.norm(h)
+
+
+def _after_norm(linear: nn.Linear, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """Weight and bias that take in the scale and shift of the norm before them."""
+    return linear.weight * norm.weight, torch.addmv(linear.bias, linear.weight, norm.bias)
+
+
+def _quarter_turn(rows: Tensor) -> Tensor:
+    """(a, b) to (−b, a) for each pair of neighbouring rows."""
+    a, b = rows.unflatten(0, (-1, 2)).unbind(1)
+    return torch.stack([-b, a], 1).flatten(0, 1)
 
 
 def _angles(length: int, size: int) -> Tensor:
