@@ -182,3 +182,82 @@ def test_early_stopping_waits_for_the_warm_up():
     (stage,) = lecture_vae(**{"objective.warmup": 0.3}).objective.stages
     assert stage.warmup == 0.3
     assert stage.monitor == "elbo"
+
+
+# Sticking the landing
+
+
+class Line(nn.Module):
+    """N(slope · parent + shift, scale²)."""
+
+    def __init__(self, slope: float, shift: float, scale: float):
+        super().__init__()
+        self.values = nn.Parameter(torch.tensor([slope, shift, scale], dtype=torch.float64))
+
+    def forward(self, parent: Tensor) -> DiagonalNormal:
+        slope, shift, scale = self.values
+        return DiagonalNormal(slope * parent + shift, scale)
+
+
+def line_model(**settings) -> Model:
+    """z ~ N(0, 1), x | z ~ N(0.8 z + 0.1, 0.9²), and a q that is not the posterior."""
+    p = Joint({"z": Normal((1,)).double(), "x | z": Line(0.8, 0.1, 0.9)})
+    return Model(p, Joint({"z | x": Line(0.2, -0.1, 0.8)}), find("objective", "elbo").function(**settings))
+
+
+def slopes(model: Model, rows: int, repeats: int) -> Tensor:
+    """Of the loss at x = 1.3, by all parameters, (repeats, 6)."""
+    (phase,) = model.objective.stages[0].phases
+    batch = {"x": torch.full((rows, 1), 1.3, dtype=torch.float64)}
+    torch.manual_seed(0)
+    found = [torch.autograd.grad(-phase.loss(model, batch, 1.0).loss, list(model.parameters())) for _ in range(repeats)]
+    return torch.stack([torch.cat(row) for row in found])
+
+
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_sticking_the_landing_is_unbiased(beta, samples):
+    """Against the gradient of the bound in closed form: E log N(x; w z + b, s²) − β KL(N(m, σ²) ‖ N(0, 1))."""
+    model = line_model(kl="sticking-the-landing", beta=beta, samples=samples)
+    w, b, s = model.p["x"].module.values
+    slope, shift, sigma = model.q["z"].module.values
+    m = slope * 1.3 + shift
+    fit = -s.log() - 0.5 * ((1.3 - w * m - b) ** 2 + (w * sigma) ** 2) / s**2
+    kl = 0.5 * (m**2 + sigma**2 - 1) - sigma.log()
+    truth = torch.cat(torch.autograd.grad(fit - beta * kl, list(model.parameters())))
+    found = slopes(model, 2000 // samples, 100)
+    stderr = found.std(0) / 10
+    assert ((found.mean(0) - truth).abs() < 4 * stderr).all()
+    assert (stderr < 0.02 * truth.abs().max()).all()
+
+
+def test_sticking_the_landing_has_no_variance_where_q_is_the_posterior():
+    """For q's parameters, draw by draw; of the closed form and of plain Monte Carlo some is left."""
+    variance = 1 / (1 + 0.64 / 0.81)
+    slope = 0.8 / 0.81 * variance
+    spread = {}
+    for kl in ("sticking-the-landing", "monte-carlo", "closed"):
+        model = line_model(kl=kl)
+        with torch.no_grad():
+            model.q["z"].module.values.copy_(torch.tensor([slope, -0.1 * slope, math.sqrt(variance)]))
+        spread[kl] = slopes(model, 1, 30)[:, 3:].abs().max()
+    assert spread["sticking-the-landing"] < 1e-6
+    assert spread["monte-carlo"] > 0.1
+    assert spread["closed"] > 0.1
+
+
+def test_sticking_the_landing_logs_the_bound_of_its_draws():
+    model, x = lecture_vae(**{"objective.kl": "sticking-the-landing", "objective.samples": 3}), pictures(5)
+    terms = loss_of(model, {"x": x})
+    torch.manual_seed(5)
+    e = model.evidence({"x": x}, 3)
+    torch.testing.assert_close(terms.loss, -e.log_w.mean())
+    torch.testing.assert_close(terms.logged["kl_z"], (e.log_q["z"] - e.log_p["z"]).mean().detach())
+
+
+def test_sticking_the_landing_where_it_does_not_fit_is_refused():
+    with pytest.raises(ConfigError, match="free_bits: needs the KL per dimension in closed form"):
+        find("objective", "elbo").function(kl="sticking-the-landing", free_bits=0.1)
+    bits = {"prior": "bernoulli", "posterior": "bernoulli", "objective.kl": "sticking-the-landing"}
+    with pytest.raises(ConfigError, match="sticking-the-landing: 'z' is not reparameterised"):
+        loss_of(lecture_vae(**bits), {"x": pictures(3)})
