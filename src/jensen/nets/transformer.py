@@ -69,8 +69,8 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, turn: Tensor) -> Tensor:
         n, t, width = h.shape
-        qkv = self.qkv(self.before(h)).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, N, heads, T, size)
-        (q, k), v = _rotate(qkv[:2], turn), qkv[2]
+        qk, v = self.qkv(self.before(h)).view(n, t, 3, self.heads, -1).split([2, 1], 2)
+        q, k, v = (part.transpose(1, 2) for part in (*_rotate(qk, turn[:, None, None]).unbind(2), v.squeeze(2)))
         rate = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
         h = h + self.drop(self.out(mixed.transpose(1, 2).reshape(n, t, width)))
@@ -147,5 +147,5 @@ def _angles(length: int, size: int) -> Tensor:
 
 def _rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Each pair of neighbouring numbers of x, (..., size), turned: multiplied as complex numbers, (..., size/2)."""
-    pairs = (x if x.dtype == torch.float64 else x.float()).unflatten(-1, (-1, 2)).contiguous()
+    pairs = (x if x.dtype == torch.float64 else x.float()).unflatten(-1, (-1, 2))
     return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2).to(x.dtype)
