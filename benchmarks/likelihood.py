@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from harness import machine
-from jensen.cli.arguments import read_settings
+from jensen.cli.arguments import read_settings, text_options
 from jensen.jobs.run import Run, open_run
 from jensen.jobs.train import load_preset, train
 from jensen.training.trainer import Event
@@ -73,11 +73,13 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=5000)
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--note", default="", help="on the conditions of the measurement")
+    parser.add_argument("--text", default="", help="of the data, as length=512")
     parser.add_argument("--as-it-is", action="store_true", help="score a run where it stands, without training on")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     preset = load_preset(options.preset)
     settings = read_settings(options.settings).values
+    text = {"text": text_options([options.text])} if options.text else {}
     resume = (options.run / "spec.yaml").exists()
     spent = time.process_time()
     if options.as_it_is:
@@ -91,6 +93,7 @@ def main() -> None:
             settings=None if resume else settings,
             resume=resume,
             listener=show,
+            **text,
         )
     spent = time.process_time() - spent
     name = monitored(run.log[0])

@@ -29,6 +29,7 @@ def rnn(
     layers: Size = 1,
     dropout: Rate = 0.0,
     positions: bool = True,
+    truncate: Size | None = None,
 ) -> SequenceNet:
     """A recurrent network: each element given a state that has seen all before it.
 
@@ -38,8 +39,10 @@ def rnn(
         layers: one above the other.
         dropout: share of each layer's outputs dropped in training.
         positions: whether the network is told where it is: for data whose elements are not alike.
+        truncate: how many elements back a gradient reaches, for long rows; the state is carried on all the same. None is
+            to the first.
     """
-    core = Recurrent(width, layers, cell, dropout)
+    core = Recurrent(width, layers, cell, dropout, truncate)
     return SequenceNet(
         support.shape, per_element, embedding(support, width), core, context=context, positions=positions
     )
