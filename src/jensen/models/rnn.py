@@ -39,8 +39,8 @@ def rnn(
         layers: one above the other.
         dropout: share of each layer's outputs dropped in training.
         positions: whether the network is told where it is: for data whose elements are not alike.
-        truncate: how many elements back a gradient reaches, for long rows; the state is carried on all the same. None is
-            to the first.
+        truncate: how many elements back a gradient reaches, for long rows; the state is carried on. None is to the
+            first.
     """
     core = Recurrent(width, layers, cell, dropout, truncate)
     return SequenceNet(

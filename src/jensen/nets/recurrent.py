@@ -20,7 +20,9 @@ class Recurrent(Core):
     9(8), 1997.
     """
 
-    def __init__(self, width: int, layers: int, cell: Literal["gru", "lstm"], dropout: float = 0.0, truncate: int | None = None):
+    def __init__(
+        self, width: int, layers: int, cell: Literal["gru", "lstm"], dropout: float = 0.0, truncate: int | None = None
+    ):
         super().__init__()
         self.width, self.truncate = width, truncate
         kind = nn.GRU if cell == "gru" else nn.LSTM

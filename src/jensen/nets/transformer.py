@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from jensen.nets.causal import Core
 
-
 HALF = 0.5**0.5
 
 
