@@ -68,16 +68,25 @@ class Amortized(nn.Module):
 
 
 class AmortizedCode(Deterministic):
-    """A deterministic z = network(x): the autoencoder's code."""
+    """A deterministic z = network(x): the autoencoder's code.
 
-    def __init__(self, network: nn.Module, noise: float = 0.0):
+    Args:
+        network: takes x, gives z.
+        corruption: what is done to x in training.
+    """
+
+    def __init__(self, network: nn.Module, corruption: nn.Module | None = None):
         super().__init__(network)
-        self.noise = noise
+        self.corruption = corruption
         self.precision: torch.dtype | None = None
 
     def forward(self, *parents: Tensor) -> Tensor:
-        if self.noise and self.training:
-            parents = tuple(x + self.noise * x.std(correction=0) * torch.randn_like(x) for x in parents)
+        if self.corruption is not None and self.training:
+            parents = tuple(map(self.corruption, parents))
+        return self.code(*parents)
+
+    def code(self, *parents: Tensor) -> Tensor:
+        """Of the parents as they are."""
         return run_network(self.module, parents, self.precision)
 
 
