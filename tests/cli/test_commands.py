@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+from jensen.data import load_data
+from jensen.registry import build
 
 SCORE_KEYS = {
     "nats", "stderr", "bits_per_dim", "kind", "estimator", "particles", "n", "data", "split", "split_sha256",
@@ -67,12 +71,41 @@ def test_show_as_json_holds_components_and_training(jensen):
     assert "mlp" in settings["encoder"]["choices"]
     assert "mlp" in [component["name"] for component in found["components"]["network"]]
     assert "train.epochs" in [setting["setting"] for setting in found["training"]]
+    assert not found["ignored"]
 
 
 def test_every_model_can_be_shown_and_every_setting_says_what_it_means(jensen):
     for row in one_object(jensen("models", "--json"))["models"]:
         found = one_object(jensen("show", row["model"], "--json"))
         assert all(setting["meaning"] for setting in found["settings"] + found["training"]), row["model"]
+
+
+def test_settings_that_change_nothing_are_not_offered(jensen, table, tmp_path, caplog):
+    """EM takes no step along a gradient, and a closed form passes the data once."""
+    listed = {}
+    for name in ("mixture", "ppca"):
+        found = one_object(jensen("show", name, "--json"))
+        listed[name] = {setting["setting"] for setting in found["training"]}
+        assert not listed[name] & found["ignored"].keys()
+        assert "train.lr" in found["ignored"] and "train.seed" in listed[name]
+    assert "train.epochs" in listed["mixture"] - listed["ppca"]
+    words = ("train", "mixture", table, "--drop", "kind", "--out", tmp_path / "r")
+    answer = jensen(*words, "train.lr=0.1", "--precision", "bf16")
+    assert answer.code == 2
+    assert "train.lr: it changes nothing for this mixture: no step along a gradient is taken" in answer.err
+    assert "train.precision: it changes nothing" in answer.err
+    assert not (tmp_path / "r").exists()
+    assert jensen(*words, "fit=gradient", "train.lr=0.1", "components=2", "--epochs", 1).code == 0
+    told = jensen("train", "ppca", table, "--drop", "kind", "--out", tmp_path / "p", "latents=1", "--epochs", 3)
+    assert told.code == 0
+    assert "train.epochs: it changes nothing for this ppca: the data are passed once" in caplog.text
+
+
+def test_the_example_is_of_data_that_the_model_takes(jensen, jensen_data):
+    """Log-linear classes enumerate their data."""
+    words = shlex.split(jensen("show", "log-linear").out.splitlines()[-1].partition(": ")[2])
+    assert words[:3] == ["jensen", "train", "log-linear"]
+    build("log-linear", load_data(words[3]).schema)
 
 
 def test_show_of_a_component(jensen):

@@ -23,6 +23,9 @@ COLUMNS = {
     "lossless compression": "lossless",
 }
 
+EXAMPLES = {"picture": "mnist-5k", "table": "breast-cancer", "whole numbers": "nltcs"}
+"""A data set of each kind on which a model's capabilities are computed; "whole numbers" of few columns and values."""
+
 
 def models(as_json: Json = False) -> None:
     """What every model offers, computed from the code."""
@@ -238,14 +241,22 @@ def _component_dict(component: Any) -> dict[str, Any]:
 
 def _model_dict(model: Any) -> dict[str, Any]:
     from jensen import registry
+    from jensen.jobs.models import toy
+    from jensen.training.settings import ignored
 
     roles = dict.fromkeys(s.role for s in model.settings.values() if s.role)
+    without = ignored(toy(model.name)[1])
     return {
         **_component_dict(model),
         "components": {
             role: [_component_dict(registry.find(role, name)) for name in registry.names(role)] for role in roles
         },
-        "training": _settings_rows(registry.find("training", "gradient"), "train."),
+        "training": [
+            row
+            for row in _settings_rows(registry.find("training", "gradient"), "train.")
+            if row["setting"][6:] not in without
+        ],
+        "ignored": {f"train.{name}": why for name, why in without.items()},
         "presets": _presets(model.name),
     }
 
@@ -304,11 +315,14 @@ def _show_model(model: Any) -> None:
                 _print_plain(rows)
     _heading("Training")
     _print_settings(found["training"])
+    for why in dict.fromkeys(found["ignored"].values()):
+        names = [name for name, reason in found["ignored"].items() if reason == why]
+        typer.echo(f"Without effect under the defaults, as {why}: {', '.join(names)}")
     if found["presets"]:
         _heading("Presets, given as --preset NAME")
         print_table(["preset", "data", "about"], [list(p.values()) for p in found["presets"]])
     example = next((f" {s['setting']}={s['default']}" for s in found["settings"] if s["type"].startswith("int")), "")
-    data = "breast-cancer" if model.toy == "table" else "mnist-5k"
+    data = EXAMPLES[model.toy]
     typer.echo(f"\nTrain it: jensen train {found['name']} {data} --out runs/a{example}")
 
 

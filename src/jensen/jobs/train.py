@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ import torch
 import yaml
 
 from jensen.conditionals.ranges import ranges_of
-from jensen.core import seeded
+from jensen.core import Model, seeded
 from jensen.data import Dataset, load_data
 from jensen.data.sources import reference
 from jensen.errors import ConfigError, DataError, did_you_mean
@@ -21,9 +22,10 @@ from jensen.jobs.while_training import Diary
 from jensen.objectives.prior import prior_objective
 from jensen.registry import MODEL, build, configure, find, flatten, nest, override
 from jensen.training.folder import Folder
-from jensen.training.settings import Settings, training_settings
+from jensen.training.settings import OF_BUDGET, Settings, ignored, training_settings
 from jensen.training.trainer import Event, Trainer, pick_device
 
+log = logging.getLogger(__name__)
 DATA_OPTIONS = (
     *("binarize", "label", "drop", "given", "group", "time", "weight", "fractions", "kinds"),
     *("length", "rate", "levels", "encoding"),
@@ -81,6 +83,7 @@ def train(
         built = build(model, loaded.schema, configured)
     if loaded.schema.given and "c" not in built.context:
         raise ConfigError(f"given: {model} takes no conditions; drop the columns, or let it explain them")
+    _refuse_ignored(model, built, _sort(model, settings or {}, preset, options)[1])
     ref, recorded = loaded.recipe if loaded.recipe is not None else (None, data_options)
     spec = {
         "model": model,
@@ -115,6 +118,21 @@ def check(
     if problems:
         raise ConfigError(problems)
     return configured, checked, data_options
+
+
+def _refuse_ignored(name: str, model: Model, given: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` for settings of training that would change nothing; a budget that is not used up is told."""
+    without, known = ignored(model), find("training", "gradient").settings
+    told = {
+        key: f"train.{key}: it changes nothing for this {name}: {without[key]}; jensen show {name} lists what counts"
+        for key, value in given.items()
+        if key in without and value not in (None, known[key].default)
+    }
+    problems = [text for key, text in told.items() if key not in OF_BUDGET]
+    if problems:
+        raise ConfigError(problems)
+    for text in told.values():
+        log.warning(text)
 
 
 def _resume(

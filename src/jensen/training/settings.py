@@ -8,12 +8,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from jensen.core import Model
 from jensen.errors import ConfigError
+from jensen.objectives import UpdatePhase
 from jensen.registry import component, configure, find
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+
+OF_STEPS = ("lr", "optimizer", "weight_decay", "schedule", "lr_warmup", "clip", "average", "compile")
+OF_BUDGET = ("epochs", "minutes", "patience", "max_epochs")
 
 
 @dataclass(frozen=True)
@@ -102,3 +107,17 @@ def training_settings(given: Mapping[str, Any]) -> Settings:
     if configured["epochs"] is not None and configured["minutes"] is not None:
         raise ConfigError("train.epochs and train.minutes: expected one of them, got both")
     return found.function(**configured)
+
+
+def ignored(model: Model) -> dict[str, str]:
+    """Settings that change nothing for a model, by name, and why: read off its stages and parts."""
+    found: dict[str, str] = {}
+    stages = model.objective.stages
+    if all(isinstance(phase, UpdatePhase) for stage in stages for phase in stage.phases):
+        found |= dict.fromkeys(OF_STEPS, "no step along a gradient is taken")
+        if not any(hasattr(part, "precision") for part in model.modules()):
+            found["precision"] = "there is no network"
+    if all(stage.passes is not None for stage in stages):
+        passes = sum(stage.passes or 0 for stage in stages)
+        found |= dict.fromkeys(OF_BUDGET, f"the data are passed {'once' if passes == 1 else f'{passes} times'}, always")
+    return found
