@@ -72,7 +72,8 @@ class Objective:
 
     `validation_cost` is what validating a datum takes, in steps of training on one. `through_draws` says that the
     gradient passes through q's draws, which must then be differentiable. `prepare(model, batch)` sees a few data before
-    training starts or resumes, for helpers whose shape is that of what is hidden.
+    training starts or resumes, for helpers whose shape is that of what is hidden. `initialize(model, batch)` sets where
+    training starts, in place of `Model.initialize`.
     """
 
     stages: tuple[Stage, ...]
@@ -82,6 +83,7 @@ class Objective:
     validation_cost: float = 1.0
     through_draws: bool = True
     prepare: Callable[[Model, Batch], None] | None = None
+    initialize: Callable[[Model, Batch], None] | None = None
 
 
 def weighted_mean(rows: Tensor, batch: Batch) -> Tensor:

@@ -160,7 +160,8 @@ class Trainer:
                 else:
                     if self.folder is not None and self.folder.metrics():
                         self.folder.keep_metrics(-1)  # of a run that ended before its first checkpoint
-                    self.model.initialize(self.train.take(slice(0, min(len(self.train), 20_000))))
+                    initialize = self.objective.initialize or type(self.model).initialize
+                    initialize(self.model, self.train.take(slice(0, min(len(self.train), 20_000))))
                     self._start_stage()
                 while not self.at.done:
                     self._epoch()
