@@ -111,7 +111,7 @@ def vae(folder: Path) -> Run:
 
 def test_vae_of_pictures(vae: Run):
     page = look(report(vae))
-    assert len(page.images) == 3 + 1 + 2 + 1  # samples, reconstructions, interpolations, manifold
+    assert len(page.images) == 3 + 1 + 2 + 1 + 1  # samples, reconstructions, interpolations, manifold, holes
     assert "lower bound" in page.sections["numbers"]
     assert "iw, 10 particles" in page.sections["numbers"]
     assert "20 of 180 at random" in page.sections["numbers"]

@@ -1,12 +1,14 @@
 """Diagnose: known faults, each looked for with evidence. What is looked for follows from what a model has.
 
-Hidden variables: see `latent_health`, or, of a mixture, `cluster_health`. Invertible maps: see `flow_health`. Any
-likelihood: overfitting.
+Hidden variables: see `latent_health` and `hole_health`, or, of a mixture, `cluster_health`. Invertible maps: see
+`flow_health`. Any likelihood: overfitting.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from jensen.core import EXACT, mean_and_stderr, seeded
 from jensen.errors import CapabilityError
-from jensen.jobs import cluster_health, flow_health, latent_health
+from jensen.jobs import cluster_health, flow_health, hole_health, latent_health
 from jensen.jobs.finding import Finding
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
@@ -69,12 +71,20 @@ def diagnose(
     found, name, part = run.split(data, split)
     run.model.eval()
     index = torch.from_numpy(run.pick(part, limit, seed)).to(run.device)
+    batch = run.tensors(part).take(index)
+    look: list[Callable[[], Finding | None]] = [
+        lambda: latent_health.collapse(run.model, batch),
+        lambda: hole_health.holes(run.model, batch),
+        lambda: latent_health.floor(run.model, batch),
+        lambda: cluster_health.clusters(run.model, batch),
+    ]
+    if run.capabilities.likelihood:
+        look += [lambda: latent_health.inference_gap(run.model, batch), lambda: _overfitting(run, batch, data)]
+    findings = []
+    for find in look:
+        with seeded(seed, run.device):  # what one finds does not depend on what else is looked for
+            findings.append(find())
     with seeded(seed, run.device):
-        batch = run.tensors(part).take(index)
-        findings = [latent_health.collapse(run.model, batch), latent_health.floor(run.model, batch)]
-        findings.append(cluster_health.clusters(run.model, batch))
-        if run.capabilities.likelihood:
-            findings += [latent_health.inference_gap(run.model, batch), _overfitting(run, batch, data)]
         findings += flow_health.findings(run, found, batch)
     looked = [f for f in findings if f is not None]
     if not looked:
@@ -82,12 +92,13 @@ def diagnose(
     return Diagnosis(looked, found.name, name, len(index))
 
 
-def _against_overfitting(run: Run) -> str:
-    """What to try, of what there is."""
+def _against_overfitting(run: Run, guilty: str) -> str:
+    """What to try, of what there is, against what the encoder or the decoder has learned by heart."""
     settings = run.spec.get("settings", {})
     dropout = settings.get("encoder", {}).get("input_dropout")
-    tries = [] if dropout is None or dropout >= 0.5 else [f"encoder.input_dropout={0.2 if dropout < 0.2 else 0.4}"]
-    tries += ["a smaller network"]
+    known = dropout is None or dropout >= 0.5 or guilty == "decoder"
+    tries = [] if known else [f"encoder.input_dropout={0.2 if dropout < 0.2 else 0.4}"]
+    tries += [f"a smaller {guilty or 'network'}"]
     tries += [f"fewer {name}" for name in ("latents", "layers", "components") if name in settings]
     return f"{', '.join(tries)} or fewer epochs"
 
@@ -109,10 +120,16 @@ def _overfitting(run: Run, batch: dict[str, Tensor], data: Any) -> Finding | Non
     # A density's nats have no zero: what counts there is the gap in each dimension.
     much = GAP_SHARE * abs(here) if run.measure == "counting" else GAP_NATS_PER_DIM * run.schema.dims
     large = gap > 2 * stderr and gap > much
-    return Finding(
-        "overfitting",
-        not large,
-        f"training data score {gap:+.2f} ± {stderr:.2f} nats against these",
-        {"train": there, "here": here, "difference": gap, "stderr": stderr},
-        _against_overfitting(run),
-    )
+    sentence = f"training data score {gap:+.2f} ± {stderr:.2f} nats against these"
+    evidence = {"train": there, "here": here, "difference": gap, "stderr": stderr}
+    guilty = ""
+    if latent_health.inferred(run.model):
+        with contextlib.suppress(CapabilityError):
+            parts = latent_health.overfitting_apart(run.model, train, batch)
+            evidence |= parts
+            sentence += (
+                f": {parts['decoder']:+.2f} ± {parts['decoder_stderr']:.2f} by the decoder, as the best q of each "
+                f"datum has it, and {parts['encoder']:+.2f} ± {parts['encoder_stderr']:.2f} by the encoder"
+            )
+            guilty = "encoder" if parts["encoder"] > parts["decoder"] else "decoder"
+    return Finding("overfitting", not large, sentence, evidence, _against_overfitting(run, guilty))

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jensen.core import EXACT, Model, mean_and_stderr
-from jensen.distributions import StandardNormal
+from jensen.core import EXACT, Evidence, Model, mean_and_stderr
+from jensen.distributions import Elementwise, StandardNormal
 from jensen.errors import CapabilityError
 from jensen.jobs.cluster_health import is_component
 from jensen.jobs.finding import Finding
 from jensen.objectives.estimators import elbo, importance
 from jensen.objectives.refinement import PerDatum, refine
+from jensen.objectives.total_correlation import aggregate_terms
 
 ACTIVE_VARIANCE = 0.01  # of the posterior mean over data, above which a unit is active (Burda et al. 2016)
 ACTIVE_SHARE = 0.5  # of units; with fewer active the posterior is called collapsed
@@ -38,7 +39,7 @@ def collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     if not names:
         return None
     kl: list[list[float]] = []
-    active = []
+    active, layers = [], {}
     for name in names:
         q = e.q[name]
         mean, terms = q.mean, e.kl_terms(name)
@@ -46,19 +47,56 @@ def collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
             terms = _marginal_kl(mean, q.variance)
         kl.append(terms.flatten(1).mean(0).tolist() if terms is not None else [])
         active.append(mean.expand(e.batch, *q.event_shape).flatten(1).var(0) > ACTIVE_VARIANCE)
+        layers[name] = {
+            "kl": float(e.kl(name).mean()),
+            "active_units": int(active[-1].sum()),
+            "units": len(active[-1]),
+            **mutual_information(e, name),
+        }
     active_all = torch.cat(active)
     used, units = int(active_all.sum()), len(active_all)
     total = float(sum(e.kl(name).mean() for name in names))  # more than the sum where q correlates its dimensions
     each = [x for part in kl for x in part] if all(kl) else []  # known only where the prior takes dimensions one by one
     busiest = f", {max(each):.2f} in the busiest dimension" if each else ""
+    told = [layer["mutual_information"] for layer in layers.values() if "mutual_information" in layer]
+    busiest += f"; a code tells {told[0]:.2f} nats of which of these data it is of" if len(told) == 1 else ""
+    by_layer = ", ".join(f"{name} {x['kl']:.2f} ({x['active_units']} of {x['units']})" for name, x in layers.items())
+    busiest += f". By layer, KL and active: {by_layer}" if len(layers) > 1 else ""
     return Finding(
         "posterior collapse",
         used / units >= ACTIVE_SHARE,
         f"{used} of {units} latent dimensions are active (their posterior means vary by more than "
         f"{ACTIVE_VARIANCE} over the data); KL {total:.2f} nats in all{busiest}",
-        {"active_units": used, "units": units, "kl_per_dimension": each, "mutual_information_at_most": total},
+        {
+            "active_units": used,
+            "units": units,
+            "kl_per_dimension": each,
+            "mutual_information_at_most": total,
+            "layers": layers,
+        },
         "fewer latents, or objective.warmup=0.3, objective.free_bits=0.1, or a weaker decoder",
     )
+
+
+def mutual_information(e: Evidence, name: str) -> dict[str, Any]:
+    """I(x; z) and that of each dimension, by draws, with these N data for all there are: at most log N nats.
+
+        I(x; z) = E log q(z | x) − E log (1/N) Σ_n q(z | x_n)
+
+    Empty where q's dimensions depend on one another, or its parameters do not differ from datum to datum.
+    """
+    q = e.q[name]
+    if not isinstance(q, Elementwise) or e.is_wide(e._q_factors[name]) or q.batch_shape != (e.batch,):
+        return {}
+    z, n = e.values[name], e.batch
+    own = q.log_prob_terms(z).flatten(1)
+    same = torch.full((n, n), -math.log(n), dtype=own.dtype, device=own.device)
+    joint, marginals = aggregate_terms(q, z, same)
+    each = (own - marginals).mean(0)
+    return {
+        "mutual_information": float((own.sum(1) - joint).mean()),
+        "mutual_information_per_dimension": each.tolist(),
+    }
 
 
 def _marginal_kl(mean: Tensor, variance: Tensor) -> Tensor:
@@ -97,13 +135,18 @@ def _least_scale(model: Model) -> float | None:
     return None
 
 
+def inferred(model: Model) -> list[str]:
+    """What q draws, noise added to the datum left out."""
+    return [name for name in model.hidden if not model.is_noisy(name)]
+
+
 def inference_gap(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     """IW bound − ELBO: in expectation a lower bound on log p − ELBO.
 
     Split, on some of the data, at the ELBO of the best q of the family for each datum: what the encoder loses by giving
     all data their posterior at once (amortisation), and what the family loses at its best (approximation).
     """
-    hidden = [name for name in model.hidden if not model.is_noisy(name)]
+    hidden = inferred(model)
     if not hidden:
         return None
     if model.likelihood == EXACT:
@@ -160,3 +203,35 @@ def gaps(own: PerDatum, refined: Mapping[str, Tensor], amortised: Tensor) -> dic
         "approximation_gap": approximation[0],
         "approximation_stderr": approximation[1],
     }
+
+
+def overfitting_apart(model: Model, train: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, float]:
+    """What the encoder and what the decoder lose from training data to others, means in nats with standard errors.
+
+    The ELBO of a datum is that of the best q of its family for it, which no encoder has a part in, less what the
+    encoder loses. The first falls from training data to others where p has learned these by heart; the second grows
+    where q has. Cremer, Li and Duvenaud 2018, arXiv:1801.03558; Wu et al. 2017, arXiv:1611.04273.
+
+    Raises:
+        CapabilityError: the best q of a datum cannot be sought.
+    """
+    best, lost = [], []
+    for batch in (train, other):
+        few = {name: value[:REFINE_DATA] if value.dim() else value for name, value in batch.items()}
+        own, parameters = refine(model, few, REFINE_STEPS)
+        refined = elbo(own.model, {**few, **parameters}, DRAWS).rows
+        best.append(refined)
+        lost.append(refined - elbo(model, few, DRAWS).rows)
+    decoder, decoder_error = _difference(best[0], best[1])
+    encoder, encoder_error = _difference(lost[1], lost[0])
+    return {
+        "decoder": decoder,
+        "decoder_stderr": decoder_error,
+        "encoder": encoder,
+        "encoder_stderr": encoder_error,
+    }
+
+
+def _difference(a: Tensor, b: Tensor) -> tuple[float, float]:
+    (mean_a, error_a), (mean_b, error_b) = mean_and_stderr(a), mean_and_stderr(b)
+    return mean_a - mean_b, math.hypot(error_a, error_b)

@@ -22,7 +22,8 @@ from jensen.objectives.phases import Batch, GradientPhase, Objective, Stage, Ter
 
 def priors(model: Model) -> list[Factor]:
     """Of what q draws, the factors of p that stand on nothing."""
-    return [f for f in model.p if not f.parents and f.name in model.q and f.name != model.data]
+    hidden = model.hidden
+    return [f for f in model.p if not f.parents and f.name in hidden and not model.is_noisy(f.name)]
 
 
 def prior_objective(model: Model) -> Objective:

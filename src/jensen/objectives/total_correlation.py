@@ -111,12 +111,18 @@ def decompose(e: Evidence, name: str, log_share: Tensor) -> Decomposition:
 
 def aggregate(q: Elementwise, z: Tensor, log_share: Tensor) -> tuple[Tensor, Tensor]:
     """log Σ_j s_ij q(z_i | x_j) and Σ_d log Σ_j s_ij q(z_id | x_j), each (B,); O(B² D) in time and memory."""
+    joint, marginals = aggregate_terms(q, z, log_share)
+    return joint, marginals.sum(1)
+
+
+def aggregate_terms(q: Elementwise, z: Tensor, log_share: Tensor) -> tuple[Tensor, Tensor]:
+    """As `aggregate`, with log Σ_j s_ij q(z_id | x_j) of each dimension, (B, D)."""
     joint, marginals = [], []
     for rows, shares in zip(z.split(BLOCK), log_share.split(BLOCK), strict=True):
         terms = q.log_prob_terms(rows.unsqueeze(1))
         terms = terms.expand(len(rows), len(z), *q.event_shape).flatten(2)  # (b, B, D)
         joint.append(torch.logsumexp(terms.sum(2) + shares, 1))
-        marginals.append(torch.logsumexp(terms + shares.unsqueeze(2), 1).sum(1))
+        marginals.append(torch.logsumexp(terms + shares.unsqueeze(2), 1))
     return torch.cat(joint), torch.cat(marginals)
 
 

@@ -16,7 +16,7 @@ from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs import latent_map as maps
 from jensen.jobs import pictures
 from jensen.jobs.diagnose import diagnose
-from jensen.jobs.encode import encode, interpolate, reconstruct
+from jensen.jobs.encode import decode, encode, interpolate, reconstruct
 from jensen.jobs.flow_health import GAIN
 from jensen.jobs.given import Given, given_as
 from jensen.jobs.report import sound, text
@@ -316,6 +316,18 @@ def diagnosis(run: Run, subject: Subject) -> tuple[str, str]:
             pictures.bars(shown, "latent dimensions, busiest first", "KL (nats)"),
             "KL of each latent dimension",
             "how much each latent dimension says about a datum; one near 0 is not used",
+        )
+    worst = evidence.get("holes", {}).get("worst", [])
+    if worst and run.schema.is_image and len(run.model.inferred) == 1 and not run.model.context:
+        (name,) = run.model.inferred
+        z = torch.tensor(worst, dtype=next(run.model.parameters()).dtype, device=run.device)
+        with torch.no_grad():
+            z = z.reshape(-1, *run.model.p[name].module().event_shape)
+            x = decode(run.model, {name: z}, mean=True, given={}).cpu().numpy()
+        image = pictures.grid(x, len(worst), run.schema.levels or 256)
+        body += figure(
+            inline(image, "pictures from where no datum has its code"),
+            "what the model decodes at the draws of the prior that are told most surely from codes of data: its holes",
         )
     layers = [x for x in evidence.get("stretching", {}).get("layers", []) if x["learned"]]
     if len(layers) > 1:

@@ -1,0 +1,172 @@
+"""Models made sick on purpose: each illness is found, and a healthy model raises nothing."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+import jensen
+from jensen.core import seeded
+from jensen.data import Dataset, Schema, Split
+from jensen.jobs.diagnose import diagnose
+from jensen.jobs.hole_health import apart, mmd_test
+from jensen.jobs.latent_health import mutual_information, overfitting_apart
+from jensen.jobs.run import Run
+from jensen.objectives.kernels import several_scales, typical_square
+from jensen.registry import build
+
+DIMS, LATENTS, SCALE = 6, 2, 0.5
+UNIT = Schema.of_table(np.array([[-1.0] * DIMS, [1.0] * DIMS]), list("abcdef"))  # columns are taken as they are
+
+
+@functools.cache
+def loadings() -> torch.Tensor:
+    with seeded(3):
+        return torch.linalg.qr(torch.randn(DIMS, LATENTS))[0] * torch.tensor([2.0, 1.5])
+
+
+def data(n: int, seed: int = 4) -> torch.Tensor:
+    with seeded(seed):
+        return torch.randn(n, LATENTS) @ loadings().T + SCALE * torch.randn(n, DIMS)
+
+
+def linear_vae(stretch: float = 1.0, kept: float = 1.0):
+    """The model that the data come from, with its posterior, μ(x) times `stretch`.
+
+    With `kept` = 0 the code says nothing, and the decoder does not listen.
+    """
+    fixed = {"name": "gaussian", "variance": "fixed", "scale": SCALE}
+    settings = {"latents": LATENTS, "encoder": "linear", "decoder": "linear", "likelihood": fixed}
+    model, w = build("vae", UNIT, settings), loadings()
+    precision = w.T @ w / SCALE**2 + torch.eye(LATENTS)  # diagonal, as the columns of w are orthogonal
+    decoder, encoder = model.p["x"].module.network.output, model.q["z"].module.network.output
+    sigma = precision.diagonal().rsqrt() if kept else torch.ones(LATENTS)
+    with torch.no_grad():
+        decoder.weight.copy_(w * kept)
+        decoder.bias.zero_()
+        encoder.weight.zero_()
+        encoder.weight[:LATENTS] = kept * stretch * torch.linalg.inv(precision) @ w.T / SCALE**2
+        encoder.bias.zero_()
+        raw = encoder.bias[LATENTS:]
+        for _ in range(60):  # the head's own map from raw numbers to σ, inverted by Newton's method on differences
+            x = torch.zeros(1, DIMS)
+            now = model.q["z"].module(x).scale[0]
+            raw += (sigma.log() - now.log()).clamp(-0.5, 0.5)
+    torch.testing.assert_close(model.q["z"].module(torch.zeros(1, DIMS)).scale[0], sigma, rtol=1e-3, atol=1e-4)
+    return model.eval()
+
+
+def findings(model, x, train=None):
+    splits = {"test": Split(x.double().numpy())}
+    if train is not None:
+        splits["train"] = Split(train.double().numpy())
+    run = Run({"model": "vae"}, UNIT, model, None, [], Dataset("made", UNIT, splits))
+    return {f.name: f for f in diagnose(run, limit=None).findings}
+
+
+def test_a_healthy_model_raises_nothing():
+    found = findings(linear_vae(), data(1000), data(1000, 5))
+    assert {"posterior collapse", "holes", "inference gap", "overfitting"} <= set(found)
+    assert [name for name, f in found.items() if not f.ok] == []
+
+
+def test_collapse_is_found():
+    found = findings(linear_vae(kept=0.0), data(500))["posterior collapse"]
+    assert not found.ok and found.evidence["active_units"] == 0
+    assert found.evidence["layers"]["z"]["mutual_information"] == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("stretch", [0.4, 2.5])
+def test_holes_are_found_where_codes_do_not_fill_the_prior(stretch):
+    """μ shrunk: codes near 0 only. μ stretched: codes where the prior has none."""
+    found = findings(linear_vae(stretch), data(1000))["holes"]
+    assert not found.ok and found.evidence["accuracy"] > 0.6 and found.evidence["mmd_p_value"] < 0.01
+    assert len(found.evidence["worst"][0]) == LATENTS
+    if stretch < 1:
+        lengths = np.linalg.norm(found.evidence["worst"], axis=1)
+        assert found.evidence["prior_mass_unreached"] > 0.1 and lengths.min() > 1.5  # outside, where no code is
+
+
+def test_mutual_information_is_that_of_normals():
+    """I(x; z) = ½ log det(Cov z / σ²) for the posterior of a linear model; each dimension by itself, as W's columns
+    are orthogonal."""
+    model, x = linear_vae(), data(1000)
+    with torch.no_grad(), seeded(0):
+        e = model.evidence({"x": x})
+        found = mutual_information(e, "z")
+    precision = (loadings().T @ loadings() / SCALE**2 + torch.eye(LATENTS)).diagonal()
+    expected = 0.5 * precision.log()
+    np.testing.assert_allclose(found["mutual_information_per_dimension"], expected, atol=0.08)
+    assert found["mutual_information"] == pytest.approx(float(expected.sum()), abs=0.12)
+
+
+def test_a_test_of_two_samples_keeps_its_level():
+    """Where both come from one law, p-values are uniform: few are small, in 40 tries."""
+    small = []
+    for seed in range(40):
+        with seeded(seed):
+            x, y = torch.randn(60, 3).double(), torch.randn(60, 3).double()
+            small.append(mmd_test(x, y, several_scales("imq", typical_square(y)))[1] < 0.1)
+    assert sum(small) <= 11  # binomial(40, 0.1): beyond with probability 3e-4
+
+
+def test_the_discrepancy_is_that_of_a_double_loop():
+    with seeded(0):
+        x, y = torch.randn(9, 2).double(), 3 + torch.randn(9, 2).double()
+        k = several_scales("rbf", 2.0)
+        found, p = mmd_test(x, y, k)
+    pairs = [(i, j) for i in range(9) for j in range(9)]
+    inside = sum(float(k(a[i : i + 1], a[j : j + 1])) for a in (x, y) for i, j in pairs if i != j) / 72
+    across = sum(float(k(x[i : i + 1], y[j : j + 1])) for i, j in pairs) / 81
+    assert found == pytest.approx(inside - 2 * across, abs=1e-12)
+    assert p == 1 / 401  # of 24,310 divisions no other is so far apart
+
+
+@pytest.mark.parametrize("dims", [2, 20])
+def test_draws_of_one_law_are_not_told_apart(dims):
+    with seeded(1):
+        found = apart(torch.randn(800, dims).double(), torch.randn(800, dims).double())
+    assert found.accuracy < 0.58 and found.p_value > 1e-3 and found.unreached < 0.05
+
+
+def test_accuracy_is_at_most_that_of_the_best_classifier():
+    """Of N(0, 1) and N(1, 1): Φ(½)."""
+    with seeded(2):
+        found = apart(torch.randn(2000, 1).double() + 1, torch.randn(2000, 1).double())
+    best = float(multivariate_normal.cdf(0.5))
+    assert best - 0.05 < found.accuracy < best + 4 * (best * (1 - best) / found.n) ** 0.5
+
+
+def test_who_overfits_is_told():
+    """A decoder that knows sixty rows by heart, and an encoder that does, beside a decoder that is true."""
+    splits = {"train": Split(data(60).double().numpy()), "test": Split(data(100, 9).double().numpy())}
+    settings = {"latents": 6, "encoder.hidden": [200], "decoder.hidden": [200], "objective.warmup": 0.0}
+    run = jensen.train("vae", Dataset("made", UNIT, splits), settings=settings, epochs=1500, lr=3e-3, keep="last")
+    train, test = (run.tensors(run.data().split(part)) for part in ("train", "test"))
+    parts = overfitting_apart(run.model, train.take(slice(None)), test.take(slice(None)))
+    assert parts["decoder"] > 3 * parts["decoder_stderr"] > 0
+
+    model = linear_vae()
+    seen, unseen = {"x": data(100, 7)}, {"x": data(100, 8)}
+    model.q["z"].module.network = _ByHeart(model.q["z"].module.network, seen["x"])
+    parts = overfitting_apart(model, seen, unseen)
+    assert parts["encoder"] > 3 * parts["encoder_stderr"] > 0
+    assert abs(parts["decoder"]) < 4 * parts["decoder_stderr"]
+
+
+class _ByHeart(torch.nn.Module):
+    """An encoder that is right for rows it knows, and for others off by one standard deviation of the prior."""
+
+    def __init__(self, network: torch.nn.Module, known: torch.Tensor):
+        super().__init__()
+        self.network, self.known = network, known
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        off = (torch.cdist(x, self.known).amin(1) > 1e-3).to(x.dtype)[:, None]
+        shift = torch.zeros(2 * LATENTS)
+        shift[:LATENTS] = 1.0
+        return self.network(x) + off * shift
