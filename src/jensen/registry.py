@@ -214,7 +214,7 @@ def _configure(component: Component, given: Any, path: str, problems: list[str])
     filled: dict[str, Any] = {}
     for key in given:
         if key not in component.settings:
-            hint = did_you_mean(key, component.settings)
+            hint = did_you_mean(key, component.settings) if component.settings else "; it has none"
             problems.append(f"{path}{key}: {component.role} {component.name!r} has no such setting{hint}")
     for key, setting in component.settings.items():
         value = given.get(key, setting.default)

@@ -100,15 +100,11 @@ def test_logistic_regression_agrees_with_a_long_run_of_nuts():
     assert ((found.std / std - 1).abs()).max() < 0.1
     assert ((found.weighted_mean - mean).abs() / std).max() < 0.1
     assert found.k_hat < 0.7
+    assert not found.misses_mass
 
 
 def test_two_modes_are_found_by_a_mixture():
-    def target(z: Tensor) -> Tensor:
-        centres = torch.tensor([-4.0, 4.0], dtype=z.dtype)
-        logs = torch.tensor([0.3, 0.7], dtype=z.dtype).log() - 0.5 * (z - centres).square()
-        return torch.logsumexp(logs, -1) - 0.5 * math.log(2 * math.pi)
-
-    found = infer(target, 1, family="mixture", components=2, spread=4.0, **QUICK)
+    found = infer(two_modes, 1, family="mixture", components=2, spread=4.0, **QUICK)
     assert found.elbo == pytest.approx(0, abs=0.01)
     share = (found.sample(20_000, seed=0) > 0).double().mean()
     assert float(share) == pytest.approx(0.7, abs=0.02)
@@ -213,7 +209,83 @@ def test_k_hat_warns_of_what_a_normal_cannot_be(target, dim):
         found = infer(target, dim, window=40)
     assert found.k_hat > 0.6
     assert not found.trustworthy
-    assert found.verdict in found.warnings
+    assert found.warnings.count(found.verdict) == 1
+    assert str(found).count(found.verdict) == 1
+
+
+def narrow_banana(z: Tensor) -> Tensor:
+    """z0 ~ N(0, 1), z1 | z0 ~ N(z0², 0.1): log Z = log(2π √0.1)."""
+    return -0.5 * z[:, 0].square() - 0.5 * (z[:, 1] - z[:, 0].square()).square() / 0.1
+
+
+def check_misses(found, truth: float) -> None:
+    """log Z and the share of mass that q misses are those of the target, and everything that is told says so."""
+    error = 4 * found.defensive_log_evidence_stderr
+    assert found.log_evidence < truth - 0.1
+    assert abs(found.defensive_log_evidence - truth) < error < 0.3
+    assert found.missed_mass == pytest.approx(1 - math.exp(found.log_evidence - truth), abs=error)
+    assert found.misses_mass and not found.trustworthy
+    assert f"about {found.missed_mass:.0%} of the target's mass lies where q hardly ever draws" in found.verdict
+    assert found.warnings.count(found.verdict) == 1
+    assert str(found).count("hardly ever draws") == 1
+    told = found.to_dict()
+    assert told["misses_mass"] and not told["trustworthy"] and told["verdict"] == found.verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_mass_in_tails_that_a_flow_never_draws_is_told(seed):
+    """A fifth of the mass is missing, whatever k̂ says."""
+    with pytest.warns(InferenceWarning, match="q misses mass"):
+        found = infer(narrow_banana, 2, family="spline", seed=seed, max_steps=600, **QUICK)
+    check_misses(found, math.log(2 * math.pi * math.sqrt(0.1)))
+
+
+@pytest.mark.slow
+def test_mass_that_a_flow_misses_is_told_where_k_hat_would_do():
+    with pytest.warns(InferenceWarning, match=r"would do, but q misses mass"):
+        found = infer(narrow_banana, 2, family="spline")
+    assert found.k_hat < 0.7
+    check_misses(found, math.log(2 * math.pi * math.sqrt(0.1)))
+
+
+def two_modes(z: Tensor) -> Tensor:
+    """0.3 N(−4, 1) + 0.7 N(4, 1)."""
+    centres = torch.tensor([-4.0, 4.0], dtype=z.dtype)
+    logs = torch.tensor([0.3, 0.7], dtype=z.dtype).log() - 0.5 * (z - centres).square()
+    return torch.logsumexp(logs, -1) - 0.5 * math.log(2 * math.pi)
+
+
+def test_a_mode_that_q_never_visits_is_told():
+    with pytest.warns(InferenceWarning, match="q misses mass"):
+        found = infer(two_modes, 1, start=[4.0], **QUICK)
+    check_misses(found, 0.0)
+
+
+def correlated(dims: int, seed: int) -> torch.distributions.MultivariateNormal:
+    a = torch.randn(dims, dims, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    covariance = a @ a.T / dims + 0.1 * torch.eye(dims, dtype=torch.float64)
+    return torch.distributions.MultivariateNormal(torch.zeros(dims, dtype=torch.float64), covariance)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", ["full 2", "full 20", "mean-field", "mixture", "positive", "interval"])
+def test_where_q_is_good_nothing_is_said_to_be_missing(case, seed):
+    targets = {
+        "full 2": (correlated(2, seed).log_prob, 2, {}),
+        "full 20": (correlated(20, seed).log_prob, 20, {}),
+        "mean-field": (lambda z: -0.5 * (z / 3).square().sum(-1), 5, {"family": "mean-field"}),
+        "mixture": (two_modes, 1, {"family": "mixture", "components": 4, "spread": 6.0}),
+        "positive": (lambda z: 2 * z[:, 0].log() - 2 * z[:, 0], 1, {"support": "positive"}),
+        "interval": (lambda z: z[:, 0].log() + 2 * torch.log1p(-z[:, 0]), 1, {"support": (0, 1)}),
+    }
+    target, dims, options = targets[case]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InferenceWarning)
+        found = infer(target, dims, seed=seed, **options, **QUICK)
+    assert not found.misses_mass and found.missed_mass == 0
+    assert abs(found.defensive_log_evidence - found.log_evidence) < 0.05
+    assert not any("misses mass" in str(w.message) for w in caught)
 
 
 def test_verdicts_are_sentences():
@@ -285,6 +357,14 @@ def test_what_does_not_fit_is_named():
         infer(square, 2, family="ful")
     with pytest.raises(ConfigError, match="rnk: family 'low-rank' has no such setting; did you mean 'rank'"):
         infer(square, 2, family="low-rank", rnk=2)
+    with pytest.raises(ConfigError, match=r"^layers: family 'full' has no such setting; it has none$"):
+        infer(square, 2, family="full", layers=3)
+    with pytest.raises(
+        ConfigError, match=r"^layers: family 'mixture' has no such setting; choose from components, spread$"
+    ):
+        infer(square, 2, family="mixture", layers=3)
+    with pytest.raises(ConfigError, match=r"^layrs: flow 'iaf' has no such setting; did you mean 'layers'"):
+        infer(square, 2, family="iaf", layrs=3)
     with pytest.raises(ConfigError, match="2 problems"):
         infer(square, 0, samples=1)
     with pytest.raises(ConfigError, match="expected low < high"):

@@ -4,12 +4,13 @@
 
 Where the target does not live on the whole real line, q lives on R^D and a fixed map carries it there. The gradient is
 followed at a falling step size; each stands until a moving window of bounds no longer rises, and what is kept is the
-average of the parameters in its last window. Then importance weights say how far q can be trusted.
+average of the parameters in its last window. Then importance weights say how far q can be trusted, and draws from a
+wider density whether q misses mass.
 
 Kucukelbir, Tran, Ranganath, Gelman and Blei, "Automatic differentiation variational inference", 2017, arXiv:1603.00788;
 the start: Zhang, Carpenter, Gelman and Vehtari, "Pathfinder", 2022, arXiv:2108.03782; stopping and averaging: Dhaka,
 Catalina, Andersen, Magnusson, Huggins and Vehtari, "Robust, accurate stochastic optimization for variational
-inference", 2020, arXiv:2009.00666; k̂: see `objectives.pareto`.
+inference", 2020, arXiv:2009.00666; k̂: see `objectives.pareto`; the wider density: see `objectives.defensive`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,6 +31,7 @@ from torch import Tensor, nn
 from jensen.conditionals.flows import Flow
 from jensen.core import seeded
 from jensen.errors import ConfigError, DataError, InferenceWarning, IntegrityError, did_you_mean
+from jensen.objectives.defensive import SecondLook, look_again
 from jensen.objectives.pareto import smooth, trustworthy
 from jensen.objectives.variational import Gradient, Target, bound, walk
 from jensen.registry import Choice, Component, configure, find, names
@@ -69,6 +72,8 @@ class Inference:
         elbo, elbo_stderr: lower bound on log Z, and its Monte Carlo error.
         log_evidence, log_evidence_stderr: log Z by importance weights; low on average, which the error does not cover.
         kind: of `log_evidence`.
+        defensive_log_evidence, defensive_log_evidence_stderr: log Z by draws of q and as many of a wider density with
+            heavy tails; see `misses_mass`.
         k_hat, k_hat_stderr: shape of the tail of the weights, and its error; see `verdict`.
         effective_sample_size: of the weights, in 1..N.
         draws: from q, (N, D).
@@ -107,16 +112,40 @@ class Inference:
     q: nn.Module = field(repr=False)
     transform: Transform = field(repr=False)
     kind: str = "estimate"
+    defensive_log_evidence: float = math.nan
+    defensive_log_evidence_stderr: float = math.nan
+
+    @property
+    def misses_mass(self) -> bool:
+        """Whether a wider density finds significantly more of the target than q's own draws do."""
+        found = SecondLook(self.defensive_log_evidence, self.defensive_log_evidence_stderr)
+        return found.misses(self.log_evidence, self.log_evidence_stderr)
+
+    @property
+    def missed_mass(self) -> float:
+        """Share of the target's mass where q hardly ever draws, in 0..1; an estimate, 0 where q does not miss any."""
+        return -math.expm1(self.log_evidence - self.defensive_log_evidence) if self.misses_mass else 0.0
 
     @property
     def trustworthy(self) -> bool:
-        """Whether k̂, with its error added, is low enough for means by weighted draws to be trusted."""
-        return self.k_hat + self.k_hat_stderr <= trustworthy(len(self.draws))
+        """Whether means by weighted draws can be trusted: k̂, with its error added, is low, and q misses no mass."""
+        return _low(self.k_hat, self.k_hat_stderr, len(self.draws)) and not self.misses_mass
 
     @property
     def verdict(self) -> str:
-        """What k̂ means, in a sentence."""
-        return verdict(self.k_hat, self.k_hat_stderr, len(self.draws))
+        """What k̂ and the wider density say, in a sentence or two."""
+        if not self.misses_mass:
+            return verdict(self.k_hat, self.k_hat_stderr, len(self.draws))
+        missing = (
+            f"q misses mass: draws from a wider density put log Z at {self.defensive_log_evidence:.3f} ± "
+            f"{self.defensive_log_evidence_stderr:.3f}, those of q alone at {self.log_evidence:.3f} ± "
+            f"{self.log_evidence_stderr:.3f}, so about {self.missed_mass:.0%} of the target's mass lies where q hardly "
+            f"ever draws. Trust neither q nor the weighted draws to stand for the target; try a richer or another "
+            f"family (mixture, for several modes), another start, or other coordinates."
+        )
+        if _low(self.k_hat, self.k_hat_stderr, len(self.draws)):
+            return f"k̂ = {self.k_hat:.2f} ± {self.k_hat_stderr:.2f} would do, but {missing}"
+        return f"{verdict(self.k_hat, self.k_hat_stderr, len(self.draws))} And {missing}"
 
     @torch.no_grad()
     def sample(self, n: int, seed: int | None = None) -> Tensor:
@@ -134,7 +163,8 @@ class Inference:
     def to_dict(self) -> dict[str, Any]:
         """What was found, without the draws."""
         numbers = ("elbo", "elbo_stderr", "log_evidence", "log_evidence_stderr", "kind", "k_hat",
-            "k_hat_stderr", "trustworthy",
+            "k_hat_stderr", "defensive_log_evidence",
+            "defensive_log_evidence_stderr", "misses_mass", "missed_mass", "trustworthy",
                    "verdict", "effective_sample_size", "converged", "steps", "seconds", "warnings")  # fmt: skip
         return {
             "target": self.target,
@@ -156,7 +186,7 @@ class Inference:
             f"elbo {self.elbo:.3f} ± {self.elbo_stderr:.3f} nats, a lower bound on log Z",
             f"log Z {self.log_evidence:.3f} ± {self.log_evidence_stderr:.3f} nats, by {len(self.draws):,} draws",
             f"effective sample size {self.effective_sample_size:,.0f} of {len(self.draws):,}",
-            self.verdict,
+            self.verdict if self.trustworthy else f"warning: {self.verdict}",
         ]
         shown = min(self.dim, 12)
         lines.append("    dimension          mean       std     weighted mean       std")
@@ -167,7 +197,7 @@ class Inference:
             )
         if shown < self.dim:
             lines.append(f"    ... {self.dim - shown:,} more")
-        return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
+        return "\n".join(lines + [f"warning: {text}" for text in self.warnings if text != self.verdict])
 
     def save(self, path: str | Path) -> None:
         """Write a folder: inference.yaml, and q and its draws as tensors. No code and no pickle; see `open_inference`.
@@ -196,11 +226,10 @@ def verdict(k_hat: float, stderr: float, draws: int) -> str:
     >>> verdict(0.3, 0.06, 20_000).partition(":")[0]
     'k̂ = 0.30 ± 0.06, below 0.70'
     """
-    limit = trustworthy(draws)
     if k_hat == -math.inf:
         return "k̂ = -inf: all weights are equal, q is the target as far as its draws can tell."
-    said = f"k̂ = {k_hat:.2f} ± {stderr:.2f}"
-    if k_hat + stderr <= limit:
+    said, limit = f"k̂ = {k_hat:.2f} ± {stderr:.2f}", trustworthy(draws)
+    if _low(k_hat, stderr, draws):
         return (
             f"{said}, below {limit:.2f}: q is close enough to the target for weighted draws to make up for the rest, "
             f"as far as draws of q can tell; of a mode that q never visits they know nothing."
@@ -214,6 +243,10 @@ def verdict(k_hat: float, stderr: float, draws: int) -> str:
         f"{said}, 1 or more: q misses so much of the target's tails that the weights may have no finite mean. Trust "
         f"neither q nor the weighted draws to stand for the target; try a richer family, or other coordinates."
     )
+
+
+def _low(k_hat: float, stderr: float, draws: int) -> bool:
+    return k_hat + stderr <= trustworthy(draws)
 
 
 def infer(
@@ -349,8 +382,8 @@ def open_inference(path: str | Path) -> Inference:
         q = Choice(component, chosen)(dim).to(dtype)
         q.requires_grad_(False).load_state_dict({k[2:]: v for k, v in tensors.items() if k.startswith("q.")})
         transform.load_state_dict({k[10:]: v for k, v in tensors.items() if k.startswith("transform.")})
-        for name in ("verdict", "trustworthy"):
-            del record[name]
+        for name in ("verdict", "trustworthy", "misses_mass", "missed_mass"):
+            record.pop(name, None)  # follows from the others
         kept = {name: tensors[name] for name in _TENSORS}
         return Inference(**{**record, **kept}, q=q, transform=transform)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, yaml.YAMLError, ConfigError) as e:
@@ -364,12 +397,14 @@ def _family(name: str, settings: Mapping[str, Any]) -> tuple[Component, dict[str
     """The family's component with its settings, checked; the name of a flow is short for `flow` of that flow."""
     if name in names("flow"):
         component = find("family", "flow")
-        given: dict[str, Any] = {"flow": {"name": name, **settings}}
-    elif name in names("family"):
-        component, given = find("family", name), dict(settings)
-    else:
-        raise ConfigError(f"family: {name!r} is none{did_you_mean(name, [*names('family'), *names('flow')])}")
-    return component, configure(component, given)
+        try:
+            return component, configure(component, {"flow": {"name": name, **settings}})
+        except ConfigError as e:  # as the settings were given
+            raise ConfigError([problem.removeprefix("flow.") for problem in e.problems]) from None
+    if name in names("family"):
+        component = find("family", name)
+        return component, configure(component, settings)
+    raise ConfigError(f"family: {name!r} is none{did_you_mean(name, [*names('family'), *names('flow')])}")
 
 
 def _shown(chosen: dict[str, Any], family: str, component: Component) -> dict[str, Any]:
@@ -717,7 +752,8 @@ def _judge(target: Target, q: nn.Module, transform: Composed, draws: int, like: 
     target.strict = False
     parts = [walk(target, q, min(BLOCK, draws - done), like) for done in range(0, draws, BLOCK)]
     log_w = torch.cat([e.log_w[:, 0] for e in parts])
-    x = transform.forward(torch.cat([e.values["u"] for e in parts]))
+    u, log_q = torch.cat([e.values["u"] for e in parts]), torch.cat([e.log_q["u"][:, 0] for e in parts])
+    x = transform.forward(u)
     doubts = []
     lost = int((log_w == -math.inf).sum())
     if lost:
@@ -734,6 +770,7 @@ def _judge(target: Target, q: nn.Module, transform: Composed, draws: int, like: 
     mean, std = _moments(q, transform, x)
     w = (log_w - log_w.max()).exp()
     chosen = torch.multinomial(weight, draws, replacement=True)
+    second = look_again(partial(_plain, target), q(), u, log_w, log_q)
     return {
         "mean": mean,
         "std": std,
@@ -743,6 +780,8 @@ def _judge(target: Target, q: nn.Module, transform: Composed, draws: int, like: 
         "elbo_stderr": float(log_w.std() / math.sqrt(draws)),
         "log_evidence": float(log_w.logsumexp(0) - math.log(draws)),
         "log_evidence_stderr": float(w.std() / w.mean() / math.sqrt(draws)),
+        "defensive_log_evidence": second.log_evidence,
+        "defensive_log_evidence_stderr": second.stderr,
         "k_hat": smoothed.shape,
         "k_hat_stderr": smoothed.stderr,
         "effective_sample_size": float(w.sum().square() / w.square().sum()),
@@ -751,6 +790,12 @@ def _judge(target: Target, q: nn.Module, transform: Composed, draws: int, like: 
         "resampled": x[chosen],
         "doubts": doubts,
     }
+
+
+def _plain(target: Target, u: Tensor) -> Tensor:
+    """log p̃(u), (N,), whatever it is."""
+    x, ladj = target.transform.forward_and_ladj(u)
+    return target.log_density(x) + ladj
 
 
 def _moments(q: nn.Module, transform: Composed, x: Tensor) -> tuple[Tensor, Tensor]:
