@@ -369,6 +369,7 @@ def countable() -> list[Variant]:
         if v.data in kinds
         and roles.get(v.slot) in (None, "prior", "posterior", "likelihood")
         and v.build().capabilities("counting").sample
+        and v.build().likelihood  # without one there is nothing to agree with
         and v.build().evidence({"x": v.x}).p["x"].support.is_discrete  # pyright: ignore
     ]
 

@@ -118,6 +118,9 @@ CASES = {
     "a critic": Case(
         settings={"objective": {"name": "factor-vae", "critic": {"name": "mlp", "hidden": [5]}, "gamma": 3.0}}
     ),
+    "a critic of codes": Case(
+        model="wae", settings={"objective": {"name": "adversarial", "critic": {"name": "mlp", "hidden": [6]}}}
+    ),
     "row weights": Case(weighted=True),
     "bfloat16": Case(training={"precision": "bf16"}),
     "last weights": Case(training={"keep": "last"}),

@@ -63,8 +63,10 @@ class Aggregated(nn.Module):
         """Be made of q(z | x), for data of that support.
 
         Raises:
-            ConfigError: the data are symbols, between which nothing can be learned.
+            ConfigError: the data are symbols, between which nothing can be learned; or q stands on conditions too.
         """
+        if getattr(posterior, "join", None) is not None:
+            raise ConfigError("prior: it is made of q(z | x), and here q depends on what is given, too")
         if support.kind == "symbol" and self.learned:
             raise ConfigError("prior: symbols cannot be learned as pseudo-inputs; take prior=aggregated")
         self._q = posterior, support

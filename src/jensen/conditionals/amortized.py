@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from jensen.conditionals.heads import Head, Support
 from jensen.core import Deterministic
 from jensen.errors import ConfigError
 from jensen.nets.reading import Reader
+
+Build = Callable[[tuple[int, ...], tuple[int, ...]], nn.Module]
+"""From the shapes of inputs and outputs to a network."""
 
 
 class Rescale(nn.Module):
@@ -40,23 +43,52 @@ def rescaled(network: nn.Module, support: Support) -> nn.Module:
     return nn.Sequential(Rescale(support.levels or 256), network) if support.kind == "levels" else network
 
 
+class Beside(nn.Module):
+    """A value and what it stands under, as one input: conditions behind a vector, or as planes behind a picture.
+
+    Args:
+        context: turns the conditions into one context, (N, C).
+        first: what is done to the value, as rescaling.
+    """
+
+    def __init__(self, context: nn.Module, first: nn.Module | None = None):
+        super().__init__()
+        self.context, self.first = context, first if first is not None else nn.Identity()
+
+    def shape(self, value: tuple[int, ...]) -> tuple[int, ...]:
+        """Of both together, where the value has that shape."""
+        size: int = self.context.size  # pyright: ignore
+        return (value[0] + size, *value[1:])
+
+    def forward(self, value: Tensor, *conditions: Tensor) -> Tensor:
+        value, c = self.first(value), self.context(*conditions)
+        planes = c.reshape(*c.shape, *(1,) * (value.dim() - 2)).expand(*c.shape, *value.shape[2:])
+        return torch.cat([value, planes.to(value.dtype)], 1)
+
+
 class Amortized(nn.Module):
     """p(value | parents): a network of the parents, then a head.
 
     Args:
         network: takes (N, *inputs), gives (N, *head.parameter_shape). Several parents are flattened and joined.
         head: turns that into a distribution.
+        join: makes the network's input of the parents, in place of that.
 
     Networks may run in bfloat16 (`precision`); distributions never do.
     """
 
-    def __init__(self, network: nn.Module, head: Head):
+    def __init__(self, network: nn.Module, head: Head, join: nn.Module | None = None):
         super().__init__()
-        self.network, self.head = network, head
+        self.network, self.head, self.join = network, head, join
         self.precision: torch.dtype | None = None
 
     def forward(self, *parents: Tensor) -> Distribution:
-        return self.head(run_network(self.network, parents, self.precision))
+        return self.head(self.put_out(*parents))
+
+    def put_out(self, *parents: Tensor) -> Tensor:
+        """What the network says, (N, *head.parameter_shape)."""
+        joined = parents if self.join is None else (self.join(*parents),)
+        return run_network(self.network, joined, self.precision)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, *parents: Tensor) -> None:
@@ -65,6 +97,28 @@ class Amortized(nn.Module):
         if bias is None or output is None or output.bias is None:
             return
         output.bias.copy_(bias.reshape(output.bias.numel(), -1).mean(1))  # a convolution has one bias a channel
+
+
+def encoding(network: Build, support: Support, head: Head, context: nn.Module | None = None) -> Amortized:
+    """q(z | x), or q(z | x, c) with a context: a network of data of that support.
+
+    Raises:
+        ConfigError: the data are symbols, and something is given or the network takes numbers.
+    """
+    if context is None:
+        return Amortized(rescaled(network(support.shape, head.parameter_shape), support), head)
+    if support.kind == "symbol":
+        raise ConfigError("given: an encoder of texts takes no conditions")
+    join = Beside(context, Rescale(support.levels or 256) if support.kind == "levels" else None)
+    return Amortized(network(join.shape(support.shape), head.parameter_shape), head, join)
+
+
+def decoding(network: Build, z: tuple[int, ...], head: Head, context: nn.Module | None = None) -> Amortized:
+    """p(x | z), or p(x | z, c) with a context."""
+    if context is None:
+        return Amortized(network(z, head.parameter_shape), head)
+    join = Beside(context)
+    return Amortized(network(join.shape(z), head.parameter_shape), head, join)
 
 
 class AmortizedCode(Deterministic):

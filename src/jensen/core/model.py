@@ -163,6 +163,12 @@ class Model(nn.Module):
 
     def _no_likelihood(self) -> str:
         """Why this model has no likelihood; empty where it has one."""
+        for factor in self.p:
+            if getattr(factor.module, "measures_cost", False):
+                return (
+                    f"p({factor}) measures what it costs to carry {factor.name!r} to where "
+                    f"{', '.join(factor.parents)} is decoded to, on a scale of its own, and is no density of the data"
+                )
         for factor in self.q:
             if not factor.deterministic or factor.module.discrete:
                 continue

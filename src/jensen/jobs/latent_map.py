@@ -71,7 +71,8 @@ def _has_standard_normal_prior(run: Run) -> bool:
     model = run.model
     if len(model.inferred) != 1 or model.inferred[0] not in model.p:
         return False
-    return isinstance(model.p[model.inferred[0]].module(), StandardNormal)
+    prior = model.p[model.inferred[0]]
+    return not prior.parents and isinstance(prior.module(), StandardNormal)
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def write_on(
     if problems:
         raise ConfigError(problems)
     wanted = max(len(begun), length or size)
-    alone = not run.model.hidden and not run.model.context
+    alone = not run.model.p[run.model.data].parents
     if (len(begun) or wanted > size) and not alone:
         raise CapabilityError(
             f"{run.spec['model']} hides what a text is drawn from, so it cannot go on from a beginning; leave out "

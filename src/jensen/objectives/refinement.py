@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from jensen.conditionals.amortized import Amortized, run_network
+from jensen.conditionals.amortized import Amortized
 from jensen.core import Evidence, Joint, Model, seeded
 from jensen.errors import CapabilityError
 
@@ -75,7 +75,7 @@ class PerDatum:
     def amortised(self, observed: Mapping[str, Tensor]) -> Parameters:
         """f(x), what the networks say."""
         return {
-            name: run_network(module.network, [observed[parent] for parent in parents], module.precision)
+            name: module.put_out(*(observed[parent] for parent in parents))
             for name, (module, parents) in self.networks.items()
         }
 
