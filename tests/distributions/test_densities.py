@@ -398,3 +398,18 @@ def test_student_without_moments_says_so():
     assert p.mean.isnan().tolist() == [True, False]
     assert p.variance.isnan().tolist() == [True, False]
     assert p.variance[1] == math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_quantile_never_gives_a_class_without_probability(dtype):
+    """Cumulative sums of many classes end below 1 by rounding: what is left goes to the last class that can be."""
+    torch.manual_seed(0)
+    logits = torch.randn(50, 1000, dtype=dtype)
+    logits[:, [0, 500, 998, 999]] = -torch.inf
+    p = Categorical(logits, event_dims=0)
+    top = torch.full((50,), 1.0 - torch.finfo(dtype).eps / 2, dtype=dtype)
+    for u in (top, torch.zeros(50, dtype=dtype), torch.rand(50, dtype=dtype)):
+        assert torch.isfinite(p.log_prob(p.quantile(u))).all()
+    assert (p.quantile(top) <= 997).all() and (p.quantile(top) > 900).all()
+    if dtype == torch.float32:
+        assert float(p.probs.cumsum(-1)[:, -1].min()) < float(top[0])  # the case does occur

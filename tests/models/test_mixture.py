@@ -17,12 +17,13 @@ from scipy.special import logsumexp
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from jensen.core import EXACT, Model
+from jensen.core import EXACT, Model, seeded
 from jensen.data import Dataset, Schema, Split
 from jensen.errors import ConfigError, FitWarning
 from jensen.jobs.run import Run
 from jensen.jobs.train import train
 from jensen.models.mixture import parts_of
+from jensen.objectives import UpdatePhase
 from jensen.registry import build
 from jensen.training.settings import training_settings
 from jensen.training.trainer import Trainer
@@ -557,3 +558,23 @@ def test_runs_resume_and_reopen(tmp_path):
     assert torch.equal(run.score(data.split("test").x).rows, again.score(data.split("test").x).rows)  # pyright: ignore
     assert [line["stage"] for line in run.log] == ["start"] + ["em"] * 8
     assert {p.dtype for p in again.model.parameters()} == {torch.float64}
+
+
+def test_a_second_fit_begins_afresh():
+    """What a fit tried and told of its components does not bind the next one of the same object."""
+    x = torch.from_numpy(np.repeat([[0.0, 0.0], [1.0, 2.0]], 20, 0)).float()
+    model = build("mixture", dataset(x.numpy()).schema, {"components": 3, "starts": 1})
+
+    def told() -> list[str]:
+        with warnings.catch_warnings(record=True) as caught, seeded(0):
+            warnings.simplefilter("always", FitWarning)
+            for stage, passes in zip(model.objective.stages, (1, 6), strict=True):
+                for _ in range(passes):
+                    (phase,) = stage.phases
+                    assert isinstance(phase, UpdatePhase)
+                    phase.apply(model, phase.accumulate(model, phase.start(model), {"x": x}))
+        return [str(w.message) for w in caught]
+
+    first = told()
+    assert first
+    assert told() == first

@@ -62,8 +62,10 @@ class Categorical(Elementwise):
             return drawn.T.reshape(self._sample_shape(shape)).to(self.logits.dtype)
 
     def quantile(self, u: Tensor) -> Tensor:
-        below = self.probs.cumsum(-1)[..., :-1]  # the last class takes what rounding leaves
-        return (below <= u.unsqueeze(-1)).sum(-1).to(self.logits.dtype)
+        probs = self.probs
+        below = (probs.cumsum(-1)[..., :-1] <= u.unsqueeze(-1)).sum(-1)
+        last = self.levels - 1 - (probs > 0).flip(-1).int().argmax(-1)  # the last possible takes what rounding leaves
+        return torch.minimum(below, last).to(self.logits.dtype)
 
     def tempered(self, temperature: float) -> Self:
         """The same with its logits divided."""

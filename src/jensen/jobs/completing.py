@@ -1,6 +1,7 @@
 """Draws of what is missing of a datum under an autoregressive density p(x) = Π_d p(x_d | x_<d).
 
-- A network trained in any order is given what is known first: then what is missing is drawn from p(x_m | x_o) itself.
+- A network trained in any order is given what is known first: what is missing is drawn from p(x_m | x_o) of that order,
+  with nothing to weigh. Other orders have conditionals of their own, and so has the average that scores report.
 - A network of one order draws each missing element given those before it. What is known after them can only weigh such
   draws, so they are resampled by their weights, and the effective sample size says how much is left of them. Where all
   that is known comes first, nothing is lost.

@@ -39,7 +39,7 @@ class Imputation:
         mean: E[missing | observed], (n, *event).
         missing: (n, *event), True where something was filled in.
         method: of each datum, "none", "direct" (all was missing: a sample of the model), "ordered" (each number drawn
-            after all that is observed, from p(missing | observed) itself), "importance" or "mcmc".
+            after all that is observed, from p(missing | observed) of that order), "importance" or "mcmc".
         effective_sample_size: of each datum, (n,): how many independent draws its mean is worth; inf where nothing
             was missing.
         r_hat: of each datum, (n,): near 1 where its chains agree; NaN where none ran.

@@ -226,6 +226,7 @@ WORST, PLACES = 64, 16  # data explained worst that are kept, and those of them 
 NARROW, WEIGHT = (1.0, 0.5, 0.25), (1, 4, 16)  # of the average scale, and in data: with which it starts there
 GAIN = 2.0  # nats that this must bring at least: more than what EMPTY data lose
 MOVES, TRIES = 5, 10  # of one component, after which it is left alone
+COUNTED = "moves", "tries", "said"  # of a fit: by component, what was done and told
 PATIENCE = 3  # passes, before it is said that a component stays empty: others may yet make room
 
 
@@ -316,6 +317,8 @@ def start_apart(starts: int) -> UpdatePhase:
     @torch.no_grad()
     def begin(model: Model, found: Gathered) -> None:
         weights, components = parts_of(model)
+        for name in COUNTED:  # by a fit before
+            components.__dict__.pop(name, None)
         x, w = torch.cat(found.rows), torch.cat(found.weights)
         if len(x) < components.components:
             number = components.components

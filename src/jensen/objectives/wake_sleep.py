@@ -66,7 +66,7 @@ def reweighted_wake_sleep(
             objective = objective + share * weighted_mean((normalised * log_q).sum(0), batch)
         if learn_q != "wake":
             share = 1.0 if learn_q == "sleep" else 0.5
-            objective = objective + share * log_q_of_dreams(model, batch).mean()
+            objective = objective + share * _dreamt(model, batch)
         return Terms(-objective, logged)
 
     stage = Stage((GradientPhase(loss),), monitor="iw")
@@ -80,8 +80,14 @@ def _wake(model: Model, batch: Batch, progress: float) -> Terms:
 
 
 def _sleep(model: Model, batch: Batch, progress: float) -> Terms:
-    log_q = log_q_of_dreams(model, batch).mean()
+    log_q = _dreamt(model, batch)
     return Terms(-log_q, {"sleep": log_q.detach()})
+
+
+def _dreamt(model: Model, batch: Batch) -> Tensor:
+    """E[log q(z | x̃)] over dreams, (): of a datum's context, a dream counts as the datum does; without one all alike."""
+    log_q = log_q_of_dreams(model, batch)
+    return weighted_mean(log_q, batch) if model.context else log_q.mean()
 
 
 def log_q_of_dreams(model: Model, batch: Batch) -> Tensor:
