@@ -81,7 +81,14 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     '; choose from latents, prior'
     """
     options = sorted(options)
-    near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; choose from {', '.join(options)}" if options else ""
+    return nearest(word, options) or (f"; choose from {', '.join(options)}" if options else "")
+
+
+def nearest(word: str, options: Iterable[str]) -> str:
+    """A hint `; did you mean 'x'?`, or nothing when nothing is near.
+
+    >>> nearest("qqq", ["prior", "latents"])
+    ''
+    """
+    near = difflib.get_close_matches(word, sorted(options), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

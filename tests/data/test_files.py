@@ -213,8 +213,9 @@ def test_an_empty_folder(tmp_path):
         ("a,b\n1,2\n\n3,\n,\n", "empty cells (or NaN), which are not supported yet, first at row 2 (line 4)"),
         ("a,b\n1,2\n3,\n,\n", "'a' (1), 'b' (2)"),
         ("a,b\n1,2\n3,-inf\n", "infinite values"),
-        ("a,b\n1,2\n3,4,5\n", "corrupt or not a table"),
-        ("a,b\n1,2,3\n4,5,6\n", "corrupt or not a table"),
+        ("a,b\n1,2\n3,4,5\n", ", line 3: expected 2 cells as in the header, separated by ',', got 3"),
+        ("a,b\n1,2,3\n4,5,6\n", ", line 2: expected 2 cells as in the header, separated by ',', got 3"),
+        ('a;b\n1;2\n"3;4\n5;6\n', ', line 3: expected a quote " that is closed, got one that never is'),
         ("id,b\n9007199254740995,2\n", "column 'id', row 1 (line 2): 9007199254740995 is too large"),
         ("a;b\n1,5;2\n", "row 1 (line 2) holds '1,5'; decimals take a point"),
         ("day,b\n2024-01-01,2\n", "column 'day' is not numeric: row 1 (line 2) holds '2024-01-01'"),
@@ -294,6 +295,15 @@ def test_unknown_names_paths_and_things(tmp_path):
         ConfigError, match="'mnist-5' is neither a data set nor an existing path; did you mean 'mnist-5k'"
     ):
         load_data("mnist-5")
+    (tmp_path / "people.csv").write_text("a\n1\n")
+    with pytest.raises(
+        ConfigError, match=r"poeple\.csv: there is no such file or folder; did you mean 'people\.csv'\?$"
+    ):
+        load_data(tmp_path / "poeple.csv")
+    with pytest.raises(ConfigError, match=r"zzz\.parquet: there is no such file or folder$"):
+        load_data(str(tmp_path / "zzz.parquet"))
+    with pytest.raises(ConfigError, match="there is no folder"):
+        load_data(tmp_path / "nowhere" / "people.csv")
     with pytest.raises(ConfigError, match="got list"):
         load_data([1, 2])
     (tmp_path / "a.xls").write_text("")

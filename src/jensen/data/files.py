@@ -18,6 +18,7 @@ from jensen.data.raw import ALL, SPLITS, Part, Raw
 from jensen.data.text_files import read_text
 from jensen.errors import DataError
 
+OF_COMMAS = "a table of comma-separated values in UTF-8"
 _DELIMITERS = ",;\t"
 
 
@@ -120,10 +121,36 @@ def read_csv(path: Path) -> Raw:
                 low_memory=False,
                 **exact,
             )
+    except (pandas.errors.ParserError, pandas.errors.ParserWarning) as e:
+        raise DataError(f"{path}{_fault(path) or f': {_reason(e, OF_COMMAS)}'}") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError, Warning, csv.Error) as e:
-        raise DataError(f"{path}: {_reason(e, 'a table of comma-separated values in UTF-8')}") from None
+        raise DataError(f"{path}: {_reason(e, OF_COMMAS)}") from None
     notes = ("every column name is a number: if the first line is data, add a header line",) if _numbers(header) else ()
     return Raw({ALL: Part(frame)}, named=True, notes=notes)
+
+
+def _fault(path: Path) -> str:
+    """Where a table is not one: `, line 3: expected ...`; nothing where that is not found."""
+    with _open_text(path) as file:
+        delimiter = max(_DELIMITERS, key=file.readline().count)
+        file.seek(0)
+        reader, line, width = csv.reader(file, delimiter=delimiter, strict=True), 1, 0
+        try:
+            for cells in reader:
+                width = width or len(cells)
+                if len(cells) > width:
+                    wanted = f"expected {width} cells as in the header, separated by {delimiter!r}"
+                    return f", line {line}: {wanted}, got {len(cells)}"
+                line = reader.line_num + 1
+        except csv.Error as e:
+            ends = "end of data" in str(e) or "limit" in str(e)
+            what = (
+                'a quote " that is closed, got one that never is'
+                if ends
+                else f"a closing quote before a separator ({e})"
+            )
+            return f", line {line}: expected {what}"
+    return ""
 
 
 def _numbers(header: list[str]) -> bool:

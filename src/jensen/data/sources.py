@@ -16,7 +16,7 @@ from jensen.data.catalogue import ENTRIES, lookup
 from jensen.data.dataset import Dataset, Split
 from jensen.data.raw import ALL, Part, Raw
 from jensen.data.schema import Schema
-from jensen.errors import ConfigError, did_you_mean
+from jensen.errors import ConfigError, did_you_mean, nearest
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,20 @@ def _open_named(ref: str | os.PathLike[str]) -> Source:
         container = "pandas" if raw.named else "array"
         return Source(raw, entry.name, entry.description, origin, container, entry.label, entry.drop, registered=True)
     if not path.exists():
+        if path.suffix or len(path.parts) > 1:
+            raise ConfigError(f"{name}: {_missing(path)}")
         raise ConfigError(f"{name!r} is neither a data set nor an existing path{did_you_mean(name, ENTRIES)}")
     raw = files.read_path(path)
     line = files.csv_line(path) if path.name.lower().endswith((".csv", ".csv.gz")) else tables.row_words
     return Source(raw, str(path), origin=str(path), container="pandas" if raw.named else "array", line=line)
+
+
+def _missing(path: Path) -> str:
+    """What is not there of a path, and what is there that is spelt alike."""
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    beside = [other.name for other in path.parent.iterdir()]
+    return f"there is no such file or folder{nearest(path.name, beside + ([] if len(path.parts) > 1 else [*ENTRIES]))}"
 
 
 def _from_dataset(data: Dataset) -> Source:
