@@ -347,6 +347,21 @@ def test_encode(jensen, vae, ppca, tmp_path):
     ]
 
 
+def test_codes_that_are_probabilities_of_classes_are_named_so(jensen, table, trained):
+    mixture = trained("mixture", "mixture", table, "--drop", "kind", "components=2", "--epochs", 1)
+    codes = pd.read_csv(io.StringIO(jensen("encode", mixture, "--out", "-").out))
+    assert list(codes.columns) == ["p(z=0)", "p(z=1)"]
+    assert np.allclose(codes.sum(axis=1), 1)
+    draws = pd.read_csv(io.StringIO(jensen("encode", mixture, "--out", "-", "--draws", 2).out))
+    assert list(draws.columns) == ["z=0_draw0", "z=1_draw0", "z=0_draw1", "z=1_draw1"]
+    classes = ("prior=categorical", "posterior=categorical", "prior.classes=3", "posterior.classes=3", "latents=6")
+    table_of_two = trained(
+        "classes", "vae", table, "--drop", "kind", *classes, "encoder=linear", "decoder=linear", "--epochs", 1
+    )
+    columns = pd.read_csv(io.StringIO(jensen("encode", table_of_two, "--out", "-").out)).columns
+    assert list(columns) == [f"p(z{v}={k})" for v in range(2) for k in range(3)]
+
+
 def test_reconstruct(jensen, vae, autoencoder, tmp_path):
     assert jensen("reconstruct", autoencoder, "--split", "train", "--out", tmp_path / "r.npy").code == 0
     assert np.load(tmp_path / "r.npy").shape == (48, 1, 6, 6)

@@ -195,13 +195,12 @@ def encode(
     device: Device = "auto",
 ) -> None:
     """Representations of data: the posterior's mean, a row a datum."""
+    from jensen.jobs.encode import code_names
+
     check_out(out, tables_only=True)
     opened = open_run(run, device)
     z = opened.encode(data_for(opened, data), split=split, limit=limit, draws=draws, refine=refine, seed=seed)
-    names = [f"z{j}" for j in range(z.shape[-1])]
-    if draws:
-        names = [f"{name}_draw{d}" for d in range(draws) for name in names]
-    write_result(out, z, columns=names)
+    write_result(out, z, columns=code_names(opened, z.shape[-1], draws))
     _say(out, z)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from jensen.conditionals.autoregressive import Autoregression
 from jensen.core import Model, seeded
@@ -76,6 +77,27 @@ def encode(
             z = _join(_codes_of(model, values))
             parts.append(z.unflatten(0, (-1, len(index))).movedim(0, 1))
     return torch.cat(parts).float().cpu().numpy()
+
+
+def code_names(run: Run, width: int, draws: int = 0) -> list[str]:
+    """Names of the columns of `encode`, so many: z0, z1, ...; of hidden classes, p(z=0), ..., their probabilities.
+
+    With draws, those of the first and then of the others, z0_draw0, ...; a class that is drawn is 1, z=0_draw0.
+    """
+    names: list[str] = []
+    found = run.toy_evidence()
+    for variable in run.model.inferred:
+        met: Any = found.q.get(variable)
+        if met is None or met.support is not constraints.one_hot:
+            names += [f"z{len(names) + j}" for j in range(found.values[variable][0].numel())]
+            continue
+        classes = met.probs.shape[-1]
+        several = met.event_shape.numel() // classes
+        each = [variable] if several == 1 else [f"{variable}{v}" for v in range(several)]
+        events = [f"{one}={k}" for one in each for k in range(classes)]
+        names += events if draws else [f"p({event})" for event in events]
+    names += [f"z{j}" for j in range(len(names), width)]
+    return [f"{name}_draw{d}" for d in range(draws) for name in names] if draws else names
 
 
 @job("reconstruct", needs="encode")

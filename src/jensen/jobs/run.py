@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jensen.core import Capabilities, Model, Score
+from jensen.core import Capabilities, Evidence, Model, Score, seeded
 from jensen.data import Dataset, Schema, Split, TensorSplit, load_data
 from jensen.errors import ConfigError, DataError, IntegrityError
 from jensen.registry import build
@@ -19,6 +19,7 @@ from jensen.training.folder import Folder
 
 if TYPE_CHECKING:
     from jensen.jobs.cluster import Clusters
+    from jensen.jobs.distance import Distance
     from jensen.jobs.impute import Imputation
 
 
@@ -56,11 +57,15 @@ class Run:
     @cached_property
     def measure(self) -> str:
         """What densities of the datum are with respect to: "counting" or "lebesgue"."""
-        with torch.no_grad():
-            zeros = torch.zeros(1, *self.schema.event_shape, device=self.device)
-            e = self.model.evidence({"x": zeros, **self._toy_context()})
-        discrete = e.p[self.model.data].support.is_discrete  # pyright: ignore[reportOptionalMemberAccess]
+        discrete = self.toy_evidence().p[self.model.data].support.is_discrete  # pyright: ignore[reportOptionalMemberAccess]
         return "counting" if discrete else "lebesgue"
+
+    @torch.no_grad()
+    def toy_evidence(self) -> Evidence:
+        """What a walk over a datum of zeros leaves: which distributions there are, and their shapes."""
+        zeros = torch.zeros(1, *self.schema.event_shape, device=self.device)
+        with seeded(0, self.device):
+            return self.model.evidence({"x": zeros, **self._toy_context()})
 
     def _toy_context(self) -> dict[str, Tensor]:
         c = torch.zeros(1, self.schema.given_width, device=self.device)
@@ -167,6 +172,12 @@ class Run:
         from jensen.jobs.cluster import cluster
 
         return cluster(self, data, **options)
+
+    def distance(self, data: Any = None, **options: Any) -> Distance:
+        """How far samples are from data; see `jensen.jobs.distance`."""
+        from jensen.jobs.distance import distance
+
+        return distance(self, data, **options)
 
     def diagnose(self, data: Any = None, **options: Any) -> Any:
         """Known faults, looked for; see `jensen.jobs.diagnose`."""
