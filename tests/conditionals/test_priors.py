@@ -10,6 +10,7 @@ import pytest
 import scipy.stats as st
 import torch
 from scipy.integrate import quad
+from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from jensen.conditionals.flows import Flow, carry, flow_prior, onto
@@ -32,6 +33,7 @@ PRIORS: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
     "student-t": student_t,
     "student-t of three degrees of freedom": lambda z: student_t(z, df=3.0),
     "mixture": lambda z: mixture(z, components=4),
+    "mixture of full covariances": lambda z: mixture(z if len(z) == 1 else (4,), components=3, covariance="full"),
     "uniform": uniform,
     "flow": lambda z: flow_prior(z, flow=planar, base=student_t),
     "flow from a cube": lambda z: flow_prior(z, flow=planar, base=uniform),
@@ -56,7 +58,7 @@ def density(prior: nn.Module) -> Callable[[float], float]:
 @every_prior
 def test_it_has_no_batch_and_the_shape_asked_for(name):
     for shape in ((3,), (2, 1, 2)):
-        p = PRIORS[name](shape)() if "flow" not in name or len(shape) == 1 else PRIORS[name]((4,))()
+        p = PRIORS[name](shape)() if not ("flow" in name or "full" in name) or len(shape) == 1 else PRIORS[name]((4,))()
         shape = tuple(p.event_shape)
         assert p.batch_shape == ()
         z = p.sample((5,))
@@ -240,3 +242,25 @@ def test_a_vae_of_a_cube_infers_in_the_cube():
 
 def test_every_prior_is_tried_here():
     assert {find("prior", n).function for n in names("prior")} >= {student_t, mixture, uniform}
+
+
+@pytest.mark.parametrize(("covariance", "kind"), [("diagonal", "diag"), ("full", "full")])
+def test_a_mixture_starts_from_codes_as_em_leaves_it(covariance, kind):
+    """Against scikit-learn's mixture, from its own best of several runs, by the density of new points."""
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + 6 * rng.normal(size=(4, 3))[rng.integers(0, 4, 500)]
+    prior = mixture((3,), components=4, covariance=covariance).double()
+    torch.manual_seed(0)
+    prior.initialize(torch.tensor(codes))  # pyright: ignore[reportCallIssue]
+    torch.manual_seed(0)
+    seed = int(torch.randint(1 << 31, ()))
+    em = GaussianMixture(4, covariance_type=kind, reg_covar=1e-4, n_init=3, random_state=seed).fit(codes)
+    new = codes + 0.1 * rng.normal(size=codes.shape)
+    found = prior().log_prob(torch.tensor(new)).detach().numpy()
+    np.testing.assert_allclose(found, em.score_samples(new), rtol=1e-9)
+    np.testing.assert_allclose(prior().responsibilities(torch.tensor(new)).detach(), em.predict_proba(new), atol=1e-9)
+
+
+def test_full_covariances_are_for_vectors():
+    with pytest.raises(ConfigError, match="full is for vectors"):
+        mixture((2, 1, 2), covariance="full")

@@ -24,7 +24,8 @@ def test_all_but_the_prior_stays_bit_for_bit(trained):
     before, after = trained.model.state_dict(), run.model.state_dict()
     kept = [name for name in after if not name.startswith("p.z.")]
     assert kept and all(torch.equal(before[name], after[name]) for name in kept)
-    assert run.spec["settings"]["prior"] == {"name": "mixture", "components": 4, "min_scale": 0.01}
+    prior = {"name": "mixture", "components": 4, "covariance": "diagonal", "min_scale": 0.01}
+    assert run.spec["settings"]["prior"] == prior
     assert run.spec["data"] == trained.spec["data"]
 
 

@@ -182,7 +182,7 @@ def inverse_softplus(y: float) -> float:
     return y + math.log(-math.expm1(-y))
 
 
-def _inverse_positive(y: Tensor, floor: float, start: float) -> Tensor:
+def inverse_positive(y: Tensor, floor: float, start: float) -> Tensor:
     """The raw value that `positive` sends to y, or near it where y is below the floor."""
     y = (y - floor).clamp(min=0.1 * (start - floor))
     return y + torch.log(-torch.expm1(-y)) - inverse_softplus(start - floor)
@@ -311,7 +311,7 @@ class GaussianHead(Head):
         mean, std = self._mean_and_std(x)
         if self.variance != "input":
             return self._join(mean)
-        return self._join(mean, _inverse_positive(std, self.floor, self.scale))
+        return self._join(mean, inverse_positive(std, self.floor, self.scale))
 
 
 class StudentTHead(Head):
@@ -334,7 +334,7 @@ class StudentTHead(Head):
     def initial_bias(self, x: Tensor) -> Tensor:
         mean, std = self._mean_and_std(x)
         df = self.start if self.df is None else max(self.df, 3.0)
-        return self._join(mean, _inverse_positive(std * math.sqrt((df - 2) / df), self.floor, 1.0))
+        return self._join(mean, inverse_positive(std * math.sqrt((df - 2) / df), self.floor, 1.0))
 
 
 # A logistic density of scale s has standard deviation π s/√3.
@@ -357,7 +357,7 @@ class DiscretizedLogisticHead(Head):
 
     def initial_bias(self, x: Tensor) -> Tensor:
         mean, std = self._mean_and_std(x)
-        return self._join(mean, _inverse_positive(std * _LOGISTIC_SCALE, self.floor, self.start))
+        return self._join(mean, inverse_positive(std * _LOGISTIC_SCALE, self.floor, self.start))
 
 
 class DiscretizedLogisticMixtureHead(Head):
@@ -387,7 +387,7 @@ class DiscretizedLogisticMixtureHead(Head):
         means = torch.stack([share.mean(0) for share in shares])  # (K, *event)
         total = f.var(0, correction=0)
         within = torch.maximum(total - means.var(0, correction=0), total / self.components**2)
-        raw = _inverse_positive(within.sqrt() * _LOGISTIC_SCALE, self.floor, self.start)
+        raw = inverse_positive(within.sqrt() * _LOGISTIC_SCALE, self.floor, self.start)
         loc = means - self.spread.reshape(-1, *[1] * self._event_dims)
         return self._join(torch.zeros_like(loc), loc, raw.expand_as(loc))
 
@@ -422,7 +422,7 @@ class NegativeBinomialHead(Head):
         log_mean = _log_mean(x)
         mean = log_mean.exp()
         dispersion = ((x.float().var(0, correction=0) - mean) / mean.square()).clamp(max=100.0)
-        raw = _inverse_positive(dispersion, self.floor, 1.0)
+        raw = inverse_positive(dispersion, self.floor, 1.0)
         return self._join(_inverse_soft_clamp(log_mean, LOG_RATE_LIMIT), raw)
 
 

@@ -7,15 +7,18 @@ not live on the real line, `support` says where: a flow then starts there, and a
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+import warnings
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from jensen.conditionals.heads import positive
+from jensen.conditionals.heads import inverse_positive, positive
 from jensen.distributions import DiagonalNormal, Mixture, StandardNormal, StudentT, Uniform
+from jensen.distributions.multivariate import FullNormal
+from jensen.errors import ConfigError
 from jensen.registry import component
 
 
@@ -110,40 +113,78 @@ def student_t(latents: tuple[int, ...], *, df: Annotated[float, Field(gt=0)] | N
 
 
 class NormalMixture(nn.Module):
-    """p(z) = Σ_k π_k N(z; μ_k, diag σ²_k), all learned.
+    """p(z) = Σ_k π_k N(z; μ_k, Σ_k), all learned; Σ_k = diag σ²_k, or L_k L_kᵀ with L_k = diag σ_k (I + Λ_k).
 
     It starts near N(0, I), without data: means drawn with half the deviation, and scales that leave the variance 1.
+    Where codes are known, `initialize` starts it from them.
     """
 
     start = math.sqrt(0.75)
     """σ where learning starts."""
 
-    def __init__(self, event_shape: tuple[int, ...], components: int, min_scale: float):
+    def __init__(self, event_shape: tuple[int, ...], components: int, min_scale: float, covariance: str = "diagonal"):
         super().__init__()
         self.event_shape, self.min_scale = tuple(event_shape), min_scale
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(0.5 * torch.randn(components, *self.event_shape))
         self.raw_scale = nn.Parameter(torch.zeros(components, *self.event_shape))
+        self.lower = None
+        if covariance == "full":
+            if len(self.event_shape) != 1:
+                raise ConfigError(f"covariance: full is for vectors, and z has shape {self.event_shape}")
+            self.lower = nn.Parameter(torch.zeros(components, *self.event_shape * 2))
 
     def forward(self) -> Mixture:
         scale = positive(self.raw_scale, self.min_scale, self.start)
+        if self.lower is not None:
+            return Mixture(self.logits, FullNormal.of(self.loc, scale, self.lower.tril(-1)))
         return Mixture(self.logits, DiagonalNormal(self.loc, scale, event_dims=len(self.event_shape)))
 
+    @torch.no_grad()
+    def initialize(self, z: Tensor) -> None:
+        """Start from the best of a few runs of EM on codes z, (n, *event), each from k-means."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
 
-@component("prior", "mixture", paper="Dilokthanakul et al. 2016, arXiv:1611.02648")
+        count, rows = len(self.logits), z.flatten(1).double().cpu().numpy()
+        if len(rows) < 2 * count:
+            return
+        kind = "full" if self.lower is not None else "diag"
+        seed = int(torch.randint(1 << 31, ()))
+        em = GaussianMixture(count, covariance_type=kind, reg_covar=self.min_scale**2, n_init=STARTS, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            em.fit(rows)
+        covariance = torch.tensor(em.covariances_)
+        self.logits.copy_(torch.tensor(em.weights_).log())
+        self.loc.copy_(torch.tensor(em.means_).reshape(self.loc.shape))
+        scale = covariance.sqrt()
+        if self.lower is not None:
+            root = torch.linalg.cholesky(covariance)
+            scale = root.diagonal(dim1=1, dim2=2)
+            self.lower.copy_((root / scale.unsqueeze(2)).tril(-1))
+        self.raw_scale.copy_(inverse_positive(scale, self.min_scale, self.start).reshape(self.raw_scale.shape))
+
+
+STARTS = 3  # runs of EM
+
+
+@component("prior", "mixture", paper="Dilokthanakul et al. 2016, arXiv:1611.02648; Jiang et al. 2017, arXiv:1611.05148")
 def mixture(
     latents: tuple[int, ...],
     *,
     components: Annotated[int, Field(ge=1)] = 10,
+    covariance: Literal["diagonal", "full"] = "diagonal",
     min_scale: Annotated[float, Field(gt=0, lt=0.8)] = 1e-2,
 ) -> nn.Module:
-    """Mixture of diagonal normals: weights, means and scales are learned. Each component is a cluster.
+    """Mixture of normals: weights, means and covariances are learned. Each component is a cluster.
 
     Settings:
         components: K.
+        covariance: of each component: diagonal, or full.
         min_scale: floor under every σ.
     """
-    return NormalMixture(latents, components, min_scale)
+    return NormalMixture(latents, components, min_scale, covariance)
 
 
 class UnitCube(nn.Module):

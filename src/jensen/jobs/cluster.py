@@ -81,15 +81,20 @@ class Clusters:
     def agreement(self) -> dict[str, float] | None:
         """With labels, whatever the clusters are called: 1 where they are the same division, about 0 by chance.
 
-        The adjusted Rand index (Hubert and Arabie 1985) and the normalised mutual information.
+        The adjusted Rand index (Hubert and Arabie 1985), the normalised mutual information, and the accuracy where each
+        cluster is called by at most one label, matched so that it is highest (Kuhn 1955, the "Hungarian" method).
         """
         if self.labels is None or not (self.labels >= 0).any():
             return None
+        from scipy.optimize import linear_sum_assignment
         from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+        from sklearn.metrics.cluster import contingency_matrix
 
         known = self.labels >= 0
         pair = self.labels[known], self.cluster[known]
+        counts = contingency_matrix(*pair)
         return {
+            "accuracy": float(counts[linear_sum_assignment(counts, maximize=True)].sum() / known.sum()),
             "adjusted_rand_index": float(adjusted_rand_score(*pair)),
             "normalized_mutual_information": float(normalized_mutual_info_score(*pair)),
             "labelled": int(known.sum()),
@@ -117,9 +122,10 @@ class Clusters:
             f"mean probability of the likeliest {found['probability']:.3f}, entropy {found['entropy']:.3f} nats",
         ]
         if found["agreement"] is not None:
-            rand, mutual, n = found["agreement"].values()
+            accuracy, rand, mutual, n = found["agreement"].values()
             lines.append(
-                f"against labels of {n:,}: adjusted Rand index {rand:.3f}, normalised mutual information {mutual:.3f}"
+                f"against labels of {n:,}: accuracy {accuracy:.3f}, with each cluster called by one label at most; "
+                f"adjusted Rand index {rand:.3f}, normalised mutual information {mutual:.3f}"
             )
         return "\n".join(lines)
 
