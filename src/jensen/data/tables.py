@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words, gaps: boo
             row = int(wrong.any(axis=1).argmax())
             raise DataError(
                 f"{name}: {what}, which are not supported yet, first at {line(row)}; in columns: {columns}"
-                "; fill them in, or leave out those rows, or those columns with drop"
+                "; fill them in, or leave out those rows, or those columns with --drop COLUMN"
             )
     return out
 
@@ -132,7 +133,7 @@ def _numeric(column: Any, line: Line) -> np.ndarray:
             row = int((np.abs(numbers) > _EXACT).argmax())
             raise DataError(
                 f"column {column.name!r}, {line(row)}: {column.iloc[row]} is too large to be exact"
-                f"; leave the column out with drop={column.name!r}"
+                f"; leave the column out with --drop {shlex.quote(str(column.name))}"
             )
         return numbers
     if column.isna().all():
@@ -140,9 +141,9 @@ def _numeric(column: Any, line: Line) -> np.ndarray:
     numbers: Any = pandas.to_numeric(column.astype(str), errors="coerce")
     wrong = numbers.isna().to_numpy() & column.notna().to_numpy()
     row = int(wrong.argmax())
-    cell = str(column.iloc[row])
+    cell, word = str(column.iloc[row]), shlex.quote(str(column.name))
     comma = "; decimals take a point, not a comma" if re.fullmatch(r"\s*[-+]?\d+,\d+\s*", cell) else ""
     raise DataError(
         f"column {column.name!r} is not numeric: {line(row)} holds {cell!r}{comma}"
-        f"; leave it out with drop={column.name!r}, or use it with label={column.name!r}"
+        f"; leave it out with --drop {word}, or use it with --label {word} (in Python drop=, label=)"
     )

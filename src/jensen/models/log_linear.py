@@ -104,7 +104,7 @@ def _levels(schema: Schema, top: int) -> list[int]:
         column = next(field.name for field in schema.fields if field.kind == "real")
         raise ConfigError(
             f"log-linear enumerates x: expected binary columns or counts, got the real column {column!r}; "
-            f"kinds may say that whole numbers are counts"
+            f"whole numbers are counts where kinds='{{{column}: count}}' says so"
         )
     one = top + 1 if schema.kind == "count" else schema.levels or 2
     return [one] * schema.dims
