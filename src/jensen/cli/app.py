@@ -12,9 +12,10 @@ from jensen.cli.clustering import cluster
 from jensen.cli.failures import Guarded
 from jensen.cli.filling import impute
 from jensen.cli.inferring import infer
-from jensen.cli.judging import compare, demo, diagnose, report
+from jensen.cli.judging import compare, demo, diagnose, distance, report
 from jensen.cli.looking import data, models, show
 from jensen.cli.memory import keep_freed_memory
+from jensen.cli.probing import probe
 from jensen.cli.training import train
 from jensen.cli.using import encode, interpolate, reconstruct, sample, score
 
@@ -51,7 +52,7 @@ for panel, commands in {
     TRAIN: (train, infer, demo),
     LOOK: (models, show, data),
     USE: (score, sample, impute, reconstruct, encode, interpolate, cluster),
-    JUDGE: (diagnose, compare, report),
+    JUDGE: (diagnose, probe, compare, distance, report),
 }.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)

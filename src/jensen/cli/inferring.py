@@ -113,7 +113,7 @@ def infer(
         note(f"wrote {out}")
 
 
-def find_function(target: str) -> Callable[..., Any]:
+def find_function(target: str, option: str = "--target") -> Callable[..., Any]:
     """The function that `module:function` or `file.py:function` names; modules are looked for here, too.
 
     Raises:
@@ -121,9 +121,9 @@ def find_function(target: str) -> Callable[..., Any]:
     """
     place, sign, name = target.rpartition(":")
     if not sign or not place or not name:
-        raise ConfigError(f"--target: expected module:function, as mymodel:log_posterior, got {target!r}")
+        raise ConfigError(f"{option}: expected module:function, as mymodel:log_posterior, got {target!r}")
     if place.endswith(".py"):
-        module = _from_file(Path(place))
+        module = _from_file(Path(place), option)
     else:
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
@@ -131,29 +131,29 @@ def find_function(target: str) -> Callable[..., Any]:
             module = importlib.import_module(place)
         except ModuleNotFoundError as e:
             if e.name and (place == e.name or place.startswith(f"{e.name}.")):
-                raise ConfigError(f"--target: there is no module {place!r} here or installed") from None
-            raise ConfigError(f"--target: importing {place!r} failed: {e}") from None
+                raise ConfigError(f"{option}: there is no module {place!r} here or installed") from None
+            raise ConfigError(f"{option}: importing {place!r} failed: {e}") from None
         except (ImportError, SyntaxError) as e:
-            raise ConfigError(f"--target: importing {place!r} failed: {e}") from None
+            raise ConfigError(f"{option}: importing {place!r} failed: {e}") from None
     found = getattr(module, name, None)
     if found is None:
         known = [n for n in vars(module) if not n.startswith("_") and callable(getattr(module, n))]
-        raise ConfigError(f"--target: {place} has no {name!r}{did_you_mean(name, known)}")
+        raise ConfigError(f"{option}: {place} has no {name!r}{did_you_mean(name, known)}")
     if not callable(found):
-        raise ConfigError(f"--target: {target} is a {type(found).__name__}, expected a function")
+        raise ConfigError(f"{option}: {target} is a {type(found).__name__}, expected a function")
     return found
 
 
-def _from_file(path: Path) -> Any:
+def _from_file(path: Path, option: str) -> Any:
     if not path.is_file():
-        raise ConfigError(f"--target: there is no file {path}")
+        raise ConfigError(f"{option}: there is no file {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except (ImportError, SyntaxError) as e:
-        raise ConfigError(f"--target: importing {path} failed: {e}") from None
+        raise ConfigError(f"{option}: importing {path} failed: {e}") from None
     return module
 
 

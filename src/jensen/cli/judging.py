@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jensen.cli.inferring import find_function
 from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
@@ -57,6 +58,34 @@ def compare(
     given = data_for(opened[0], data)
     with warnings_as_notes(), working("scoring"):
         found = job(opened, given, split=split, estimator=estimator, particles=particles, limit=limit, seed=seed)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(str(found))
+
+
+def distance(
+    run: RunFolder,
+    data: RunData = None,
+    split: DataSplit = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            metavar="F", help="auto, classifier (trained on the labels), random, values, or a module:function of yours."
+        ),
+    ] = "auto",
+    kernel: Annotated[str, typer.Option(metavar="K", help="imq, rbf or polynomial.")] = "imq",
+    limit: Annotated[int, typer.Option(metavar="N", min=3, help="At most so many samples and data.")] = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """How far samples are from data: the unbiased kernel distance of their features, with its standard error."""
+    measured = find_function(features, "--features") if ":" in features else features
+    opened = open_run(run, device)
+    given = data_for(opened, data)
+    with working("sampling"):
+        found = opened.distance(given, split=split, features=measured, kernel=kernel, limit=limit, seed=seed)
     if as_json:
         print_json(found.to_dict())
     else:

