@@ -11,7 +11,7 @@ Contractive: Rifai, Vincent, Muller, Glorot and Bengio, 2011, ICML. Sparse: Lee,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ def contraction(weight: float, probes: int, unit: float) -> Penalty:
 
     def value(model: Model, e: Evidence, batch: Batch) -> Tensor:
         (factor,) = model.q
-        code = factor.module.code  # pyright: ignore[reportAttributeAccessIssue]
+        code: Any = factor.module.code
         return weighted_mean(unit**2 * squared_jacobian(code, batch[model.data], probes), batch)
 
     return Penalty(weight, value)

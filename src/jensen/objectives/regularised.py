@@ -30,7 +30,7 @@ class Cost(NamedTuple):
 
 class Costs(Protocol):
     def __call__(self, e: Evidence, kl: Tensor, batch: Batch, rise: float) -> Cost:
-        """The cost of a walk whose KL terms sum to `kl`, (B,), at a point in (0, 1] of the warm-up."""
+        """The cost of a walk whose KL terms sum to `kl`, (B,), with the warm-up at `rise`, in [0, 1]."""
         ...
 
 
