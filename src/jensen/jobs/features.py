@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -73,7 +74,7 @@ def features(name: Any, schema: Schema, train: TensorSplit, test: TensorSplit, s
 
 
 def _array(function: Callable[[Any], Any], schema: Schema, x: Tensor) -> Tensor:
-    found = torch.as_tensor(function(schema.restore(x.cpu())))
+    found = torch.as_tensor(np.asarray(function(schema.restore(x.cpu())), dtype=np.float64))
     if found.dim() < 2 or len(found) != len(x):
         raise ConfigError(f"--features: expected {len(x)} rows of features, got shape {tuple(found.shape)}")
     return found
