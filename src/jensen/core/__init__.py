@@ -2,7 +2,7 @@
 
 from jensen.core.evidence import Evidence, Observed, evidence
 from jensen.core.joint import Deterministic, Factor, Joint
-from jensen.core.model import ESTIMATE, EXACT, LOWER_BOUND, Capabilities, Model
+from jensen.core.model import ESTIMATE, EXACT, LOWER_BOUND, Capabilities, Model, frozen
 from jensen.core.randomness import seeded
 from jensen.core.score import Difference, Score, difference, mean_and_stderr
 
@@ -21,6 +21,7 @@ __all__ = [
     "Score",
     "difference",
     "evidence",
+    "frozen",
     "mean_and_stderr",
     "seeded",
 ]

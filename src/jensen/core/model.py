@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,3 +214,15 @@ class Model(nn.Module):
 def _is_discrete(module: nn.Module) -> bool:
     """Whether the values of a conditional are countable; one made of a network and a head gives what its head gives."""
     return getattr(module, "discrete", getattr(getattr(module, "head", None), "discrete", False))
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Inside, no parameter takes a gradient."""
+    wanted = [p.requires_grad for p in module.parameters()]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p, flag in zip(module.parameters(), wanted, strict=True):
+            p.requires_grad_(flag)

@@ -54,8 +54,8 @@ class DiagonalNormal(Elementwise):
     def log_prob_pairs(self, value: Tensor) -> Tensor:
         """Log-density in nats of each value, `(*, *event)`, under each of K densities of batch shape (K,): `(*, K)`.
 
-        By matrix products, Σ_d (x_d − μ_d)²/σ_d² = x² · σ⁻² − 2 x · (μ/σ²) + Σ_d μ_d²/σ_d², in float64 where no gradient
-        is asked for, as the terms cancel.
+        By matrix products, Σ_d (x_d − μ_d)²/σ_d² = x² · σ⁻² − 2 x · (μ/σ²) + Σ_d μ_d²/σ_d², in float64 where no
+        gradient is asked for, as the terms cancel.
         """
         value, loc, scale = value - self.loc.mean(0), self.loc - self.loc.mean(0), self.scale.expand(self.loc.shape)
         x, loc, scale = value.flatten(value.dim() - self.event_dims), loc.flatten(1), scale.flatten(1)

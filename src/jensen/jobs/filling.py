@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from jensen.conditionals.ranges import ranges_of
-from jensen.core import EXACT, Model
+from jensen.core import EXACT, Model, frozen
 from jensen.errors import CapabilityError
 from jensen.jobs.completing import complete, sequential
 from jensen.jobs.precision import as_in, doubled, precision
@@ -127,7 +126,7 @@ def fill(
     model = target.model
     x, context = as_in(model, {"x": x})["x"].flatten(1), as_in(model, context)
     missing = missing.flatten(1).to(x.device)
-    with _frozen(model), torch.no_grad():
+    with frozen(model), torch.no_grad():
         some, all_ = missing.any(1), missing.all(1)
         out = Filled.of(x, draws)
         job = _Job(target, x, missing, context, out, effort, listener, int(some.sum()))
@@ -294,18 +293,6 @@ class Coordinates:
         share = (near / self.width).clamp(1 - TOP, TOP)
         t = torch.where(self.outer, (self.sign * near).clamp_min((1 - TOP) ** 2).log(), v)
         return torch.where(self.inner, share.logit(), t)
-
-
-@contextmanager
-def _frozen(model: Model) -> Iterator[None]:
-    """Inside, no parameter takes a gradient."""
-    wanted = [p.requires_grad for p in model.parameters()]
-    model.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p, flag in zip(model.parameters(), wanted, strict=True):
-            p.requires_grad_(flag)
 
 
 @dataclass

@@ -13,15 +13,14 @@ normals, and of a flow the base's and its context too. The bound then splits (Cr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from jensen.conditionals.amortized import Amortized
-from jensen.core import Evidence, Joint, Model, seeded
+from jensen.core import Evidence, Joint, Model, frozen, seeded
 from jensen.errors import CapabilityError
 
 RATE = 0.1  # of Adam's first steps; λ is of order one
@@ -129,7 +128,7 @@ def refine(
     optimizer = torch.optim.Adam(list(parameters.values()), rate)
     past: list[float] = []
     drops = 0
-    with _frozen(model), torch.enable_grad():
+    with frozen(model), torch.enable_grad():
         for _ in range(steps):
             bound = own.bound(observed, parameters, samples).sum()
             optimizer.zero_grad()
@@ -195,15 +194,3 @@ def _rises(past: list[float]) -> bool:
 
 def _rows(per_datum: Tensor, like: Tensor) -> Tensor:
     return per_datum.reshape(-1, *(1,) * (like.dim() - 1))
-
-
-@contextmanager
-def _frozen(model: Model) -> Iterator[None]:
-    """Weights that take no gradient for a while."""
-    wanted = [p.requires_grad for p in model.parameters()]
-    model.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p, flag in zip(model.parameters(), wanted, strict=True):
-            p.requires_grad_(flag)

@@ -85,7 +85,7 @@ def _sleep(model: Model, batch: Batch, progress: float) -> Terms:
 
 
 def _dreamt(model: Model, batch: Batch) -> Tensor:
-    """E[log q(z | x̃)] over dreams, (): of a datum's context, a dream counts as the datum does; without one all alike."""
+    """E[log q(z | x̃)] over dreams, (): in a datum's context a dream counts as the datum does, else all alike."""
     log_q = log_q_of_dreams(model, batch)
     return weighted_mean(log_q, batch) if model.context else log_q.mean()
 

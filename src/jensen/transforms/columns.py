@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,17 +46,15 @@ class Columns(Transform):
         self.inverse_steps = max((part.inverse_steps for part in self._chain), default=0)
 
     def forward_and_ladj(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x, total = z, z.new_zeros(len(z))
-        for n, part in enumerate(self._chain):
-            index = getattr(self, f"index{n}")
-            value, ladj = part.forward_and_ladj(z[:, index], context)
-            x, total = x.index_copy(1, index, value), total + ladj
-        return x, total
+        return self._each(z, lambda part, own: part.forward_and_ladj(own, context))
 
     def inverse_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, total = x, x.new_zeros(len(x))
+        return self._each(x, lambda part, own: part.inverse_and_ladj(own, context))
+
+    def _each(self, x: Tensor, map: Callable[[Transform, Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        y, total = x, x.new_zeros(len(x))
         for n, part in enumerate(self._chain):
             index = getattr(self, f"index{n}")
-            value, ladj = part.inverse_and_ladj(x[:, index], context)
-            z, total = z.index_copy(1, index, value), total + ladj
-        return z, total
+            value, ladj = map(part, x[:, index])
+            y, total = y.index_copy(1, index, value), total + ladj
+        return y, total
