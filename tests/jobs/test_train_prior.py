@@ -31,7 +31,8 @@ def test_all_but_the_prior_stays_bit_for_bit(trained):
 
 def test_one_normal_takes_the_moments_of_the_codes(trained):
     """μ = E[μ(x)] and σ² = E[σ²(x)] + Var[μ(x)], over the training data."""
-    settings = {"prior.components": 1, "prior.min_scale": 1e-4, "train.lr": 0.02, "train.batch_size": 480, "train.keep": "last"}
+    settings = {"prior.components": 1, "prior.min_scale": 1e-4}
+    settings |= {"train.lr": 0.02, "train.batch_size": 480, "train.keep": "last"}
     run = jensen.train_prior(trained, "mixture", settings=settings, epochs=600)
     with torch.no_grad():
         x = run.tensors(run.data().split("train")).x

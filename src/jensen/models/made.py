@@ -39,7 +39,7 @@ def made(
         orderings: how many orders of the elements are trained at once; the density is their average. More than one are
             random orders.
         order: of the elements where there is one: as they come, or at random. "any" trains a fresh order at every step,
-            so that whatever is missing can be drawn given the rest, unweighted, under an order that puts the rest first;
+            so that whatever is missing can be drawn given the rest, unweighted, under an order that has it first;
             the density is another one, the average over as many random orders as `orderings` says (Uria, Murray and
             Larochelle 2014, arXiv:1310.1757).
     """
