@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2, kstest
+from tests.contracts.toys import DATA, columns, small
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from jensen.conditionals.autoregressive import Autoregression, Autoregressive
 from jensen.core import EXACT, LOWER_BOUND, Model, Observed, seeded
 from jensen.data import Dataset, Schema, Split
-from jensen.data.text_tokens import Tokens
 from jensen.distributions import Elementwise
 from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs.models import table, toy
@@ -30,53 +30,7 @@ from jensen.jobs.run import Run, open_run
 from jensen.jobs.train import train
 from jensen.objectives import GradientPhase
 from jensen.objectives.estimators import elbo, importance, prior
-from jensen.registry import MODEL, SLOTS, Component, build, find, names
-
-
-def _columns(rows: np.ndarray, kind: str) -> Schema:
-    return Schema.of_table(rows, [f"c{i}" for i in range(rows.shape[1])], [kind] * rows.shape[1])  # pyright: ignore
-
-
-_RNG = np.random.default_rng(0)
-REAL = _RNG.normal(size=(24, 3)) @ np.array([[1, 0.5, 0], [0, 1, 0.5], [0, 0, 1]])
-COUNTS = _RNG.poisson(2.0, size=(24, 3)).astype(float)
-BITS = _RNG.integers(0, 2, size=(24, 4)).astype(float)
-BINARY_PICTURES = _RNG.integers(0, 2, size=(24, 1, 2, 2), dtype=np.uint8)
-TEXTS = np.array([[0, 1, 2], [1, 2, 2], [0, 0, 1], [1, 1, 2], [2, 2, 2], [0, 1, 0], [0, 2, 2], [1, 0, 2]] * 3)
-GREY_PICTURES = _RNG.integers(0, 3, size=(24, 1, 1, 2), dtype=np.uint8)
-
-DATA: dict[str, tuple[Schema, np.ndarray]] = {
-    "real table": (_columns(REAL, "real"), REAL),
-    "count table": (_columns(COUNTS, "count"), COUNTS),
-    "binary table": (_columns(BITS, "binary"), BITS),
-    "binary pictures": (Schema.of_pictures((1, 2, 2), levels=2), BINARY_PICTURES),
-    "text": (Schema.of_text(3, Tokens.of_characters(["ab"], lines=True)), TEXTS),
-    "grey pictures": (Schema.of_pictures((1, 1, 2), levels=3), GREY_PICTURES),
-}
-
-
-SMALL: dict[str, tuple[Any, ...]] = {  # where a model or a part has a setting of that name and type
-    "latents": (2,),
-    "hidden": ([8, 8], 16),
-    "components": (2,),
-    "width": (16,),
-    "skip": (8,),
-    "layers": (2, [6, 4]),
-    "channels": ([8, 8], 8),
-    "features": (8,),
-}
-
-
-def small(part: Component, prefix: str = "") -> dict[str, Any]:
-    """Settings that make a component, and what by default fills its slots, quick to run."""
-    found: dict[str, Any] = {}
-    for key, setting in part.settings.items():
-        if setting.role and isinstance(setting.default, str):
-            found |= small(find(setting.role, setting.default), f"{prefix}{key}.")
-        for value in SMALL.get(key, ()):
-            if type(setting.default) is type(value):
-                found[prefix + key] = value
-    return found
+from jensen.registry import MODEL, SLOTS, build, find, names
 
 
 @dataclass(frozen=True)
@@ -406,7 +360,7 @@ def test_a_sampler_agrees_with_its_density(name):
     rows = np.linspace(-1, 1, 20)[:, None]
     try:
         settings = {"latents": 1, "likelihood": name, **small(find("likelihood", name), "likelihood.")}
-        model = build("vae", _columns(rows, "real"), settings).double().eval()
+        model = build("vae", columns(rows, "real"), settings).double().eval()
     except ConfigError:
         assert name not in ("auto", "gaussian", "student-t")
         return

@@ -124,6 +124,10 @@ class LowRankNormal(LowRankMultivariateNormal):
         """The same density with its parameters stopped; gradients still reach the value."""
         return type(self)(*(v.detach() for v in self._parts))
 
+    def pick(self, k: Tensor) -> Self:
+        """Of batch shape (K,), those of number k."""
+        return type(self)(*(v[k] for v in self._parts))
+
     def tempered(self, temperature: float) -> Self:
         """The same with its scale multiplied."""
         loc, factor, diagonal = self._parts
