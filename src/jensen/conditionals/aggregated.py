@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -117,11 +118,9 @@ class Aggregated(nn.Module):
 
 def within(x: Tensor, support: Support) -> Tensor:
     """x, held where data of that support can be; between whole numbers is allowed."""
-    if support.kind == "binary":
-        return x.clamp(0, 1)
-    if support.kind == "levels":
-        return x.clamp(0, (support.levels or 256) - 1)
-    return x.clamp(min=0) if support.kind == "count" else x
+    if support.kind in ("binary", "levels"):
+        return F.hardtanh(x, 0, (support.levels or 2) - 1)
+    return F.relu(x) if support.kind == "count" else x
 
 
 def completed(prior: nn.Module, posterior: nn.Module, support: Support) -> nn.Module:
