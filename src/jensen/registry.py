@@ -7,6 +7,7 @@ command-line overrides, `jensen show`, the docs pages and the record in a run fo
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -61,16 +62,22 @@ class Setting:
 
     def check(self, value: Any) -> Any:
         """The value, converted to this setting's type. Raises `ValueError` with a one-line reason."""
-        from pydantic import ConfigDict, TypeAdapter, ValidationError
+        from pydantic import ValidationError
 
         if _holds_bool(value) and bool not in _plain_types(self.annotation):
             raise ValueError(f"expected {self.type_name()}, got {value!r}")
         try:
-            return TypeAdapter(self.annotation, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+            return self._adapter.validate_python(value)
         except ValidationError as e:
             first = e.errors()[0]
             where = "".join(f"[{i}]" for i in first["loc"] if isinstance(i, int))
             raise ValueError(f"{where}{' ' if where else ''}{first['msg']}, got {value!r}") from None
+
+    @functools.cached_property
+    def _adapter(self) -> Any:
+        from pydantic import ConfigDict, TypeAdapter
+
+        return TypeAdapter(self.annotation, config=ConfigDict(allow_inf_nan=False))
 
     def type_name(self) -> str:
         """The type in words, with its bounds: `int, >= 1`."""
