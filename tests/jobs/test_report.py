@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from jensen.data import Dataset, Schema, Split
 from jensen.errors import ConfigError, DataError
-from jensen.jobs.report import report
+from jensen.jobs.report import latents, report
+from jensen.jobs.report.subject import Subject
 from jensen.jobs.run import Run, open_run
 from jensen.jobs.score import score
 from jensen.jobs.train import train
@@ -67,6 +69,7 @@ class Page(HTMLParser):
             self.sections[self._section] += data
 
 
+PICTURE_SECTIONS = [*SECTIONS[:6], "traversals", "neighbours", *SECTIONS[6:]]
 FLOW_SECTIONS = ["numbers", "training", "samples", "interpolation", "codes", "diagnosis", "settings", "reproduce"]
 
 
@@ -110,8 +113,9 @@ def vae(folder: Path) -> Run:
 
 
 def test_vae_of_pictures(vae: Run):
-    page = look(report(vae))
-    assert len(page.images) == 3 + 1 + 2 + 1 + 1  # samples, reconstructions, interpolations, manifold, holes
+    page = look(report(vae), PICTURE_SECTIONS)
+    # samples, reconstructions, interpolations, manifold, traversals, neighbours, holes
+    assert len(page.images) == 3 + 1 + 2 + 1 + 1 + 2 + 1
     assert "lower bound" in page.sections["numbers"]
     assert "iw, 10 particles" in page.sections["numbers"]
     assert "20 of 180 at random" in page.sections["numbers"]
@@ -123,14 +127,14 @@ def test_vae_of_pictures_again_gives_the_same_file(vae: Run, tmp_path: Path):
     first, second = report(vae), report(vae, tmp_path / "b.html")
     assert first.read_bytes() == second.read_bytes()
     (kept,) = vae.folder.scores()  # pyright: ignore[reportOptionalMemberAccess]
-    text = look(first).sections["numbers"]
+    text = look(first, PICTURE_SECTIONS).sections["numbers"]
     assert f"{kept['nats']:.2f} ± {kept['stderr']:.2f}" in text
     assert f"{kept['bits_per_dim']:.4f}" in text
 
 
 def test_more_latents_are_flattened(folder: Path):
     sizes = {"latents": 5, "encoder.hidden": [16], "decoder.hidden": [16]}
-    page = look(report(train("vae", "digits", out=folder / "five", settings=sizes, epochs=2)))
+    page = look(report(train("vae", "digits", out=folder / "five", settings=sizes, epochs=2)), PICTURE_SECTIONS)
     assert "flattened" in page.sections["latent-map"]
     assert "over the range of the data" in page.sections["latent-map"]
 
@@ -156,10 +160,10 @@ def test_ppca_is_exact_and_has_no_curves(folder: Path, table: Path):
 
 def test_autoencoder_says_what_it_has_not(folder: Path):
     sizes = {"latents": 2, "encoder.hidden": [16], "decoder.hidden": [16]}
-    page = look(report(train("autoencoder", "digits", out=folder / "ae", settings=sizes, epochs=3)))
+    page = look(report(train("autoencoder", "digits", out=folder / "ae", settings=sizes, epochs=3)), PICTURE_SECTIONS)
     assert "no likelihood" in page.sections["numbers"]
     assert page.sections["samples"].startswith("SamplesLeft out: autoencoder cannot sample")
-    assert len(page.images) == 1 + 2 + 1
+    assert len(page.images) == 1 + 2 + 1 + 1 + 2
 
 
 def test_flow_of_a_table(table: Path, folder: Path):
@@ -234,7 +238,7 @@ def test_the_command_shown_trains_the_same_model(folder: Path):
     }
     run = train("vae", "digits", out=folder / "again", settings=given, epochs=1, binarize="static", seed=3)
     path = report(run)
-    look(path)
+    look(path, PICTURE_SECTIONS)
     command = re.search(r"jensen train .*?(?=</code>)", html.unescape(path.read_text()))
     assert command
     words = shlex.split(command.group())
@@ -244,3 +248,25 @@ def test_the_command_shown_trains_the_same_model(folder: Path):
     assert set(words[12:]) == {
         "latents=2", "encoder=gated", "encoder.hidden=[8]", "decoder.hidden=[8]", "train.clip=5.0"
     }  # fmt: skip
+
+
+def test_neighbours_are_the_nearest_and_traversals_hold_all_else():
+    """By the pictures that are drawn, told apart by their grey."""
+    x = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 4, 4), np.uint8) * 6
+    run = train(
+        "ppca", Dataset("made", Schema.of_pictures((1, 4, 4)), {"train": Split(x), "test": Split(x)}), latents=2
+    )
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latents, "picture", lambda grid, *rest: drawn.append(grid) or "")
+        latents.neighbours(run, Subject(run, None))
+        latents.traversals(run, Subject(run, None))
+    by_codes, by_pixels, traversed = drawn
+    for grid in (by_codes, by_pixels):
+        greys = grid.reshape(latents.ASKED, latents.NEAREST + 1, -1)[..., 0].astype(int) // 6
+        for first, *others in greys.tolist():
+            farthest = sorted(abs(g - first) for g in range(40) if g != first)[latents.NEAREST - 1]
+            assert first not in others and max(abs(g - first) for g in others) <= farthest
+    lines = traversed.reshape(2, latents.STEPS, -1)
+    steps = np.diff(lines, axis=1)  # ppca decodes linearly: along a dimension all steps are one
+    np.testing.assert_allclose(steps, steps[:, :1].repeat(latents.STEPS - 1, 1), atol=1e-3)

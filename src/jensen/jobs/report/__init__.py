@@ -9,7 +9,7 @@ from typing import Any
 
 from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs.job import job
-from jensen.jobs.report import record, sound, text, views
+from jensen.jobs.report import latents, record, sound, text, views
 from jensen.jobs.report.page import Section, escaped, page
 from jensen.jobs.report.subject import NoData, Subject
 from jensen.jobs.run import Run
@@ -69,6 +69,11 @@ def sections(run: Run, data: Any = None, elsewhere: Run | None = None) -> list[S
     if not exact or elsewhere is not None:
         mapped, other = elsewhere or run, elsewhere is not None
         parts.append(("latent-map", "Latent map", lambda: views.latent_map(mapped, subject, other)))
+    if latents.shows_latents(run):
+        parts.append(("traversals", "Traversals", lambda: latents.traversals(run, subject)))
+        parts.append(("neighbours", "Neighbours", lambda: latents.neighbours(run, subject)))
+    if latents.shows_clusters(run):
+        parts.append(("clusters", "Clusters", lambda: latents.cluster_means(run, subject)))
     parts += [
         ("diagnosis", "Diagnosis", lambda: views.diagnosis(run, subject)),
         ("settings", "Settings and versions", lambda: record.settings(run)),
