@@ -236,8 +236,9 @@ def check_misses(found, truth: float) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_mass_in_tails_that_a_flow_never_draws_is_told(seed):
     """A fifth of the mass is missing, whatever k̂ says."""
-    with pytest.warns(InferenceWarning, match="q misses mass"):
+    with pytest.warns(InferenceWarning) as told:  # that it was not done either
         found = infer(narrow_banana, 2, family="spline", seed=seed, max_steps=600, **QUICK)
+    assert any("q misses mass" in str(warning.message) for warning in told)
     check_misses(found, math.log(2 * math.pi * math.sqrt(0.1)))
 
 

@@ -59,8 +59,8 @@ def vae(
     if prior_given:
         p_z = _given(z, prior.name, context)
     code = onto(posterior(z), p_z, z)
-    q_z = encoding(encoder, support, code, context)
     p_x = decoding(decoder, z, head, context)
+    q_z = encoding(encoder, support, code, context)
     p = Joint({_on("z", parents if prior_given else []): completed(p_z, q_z, support), _on("x", ["z", *parents]): p_x})
     return Model(p, Joint({_on("z", ["x", *parents]): q_z}), objective())
 
