@@ -190,7 +190,7 @@ def test_every_setting_needs_a_type_and_a_default():
 def test_unknown_names_get_a_hint():
     with pytest.raises(ConfigError, match=r"'ppcaa' is not a model; did you mean 'ppca'\?"):
         find(MODEL, "ppcaa")
-    with pytest.raises(ConfigError, match="'zzz' is not an objective; choose from .*elbo, .*iw"):
+    with pytest.raises(ConfigError, match=r"'zzz' is not an objective; choose from .*elbo, .*iw"):
         find("objective", "zzz")
 
 

@@ -96,8 +96,9 @@ def _against_overfitting(run: Run, guilty: str) -> str:
     """What to try, of what there is, against what the encoder or the decoder has learned by heart."""
     settings = run.spec.get("settings", {})
     dropout = settings.get("encoder", {}).get("input_dropout")
-    known = dropout is None or dropout >= 0.5 or guilty == "decoder"
-    tries = [] if known else [f"encoder.input_dropout={0.2 if dropout < 0.2 else 0.4}"]
+    tries = []
+    if dropout is not None and dropout < 0.5 and guilty != "decoder":
+        tries = [f"encoder.input_dropout={0.2 if dropout < 0.2 else 0.4}"]
     tries += [f"a smaller {guilty or 'network'}"]
     tries += [f"fewer {name}" for name in ("latents", "layers", "components") if name in settings]
     return f"{', '.join(tries)} or fewer epochs"
