@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ import yaml
 
 import jensen
 from jensen.errors import CapabilityError, ConfigError
+from jensen.jobs.report.record import reproduce
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,10 @@ def test_a_run_that_goes_on_still_fits_the_prior_alone(trained, tmp_path):
 def test_what_cannot_be(trained):
     with pytest.raises(ConfigError, match="latents: only the prior"):
         jensen.train_prior(trained, "mixture", latents=3)
+    with pytest.raises(ConfigError, match="decoder: only the prior"):
+        jensen.train_prior(trained, "mixture", decoder="gated")
+    with pytest.raises(ConfigError, match="drop: only the prior"):
+        jensen.train_prior(trained, "mixture", drop=["a"])
     with pytest.raises(ConfigError, match="did you mean 'mixture'"):
         jensen.train_prior(trained, "mixtur")
     with pytest.raises(ConfigError, match="expected the new one"):
@@ -91,3 +99,15 @@ def test_what_cannot_be(trained):
         jensen.train_prior(made, "mixture")
     with pytest.raises(ConfigError, match="different sets"):
         jensen.train_prior(trained, "bernoulli")
+
+
+def test_the_report_says_how_to_fit_it_again(trained, tmp_path):
+    run = jensen.train_prior(
+        trained, settings={"prior": "mixture", "prior.components": 4}, epochs=2, out=tmp_path / "b"
+    )
+    _, body = reproduce(run)
+    command, python = (html.unescape(block) for block in re.findall("<code>(.*?)</code>", body, re.DOTALL))
+    assert command == "jensen train prior vae prior=mixture prior.components=4 train.epochs=2 --out again"
+    assert "jensen.train_prior('vae', settings={'prior': 'mixture'" in python
+    run = jensen.train_prior(trained, "mixture", epochs=2)  # sizes that are the default
+    assert "prior vae prior=mixture train.epochs=2" in html.unescape(reproduce(run)[1])

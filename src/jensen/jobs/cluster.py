@@ -26,6 +26,7 @@ from jensen.jobs.run import Run
 
 ROWS = 2000  # walked at once
 DRAWS = 100  # of what q draws
+SHOWN = 20  # clusters whose size is told
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class Clusters:
     def __str__(self) -> str:
         found = self.to_dict()
         used = sum(size > 0 for size in found["sizes"])
-        sizes = ", ".join(f"{size:,}" for size in sorted(found["sizes"], reverse=True)[:used])
+        sizes = ", ".join(f"{size:,}" for size in sorted(found["sizes"], reverse=True)[: min(used, SHOWN)])
+        sizes += f" and {used - SHOWN:,} smaller ones" if used > SHOWN else ""
         lines = [
             f"{found['n']:,} data of {self.data} {self.split} in {used} of {found['clusters']} clusters: {sizes}",
             f"mean probability of the likeliest {found['probability']:.3f}, entropy {found['entropy']:.3f} nats",

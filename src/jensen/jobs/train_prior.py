@@ -12,7 +12,7 @@ from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs.run import Run, open_run
 from jensen.jobs.train import check, fit, versions
 from jensen.objectives.prior import prior_objective, priors
-from jensen.registry import build, flatten, override
+from jensen.registry import build, find, flatten, override
 from jensen.training.folder import Folder
 from jensen.training.trainer import Event
 
@@ -58,10 +58,11 @@ def train_prior(
     if "prior" not in changed:
         raise ConfigError("prior: expected the new one, as prior=mixture; see jensen show vae")
     rest = {k: v for k, v in given.items() if k not in changed and k != "prior"}
-    configured, training, of_data = check(name, {**override(flatten(was), changed), **rest}, None, {})
-    others = [key for key in configured if key != "prior" and configured[key] != was.get(key)]
-    if others or of_data:
-        raise ConfigError([f"{key}: only the prior and its training can be chosen here" for key in (*others, *of_data)])
+    of_training = find("training", "gradient").settings
+    others = [key for key in rest if key not in of_training and key.partition(".")[0] != "train"]
+    if others:
+        raise ConfigError([f"{key}: only the prior and its training can be chosen here" for key in others])
+    configured, training, _ = check(name, {**override(flatten(was), changed), **rest}, None, {})
     data = old.data()
     with seeded(training.seed):
         model = build(name, old.schema, configured)

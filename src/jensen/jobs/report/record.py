@@ -193,6 +193,8 @@ def reproduce(run: Run) -> tuple[str, str]:
     ref = run.spec["data"]["ref"]
     given, options = overrides(run), run.spec["data"]["options"]
     training = _changed(find("training", "gradient"), run.spec["training"])
+    if "prior_of" in run.spec:
+        return _reproduce_prior(run, training)
     blocks = []
     if ref is not None and not options.keys() & {"seed", "fractions", "kinds"}:  # which only Python takes
         flags = {
@@ -227,6 +229,19 @@ def reproduce(run: Run) -> tuple[str, str]:
             "<code>--epochs</code> for a run that is the same everywhere."
         )
     return caption, "".join(f"<pre><code>{escaped(block)}</code></pre>" for block in blocks)
+
+
+def _reproduce_prior(run: Run, training: Mapping[str, Any]) -> tuple[str, str]:
+    """Commands that fit the prior of another run again."""
+    base, name = run.spec["prior_of"], run.spec["settings"]["prior"]["name"]
+    given = {"prior": name, **{k: v for k, v in overrides(run).items() if k.startswith("prior.")}}
+    given |= {f"train.{k}": v for k, v in training.items()}
+    words = ["jensen", "train", "prior", base, *(f"{k}={as_setting(v)}" for k, v in given.items()), "--out", "again"]
+    python = f'import jensen\n\nrun = jensen.train_prior({base!r}, settings={given!r}, out="again")'
+    caption = (
+        "The same prior again, fitted to the codes of the same run; the report of that run says how it came about."
+    )
+    return caption, "".join(f"<pre><code>{escaped(block)}</code></pre>" for block in (shlex.join(words), python))
 
 
 def overrides(run: Run) -> dict[str, Any]:
