@@ -209,7 +209,7 @@ def test_closed_form_and_monte_carlo_divergences_agree(variant):
         for name, closed in e.divergences().items():
             ratio = e.log_q[name] - e.log_p[name]
             assert ((ratio.mean(0) - closed).abs() < 4.5 * ratio.std(0) / math.sqrt(k) + 1e-12).all()
-            assert (closed > -1e-9).all()
+            assert e.closed_kl(name) is None or (closed > -1e-9).all()  # a mean of draws may be below 0
 
 
 @every_variant
