@@ -106,27 +106,29 @@ def presets_page() -> str:
 def preset_result(result: dict[str, Any]) -> str:
     """The curve and the scores of a preset's kept run."""
     training, machine = result["training"], result["machine"]
+    name = next(key for key in training if key.startswith("best_valid_")).removeprefix("best_")
+    said = {"valid_elbo": "ELBO", "valid_log_likelihood": "log p(x)"}[name]
     where = f"{machine['threads']} threads of {machine['processor']}"
     lines = [
         f"**{training['minutes']:.0f} minutes.** Measured on {result['date']}, seed {result['seed']}, {where}: "
         f"{training['epochs']} epochs in {training['minutes']:.1f} minutes, with `{result['command']}`. "
         f"{result['note']}\n",
-        "| after | best validation ELBO, nats |",
+        f"| after | best validation {said}, nats |",
         "|---|---|",
     ]
     lines += [
-        f"| {m} minutes ({at['epoch']} epochs) | {at['valid_elbo']:.2f} |"
-        for m, at in training["at_minutes"].items()
-        if at
+        f"| {m} minutes ({at['epoch']} epochs) | {at[name]:.2f} |" for m, at in training["at_minutes"].items() if at
     ]
-    lines.append(f"| the end ({training['minutes']:.1f} minutes) | {training['best_valid_elbo']:.2f} |")
+    lines.append(f"| the end ({training['minutes']:.1f} minutes) | {training[f'best_{name}']:.2f} |")
     lines += ["", "| test score, all data | nats | bits/dim | kind |", "|---|---|---|---|"]
     for score in result["scores"]:
         how = (
             score["estimator"] if score["particles"] == 1 else f"{score['estimator']}, {score['particles']:,} particles"
         )
         nats = f"{score['nats']:.2f} ± {score['stderr']:.2f}"
-        lines.append(f"| {how} | {nats} | {score['bits_per_dim']:.4f} | {score['kind'].replace('_', ' ')} |")
+        bits = score["bits_per_dim"]
+        bits = "" if bits is None else f"{bits:.4f}"
+        lines.append(f"| {how} | {nats} | {bits} | {score['kind'].replace('_', ' ')} |")
     return "\n".join(lines) + "\n"
 
 
