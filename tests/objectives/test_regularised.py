@@ -7,29 +7,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from tests.objectives.linear import Linear
+from torch import Tensor
 
 from jensen.conditionals.priors import Normal
 from jensen.core import Joint, Model
 from jensen.data import Schema
-from jensen.distributions import DiagonalNormal
 from jensen.distributions.multivariate import FullNormal
 from jensen.objectives import Terms
 from jensen.objectives.moments import code_covariance
 from jensen.objectives.schedules import Rise
 from jensen.registry import build, find, names
-
-
-class Linear(nn.Module):
-    """N(A x, diag s²)."""
-
-    def __init__(self, matrix: list[list[float]], scale: list[float]):
-        super().__init__()
-        self.matrix = nn.Parameter(torch.tensor(matrix, dtype=torch.float64))
-        self.scale = nn.Parameter(torch.tensor(scale, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> DiagonalNormal:
-        return DiagonalNormal(x @ self.matrix.mT, self.scale)
 
 
 def linear_model(objective: str, **settings) -> Model:

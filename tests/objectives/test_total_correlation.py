@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from tests.objectives.linear import Linear
 from torch import Tensor, nn
 
 from jensen.conditionals.priors import Normal
@@ -24,18 +25,6 @@ from jensen.training.trainer import Trainer
 
 MEANS = torch.tensor([[0.0, 0.3], [1.0, 1.2], [-1.0, -0.5], [0.4, -1.0]], dtype=torch.float64)
 SCALES = torch.tensor([[0.5, 0.9], [0.4, 0.6], [1.1, 0.5], [0.7, 0.3]], dtype=torch.float64)
-
-
-class Linear(nn.Module):
-    """N(A x, diag s²)."""
-
-    def __init__(self, matrix: list[list[float]], scale: list[float]):
-        super().__init__()
-        self.matrix = nn.Parameter(torch.tensor(matrix, dtype=torch.float64))
-        self.scale = nn.Parameter(torch.tensor(scale, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> DiagonalNormal:
-        return DiagonalNormal(x @ self.matrix.mT, self.scale)
 
 
 def linear_model(objective: str, **settings) -> Model:
