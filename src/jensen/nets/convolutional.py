@@ -44,7 +44,8 @@ def conv(
 ) -> Stack:
     """Strided convolutions down from a picture, transposed or resize-convolutions up to one.
 
-    Between picture and picture there is no dense layer.
+    Between picture and picture there is no dense layer. Where one is the other halved so many times, there are so many
+    stages, the last channels as often as it takes; else all stages lead down and up again.
 
     Settings:
         channels: of the stages, from the largest picture to the smallest; each halves the picture.
@@ -58,6 +59,8 @@ def conv(
     torch.Size([5, 20])
     >>> conv((20,), (3, 13, 7), upsampling="nearest")(torch.zeros(5, 20)).shape
     torch.Size([5, 3, 13, 7])
+    >>> conv((3, 13, 7), (16, 4, 2))(torch.zeros(5, 3, 13, 7)).shape  # two stages, and no dense layer
+    torch.Size([5, 16, 4, 2])
 
     Raises `ConfigError` where neither side is a picture `(C, H, W)`.
     """
@@ -72,7 +75,7 @@ def conv(
     def up(n: int, m: int, size: Size2) -> list[nn.Module]:
         return [*double(n, m, size, upsampling), *after(m)]
 
-    return _hourglass("conv", inputs, outputs, channels, hidden, activation, down, up)
+    return _hourglass("conv", inputs, outputs, channels, hidden, activation, down, after, up)
 
 
 @component(
@@ -117,7 +120,7 @@ def resconv(
     def up(n: int, m: int, size: Size2) -> list[nn.Module]:
         return [*double(n, m, size, upsampling), *residuals(m)]
 
-    return _hourglass("resconv", inputs, outputs, channels, hidden, activation, down, up)
+    return _hourglass("resconv", inputs, outputs, channels, hidden, activation, down, residuals, up)
 
 
 class ResidualConv(nn.Module):
@@ -173,12 +176,13 @@ def _hourglass(
     hidden: int,
     activation: Activation,
     down: Callable[[int, int, Size2], list[nn.Module]],
+    stay: Callable[[int], list[nn.Module]],
     up: Callable[[int, int, Size2], list[nn.Module]],
 ) -> Stack:
     """Stages down where the input is a picture, a middle, and stages up where the output is one.
 
-    `down(n, m, size)` takes n channels at `size` to m at half of it; `up(n, m, size)` takes n channels at
-    half of `size` to m at `size`.
+    `down(n, m, size)` takes n channels at `size` to m at half of it; `stay(n)` keeps n channels at their size;
+    `up(n, m, size)` takes n channels at half of `size` to m at `size`.
     """
     from_picture, to_picture = len(inputs) == 3, len(outputs) == 3
     if not from_picture and not to_picture:
@@ -188,6 +192,15 @@ def _hourglass(
         )
     if not channels:
         raise ConfigError(f"network {name!r}: channels: expected one or more, got []")
+    if from_picture and to_picture and inputs[1:] != outputs[1:]:
+        stages = _stages(inputs, outputs)
+        if stages:
+            return _one_way(inputs, outputs, [channels[min(i, len(channels) - 1)] for i in range(stages)], down)
+        stages = _stages(outputs, inputs)
+        if stages:
+            widths = [channels[min(i, len(channels) - 1)] for i in range(stages)]
+            start = [nn.Conv2d(inputs[0], widths[-1], 3, padding=1), *stay(widths[-1])]
+            return Stack(*start, *_one_way(inputs, outputs, widths, up, rising=True))
 
     layers: list[nn.Module] = []
     middle = inputs
@@ -211,6 +224,31 @@ def _hourglass(
     for (n, m), size in zip(pairwise(ascending), reversed(sizes), strict=True):
         layers += up(n, m, size)
     return Stack(*layers, nn.Conv2d(channels[0], outputs[0], 3, padding=1))
+
+
+def _stages(large: Shape, small: Shape) -> int:
+    """How many times a picture is halved to get to the size of another; 0 where it never is.
+
+    >>> _stages((1, 28, 28), (64, 7, 7)), _stages((1, 28, 28), (64, 5, 7))
+    (2, 0)
+    """
+    sizes = _halves(large, max(large[1:]).bit_length())
+    return sizes.index(small[1:]) if small[1:] in sizes else 0  # pyright: ignore[reportArgumentType]
+
+
+def _one_way(
+    inputs: Shape,
+    outputs: Shape,
+    channels: list[int],
+    step: Callable[[int, int, Size2], list[nn.Module]],
+    rising: bool = False,
+) -> Stack:
+    """Only down, or only up, and a convolution to the output's channels."""
+    *sizes, _ = _halves(outputs if rising else inputs, len(channels))
+    chain = [*reversed(channels), channels[0]] if rising else [inputs[0], *channels]
+    steps = zip(pairwise(chain), reversed(sizes) if rising else sizes, strict=True)
+    layers = [layer for (n, m), size in steps for layer in step(n, m, size)]
+    return Stack(*layers, nn.Conv2d(chain[-1], outputs[0], 3, padding=1))
 
 
 def _dense(inputs: Shape, hidden: int, outputs: Shape, activation: Activation) -> list[nn.Module]:
