@@ -57,6 +57,7 @@ class Stage:
         monitor: what validation measures, higher is better: a name that `validate` logs.
         warmup: the share of training, in [0, 1), during which the loss is not yet the one wanted; early stopping
             waits for its end.
+        share: of --epochs or --minutes that is this stage's; stages share the whole.
     """
 
     phases: tuple[GradientPhase | UpdatePhase, ...]
@@ -64,6 +65,7 @@ class Stage:
     monitor: str = "elbo"
     warmup: float = 0.0
     name: str = "train"
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,17 @@ class Trainer:
         if self.stage.passes is not None:
             at.total_steps = self.stage.passes * self.steps_per_epoch
         elif s.epochs is not None:
-            at.total_steps = s.epochs * self.steps_per_epoch
+            at.total_steps = self._epochs * self.steps_per_epoch
+
+    @property
+    def _epochs(self) -> int:
+        """Of this stage, where their number is given."""
+        return max(1, round(self.stage.share * (self.settings.epochs or 0)))
+
+    @property
+    def _seconds(self) -> float:
+        """That this stage may take, where a time is given."""
+        return self.stage.share * 60 * (self.settings.minutes or 0)
 
     def _epoch(self) -> None:
         at, s = self.at, self.settings
@@ -391,7 +401,7 @@ class Trainer:
         if at.total_steps is not None:
             return min(1.0, at.stage_step / at.total_steps)
         if s.minutes is not None:
-            return min(1.0, self._elapsed / (60 * s.minutes))
+            return min(1.0, self._elapsed / self._seconds)
         nominal = max(OPEN_ENDED_STEPS, OPEN_ENDED_EPOCHS * self.steps_per_epoch)
         return min(1.0, at.stage_step / min(nominal, s.max_epochs * self.steps_per_epoch))  # a warm-up always ends
 
@@ -411,7 +421,7 @@ class Trainer:
 
     def _calibrate(self, elapsed: float) -> None:
         """Fix the number of steps from the speed so far, validation included; from then on only steps count."""
-        at, budget = self.at, 60 * (self.settings.minutes or 0)
+        at, budget = self.at, self._seconds
         at_least = min(20, self.steps_per_epoch)
         if at.stage_step < at_least or elapsed < min(10.0, 0.05 * budget):
             return
@@ -649,12 +659,12 @@ class Trainer:
         if self.stage.passes is not None:
             return
         if s.epochs is not None:
-            at.total_steps = s.epochs * self.steps_per_epoch
+            at.total_steps = self._epochs * self.steps_per_epoch
         elif s.minutes is not None and s.minutes != minutes:
             at.total_steps = None  # measured anew
         else:
             return
-        fixed, budget = at.total_steps, 60 * (s.minutes or 0)
+        fixed, budget = at.total_steps, self._seconds
         more = fixed > at.stage_step if fixed is not None else budget > self._elapsed
         at.done = at.done and not more
 
