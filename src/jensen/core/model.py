@@ -101,6 +101,12 @@ class Model(nn.Module):
         return [f.name for f in self.q if f.name in used and not self.is_noisy(f.name)]
 
     @property
+    def codes(self) -> list[str]:
+        """Variables that p has a density of and q a function of the data, in q's order: log q = 0."""
+        given = [f.name for f in self.q if f.deterministic and f.name in self.p]
+        return [name for name in given if not self.p[name].deterministic]
+
+    @property
     def inverted(self) -> list[str]:
         """Where q infers nothing: variables that are the datum, or it with noise, and that p maps to its base exactly.
 
@@ -158,8 +164,7 @@ class Model(nn.Module):
         if any(getattr(module, "estimates_density", False) for module in self.modules()):
             return ESTIMATE
         drawn = [f for f in self.q if not f.deterministic]
-        codes = [f for f in self.q if f.deterministic and f.name in self.p and not self.p[f.name].deterministic]
-        exact = not codes and all(getattr(f.module, "exact_posterior", False) for f in drawn)
+        exact = not self.codes and all(getattr(f.module, "exact_posterior", False) for f in drawn)
         return EXACT if exact else LOWER_BOUND
 
     def _no_likelihood(self) -> str:
@@ -196,7 +201,7 @@ class Model(nn.Module):
         continuous = any(not _is_discrete(self.q[name].module) for name in inferred)
         if measure != "counting" or likelihood is None:
             lossless = "no"
-        elif inferred or self.hidden:  # noise too: the bits that choose it come back
+        elif self.hidden:  # noise too: the bits that choose it come back
             lossless = "with bits-back"
         else:
             lossless = "yes"
@@ -206,7 +211,7 @@ class Model(nn.Module):
             sample=sample,
             sequential_steps=sum(getattr(f.module, "sequential_steps", 1) for f in self.p),
             encode=bool(inferred or self.inverted),
-            lossy="yes" if continuous else "no",  # an exact code is as large as the datum
+            lossy="yes" if continuous or self.codes else "no",  # an exact code is as large as the datum
             lossless=lossless,
         )
 

@@ -76,7 +76,7 @@ def score(
     if estimator == "auto":
         only_noise = bool(run.model.hidden) and all(map(run.model.is_noisy, run.model.hidden))
         auto = {EXACT: "exact", ESTIMATE: "trace"}
-        estimator = auto.get(likelihood or "", "elbo" if only_noise else "iw")
+        estimator = auto.get(likelihood or "", "elbo" if only_noise or not run.model.hidden else "iw")
     if estimator not in ESTIMATORS:
         raise ConfigError(f"--estimator: {estimator!r} is not an estimator{did_you_mean(estimator, ESTIMATORS)}")
     if (estimator == "trace") != (likelihood == ESTIMATE):
@@ -85,12 +85,15 @@ def score(
         raise CapabilityError(f"the trace of {run.spec['model']} is {which}; use --estimator {other}")
     if estimator == "exact" and likelihood != EXACT:
         raise CapabilityError(f"{run.spec['model']} has no exact likelihood, only a lower bound; use --estimator iw")
-    if estimator not in ("exact", "trace") and not run.model.hidden:
-        raise CapabilityError(f"{estimator} averages over hidden variables; {run.spec['model']} has none: use exact")
+    codes, without = run.model.codes, ("exact", "trace", *(("elbo", "prior") if run.model.codes else ()))
+    if estimator not in without and not run.model.hidden:
+        why = f"has only codes, which are functions of the data: use {'elbo' if codes else 'exact'}"
+        why = why if codes else "has none: use exact"
+        raise CapabilityError(f"{estimator} averages over hidden variables; {run.spec['model']} {why}")
     k = particles if particles is not None else DEFAULT_PARTICLES[estimator]
     if k < 1:
         raise ConfigError(f"--particles: expected >= 1, got {k}")
-    k = 1 if estimator == "exact" else k
+    k = 1 if estimator == "exact" or (estimator == "elbo" and not run.model.hidden) else k
     if refine < 0 or (refine and estimator not in REFINABLE):
         told = "expected >= 0" if refine < 0 else f"it changes q, of which --estimator {estimator} makes no use"
         raise ConfigError(f"--refine: {told}, got {refine}")

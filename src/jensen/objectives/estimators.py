@@ -67,7 +67,9 @@ def exact(model: Model, observed: Observed, particles: int = 1, rows: int = ROWS
 
 @torch.no_grad()
 def elbo(model: Model, observed: Observed, particles: int = 1, rows: int = ROWS["cpu"]) -> Estimate:
-    """The evidence lower bound, mean over K draws of log w."""
+    """The evidence lower bound, mean over K draws of log w; one walk where q draws nothing."""
+    if not model.hidden:
+        return exact(model, observed, 1, rows)
     moments = None
     for log_w in _log_weights(lambda o, k: model.evidence(o, k).log_w, observed, particles, rows):
         moments = moments or _Moments(log_w[0])
