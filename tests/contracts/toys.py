@@ -35,14 +35,18 @@ DATA: dict[str, tuple[Schema, np.ndarray]] = {
 
 
 SMALL: dict[str, tuple[Any, ...]] = {  # where a model or a part has a setting of that name and type
-    "latents": (2,),
+    "latents": (2, [3, 2]),
     "hidden": ([8, 8], 16),
     "components": (2,),
     "width": (16,),
     "skip": (8,),
     "layers": (2, [6, 4]),
     "channels": ([8, 8], 8),
+    "middle": (4,),
     "features": (8,),
+    "codes": (4,),
+    "levels": ([2, 3],),
+    "halvings": (0,),
 }
 
 

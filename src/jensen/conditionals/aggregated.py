@@ -57,11 +57,11 @@ class Aggregated(nn.Module):
             self.logits = nn.Parameter(torch.zeros(components))
         else:
             self.register_buffer("logits", torch.zeros(components), persistent=False)
-        self._q: tuple[nn.Module, Support] | None = None  # in a tuple: it is q's, and no part of p
+        self._q: tuple[nn.Module, Support, nn.Module | None] | None = None  # in a tuple: it is q's, and no part of p
         self._cached: tuple[Any, Distribution] | None = None
 
-    def take(self, posterior: nn.Module, support: Support) -> None:
-        """Be made of q(z | x), for data of that support.
+    def take(self, posterior: nn.Module, support: Support, view: nn.Module | None = None) -> None:
+        """Be made of q(z | x), for data of that support; or of q(z | v(x)), the support being that of views v(x).
 
         Raises:
             ConfigError: the data are symbols, between which nothing can be learned; or q stands on conditions too.
@@ -70,7 +70,7 @@ class Aggregated(nn.Module):
             raise ConfigError("prior: it is made of q(z | x), and here q depends on what is given, too")
         if support.kind == "symbol" and self.learned:
             raise ConfigError("prior: symbols cannot be learned as pseudo-inputs; take prior=aggregated")
-        self._q = posterior, support
+        self._q = posterior, support, view
         inputs = torch.zeros(self.components, *support.shape)
         if self.learned:
             self.inputs = nn.Parameter(inputs)
@@ -80,6 +80,8 @@ class Aggregated(nn.Module):
     @torch.no_grad()
     def initialize_from(self, x: Tensor) -> None:
         """Let the u_k start from data x, (n, *event): rows of it chosen at random, or near its mean."""
+        if self._q is not None and self._q[2] is not None:
+            x = self._q[2](x)
         if self.start == "data":
             chosen = torch.randperm(len(x))[torch.arange(self.components) % len(x)]
             start = x[chosen.to(x.device)].to(self.inputs)
@@ -103,7 +105,7 @@ class Aggregated(nn.Module):
     def _posteriors(self) -> Any:
         """q(z | u_k) for all k, of batch shape (K,)."""
         assert self._q is not None
-        posterior, support = self._q
+        posterior, support, _ = self._q
         return posterior(within(self.inputs, support) if self.learned else self.inputs)
 
     @property
@@ -123,10 +125,19 @@ def within(x: Tensor, support: Support) -> Tensor:
     return F.relu(x) if support.kind == "count" else x
 
 
-def completed(prior: nn.Module, posterior: nn.Module, support: Support) -> nn.Module:
-    """A prior as it is; one that is made of the posterior q(z | x) takes it."""
+def completed(
+    prior: nn.Module, posterior: nn.Module, support: Support, view: nn.Module | None = None
+) -> nn.Module:
+    """A prior as it is; one that is made of the posterior q(z | x), or q(z | v(x)), takes it."""
     if isinstance(prior, Aggregated):
-        prior.take(posterior, support)
+        prior.take(posterior, support, view)
+    return prior
+
+
+def alone(prior: nn.Module, reason: str) -> nn.Module:
+    """A prior as it is, which must not be made of q(z | x). Raises `ConfigError` with the reason where it is."""
+    if getattr(prior, "needs_posterior", False):
+        raise ConfigError(f"prior: it is made of q(z | x), and {reason}")
     return prior
 
 

@@ -105,12 +105,24 @@ def encoding(network: Build, support: Support, head: Head, context: nn.Module | 
     Raises:
         ConfigError: the data are symbols, and something is given or the network takes numbers.
     """
+    seeing, join = reading(network, support, head.parameter_shape, context)
+    return Amortized(seeing, head, join)
+
+
+def reading(
+    network: Build, support: Support, outputs: tuple[int, ...], context: nn.Module | None = None
+) -> tuple[nn.Module, nn.Module | None]:
+    """A network of data of that support, and what joins them with a context, if there is one.
+
+    Raises:
+        ConfigError: the data are symbols, and something is given or the network takes numbers.
+    """
     if context is None:
-        return Amortized(rescaled(network(support.shape, head.parameter_shape), support), head)
+        return rescaled(network(support.shape, outputs), support), None
     if support.kind == "symbol":
         raise ConfigError("given: an encoder of texts takes no conditions")
     join = Beside(context, Rescale(support.levels or 256) if support.kind == "levels" else None)
-    return Amortized(network(join.shape(support.shape), head.parameter_shape), head, join)
+    return network(join.shape(support.shape), outputs), join
 
 
 def decoding(network: Build, z: tuple[int, ...], head: Head, context: nn.Module | None = None) -> Amortized:

@@ -72,18 +72,32 @@ class Model(nn.Module):
             if hasattr(factor.module, "initialize_from"):
                 factor.module.initialize_from(batch[self.data])  # pyright: ignore[reportCallIssue]
         starting = [f for f in [*self.p, *self.q] if hasattr(f.module, "initialize")]
-        values: Mapping[str, Tensor] = batch
+        data = self._functions_of(batch)
+        values: Mapping[str, Tensor] = data
         if any(self.is_noisy(f.name) for f in starting):
             with torch.no_grad():
                 values = self.evidence(batch).values
         for factor in starting:
-            if factor.name in batch or self.is_noisy(factor.name):
+            if factor.name in data or self.is_noisy(factor.name):
                 parents = [values[name] for name in factor.parents if name in values]
                 factor.module.initialize(values[factor.name], *parents)  # pyright: ignore[reportCallIssue]
+
+    def _functions_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A batch, with what q computes of it without anything learned: views of the data."""
+        values = dict(batch)
+        for factor in self.q:
+            learned = [*factor.module.parameters(), *factor.module.buffers()]
+            if factor.deterministic and not learned and all(parent in values for parent in factor.parents):
+                values[factor.name] = factor.module(*(values[parent] for parent in factor.parents))
+        return values
 
     def is_noisy(self, name: str) -> bool:
         """Whether a variable is the datum x with noise in [0, 1) added: q dequantises it."""
         return name in self.q and getattr(self.q[name].module, "dequantizes", False)
+
+    def is_noise(self, name: str) -> bool:
+        """Whether what q draws represents nothing, being the datum with noise, dequantised or by a law of its own."""
+        return self.is_noisy(name) or (name in self.q and getattr(self.q[name].module, "is_noise", False))
 
     def evidence(self, observed: Mapping[str, Tensor | Observed], particles: int = 1, paths: bool = True) -> Evidence:
         """Walk (p, q); `observed` by name, (B, *event). See `jensen.core.evidence.evidence`."""
@@ -96,9 +110,13 @@ class Model(nn.Module):
 
     @property
     def inferred(self) -> list[str]:
-        """The representation that q gives and p uses, in q's order; noise added to the datum is none."""
-        used = {*self.p.names, *(parent for f in self.p for parent in f.parents)}
-        return [f.name for f in self.q if f.name in used and not self.is_noisy(f.name)]
+        """The representation that q gives and p uses, in q's order.
+
+        Noise added to the datum is none, nor is what p computes itself of the rest.
+        """
+        computed = {f.name for f in self.p if f.deterministic}
+        used = {*self.p.names, *(parent for f in self.p for parent in f.parents)} - computed
+        return [f.name for f in self.q if f.name in used and not self.is_noise(f.name)]
 
     @property
     def codes(self) -> list[str]:

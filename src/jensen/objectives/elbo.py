@@ -48,6 +48,7 @@ def elbo(
     warmup: Share = 0.1,
     cycles: Count = 1,
     free_bits: Annotated[float, Field(ge=0)] = 0.0,
+    free_bits_each: Literal["dimension", "layer"] = "dimension",
     baseline: Literal["auto", "none", "running", "learned", "leave-one-out"] = "auto",
 ) -> Objective:
     """Maximise the evidence lower bound.
@@ -62,8 +63,8 @@ def elbo(
             arXiv:1511.06349; Sønderby et al. 2016, arXiv:1602.02282); below its end the loss is no bound.
         cycles: of equal length, that training is divided into; in each the weight rises anew. Fu et al. 2019
             (arXiv:1903.10145) have 4 with a warm-up of 0.5.
-        free_bits: nats of KL per latent dimension, averaged over the batch, that cost nothing (Kingma et al. 2016,
-            arXiv:1606.04934).
+        free_bits: nats of KL, averaged over the batch, that cost nothing (Kingma et al. 2016, arXiv:1606.04934).
+        free_bits_each: whether each latent dimension has so many, or each layer of a hierarchy as a whole.
         baseline: of the score-function gradient of what is drawn without one of its own, as discrete variables are:
             what is subtracted from the bound of a draw. "auto" is leave-one-out where samples are 2 or more, else
             running; "learned" looks at the datum, averaged down to 64 numbers.
@@ -71,7 +72,7 @@ def elbo(
     if baseline == "leave-one-out" and samples < 2:
         raise ConfigError("objective.baseline: leave-one-out compares draws; it needs objective.samples=2 or more")
     stl = kl == "sticking-the-landing"
-    if stl and free_bits:
+    if stl and free_bits and free_bits_each == "dimension":
         raise ConfigError("objective.free_bits: needs the KL per dimension in closed form, and objective.kl has none")
     rise = Rise(warmup, cycles)
     expected = _baseline(("leave-one-out" if samples > 1 else "running") if baseline == "auto" else baseline)
@@ -86,7 +87,10 @@ def elbo(
         for name, divergence in divergences.items():
             bound = bound - divergence
             if weight != 1.0 or free_bits:
-                cost = _spared(e, name, free_bits, batch) if free_bits else divergence
+                cost = divergence
+                if free_bits:
+                    terms = divergence.unsqueeze(1) if free_bits_each == "layer" else _by_dimension(e, name)
+                    cost = _spared(terms, free_bits, batch)
                 objective = objective - weight * cost
         plain = weight == 1.0 and not free_bits
         total = weighted_mean(bound if plain else objective, batch)
@@ -137,12 +141,19 @@ def _path_divergence(e: Evidence) -> dict[str, Tensor]:
     return {name: (e.log_q_stopped(name) - e.log_p[name]).mean(0)}
 
 
-def _spared(e: Evidence, name: str, free_bits: float, batch: Batch) -> Tensor:
-    """The KL with each dimension's batch mean raised to at least `free_bits`, (B,)."""
+def _by_dimension(e: Evidence, name: str) -> Tensor:
+    """The KL of each dimension, (B, D)."""
     terms = e.kl_terms(name)
     if terms is None:
-        raise ConfigError(f"objective.free_bits: no closed-form KL per dimension is known for {name!r}; use 0")
-    terms = terms.flatten(1)  # (B, D)
+        raise ConfigError(
+            f"objective.free_bits: no closed-form KL per dimension is known for {name!r}; "
+            "use 0, or objective.free_bits_each=layer"
+        )
+    return terms.flatten(1)
+
+
+def _spared(terms: Tensor, free_bits: float, batch: Batch) -> Tensor:
+    """The sum of KL terms, (B, D) to (B,), the batch mean of each raised to at least `free_bits`."""
     weight = batch.get("weight")
     mean = terms.mean(0) if weight is None else (terms * weight[:, None]).sum(0) / weight.sum()
     return torch.where(mean > free_bits, terms, free_bits).sum(1)

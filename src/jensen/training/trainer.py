@@ -23,7 +23,7 @@ from jensen.conditionals.amortized import set_precision
 from jensen.core import Model, seeded
 from jensen.data.dataset import TensorSplit
 from jensen.errors import ConfigError, IntegrityError, JensenError, ResourceError, TrainingError
-from jensen.objectives import GradientPhase, Objective, Stage, UpdatePhase
+from jensen.objectives import GradientPhase, Objective, Stage, Terms, UpdatePhase
 from jensen.training.adam import LeanAdam
 from jensen.training.folder import Folder, load_tensors, save_tensors
 from jensen.training.settings import Settings
@@ -35,6 +35,7 @@ LEAST_VALIDATIONS = 20  # in a run whose length is known
 AVERAGE_EVERY = 10  # steps between updates of the averaged weights: as good as every step, at a tenth of the cost
 OPEN_ENDED_EPOCHS, OPEN_ENDED_STEPS = 100, 3000  # progress without a budget is measured against these
 LEAST_PATIENCE_STEPS = 500
+STORM = 100  # steps left out in a row that end training: it has lost its way
 DROPS = 1  # times that the learning rate is cut before training without a budget ends
 
 
@@ -51,6 +52,7 @@ class Position:
     best: float | None = None
     best_step: int = 0
     drops: int = 0
+    skipped: int = 0  # steps left out since the last one taken
     patience_step: int = 0
     seconds: float = 0.0
     done: bool = False
@@ -191,7 +193,7 @@ class Trainer:
         ]
         gradient = any(isinstance(phase, GradientPhase) for phase in self.stage.phases)
         self.average = [p.detach().clone() for p in self.model.parameters()] if s.average and gradient else None
-        at.epoch = at.batch = at.stage_step = at.best_step = at.drops = at.patience_step = 0
+        at.epoch = at.batch = at.stage_step = at.best_step = at.drops = at.skipped = at.patience_step = 0
         at.best, at.calibration_seconds = None, 0.0
         at.total_steps, self._elapsed, self.best = None, 0.0, None
         if self.stage.passes is not None:
@@ -312,28 +314,46 @@ class Trainer:
         try:
             with compiling(s.batch_size if s.compile else None):
                 terms = phase.loss(self.model, batch, progress)
-            if self.device.type == "cpu" and not math.isfinite(terms.loss.item()):
+            if not s.skip and self.device.type == "cpu" and not math.isfinite(terms.loss.item()):
                 self._not_finite(terms.logged, terms.loss)
             optimizer.zero_grad(set_to_none=True)
             loss = terms.loss  # a weighted mean over the batch: what a batch counts follows from its rows' weights
             if "weight" in batch:
                 loss = loss * (batch["weight"].mean() / self._mean_weight)
             loss.backward()
-            if s.clip:
-                norm = nn.utils.clip_grad_norm_(list(phase.parameters(self.model)), s.clip)
-                terms.logged["gradient_norm"] = norm.detach()
+            if s.clip or s.skip:
+                norm = nn.utils.clip_grad_norm_(list(phase.parameters(self.model)), s.clip or math.inf).detach()
+                terms.logged["gradient_norm"] = norm
+                if s.skip and self._left_out(norm, terms):
+                    return
             optimizer.update() if isinstance(optimizer, LeanAdam) else optimizer.step()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
             raise _out_of_memory(e, s.batch_size) or e from None
-        share = self._share(batch)
-        for name, value in terms.logged.items():
-            value = value if share == 1.0 else share * value
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0.0) + share
+        self._count(terms.logged, self._share(batch))
         if self.device.type != "cpu" and self.at.step % 50 == 49:  # one wait for the device in fifty steps
             for name, value in self.sums.items():
                 if not math.isfinite(value.item()):
                     self._not_finite({name: value}, terms.loss)
+
+    def _left_out(self, norm: Tensor, terms: Terms) -> bool:
+        """Whether a step is to be left out for its gradient; counted in the log as the share `skipped`."""
+        taken = math.isfinite(terms.loss.item()) and norm.item() <= self.settings.skip
+        self.at.skipped = 0 if taken else self.at.skipped + 1
+        self._count({"skipped": torch.tensor(0.0 if taken else 1.0)}, 1.0)
+        if self.at.skipped >= STORM:
+            raise TrainingError(
+                f"epoch {self.at.epoch + 1}, step {self.at.step + 1}: {STORM} steps in a row were left out; the last had "
+                f"a loss of {terms.loss.item():.4g} and a gradient norm of {norm.item():.4g}, and train.skip is "
+                f"{self.settings.skip:g}{self._keep_last_good()}. Try a lower --lr, train.clip, or a higher train.skip"
+            )
+        return not taken
+
+    def _count(self, logged: dict[str, Tensor], share: float) -> None:
+        """Add what a batch logged to the means of the log."""
+        for name, value in logged.items():
+            value = value if share == 1.0 else share * value
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0.0) + share
 
     def _share(self, batch: dict[str, Tensor]) -> float:
         """What a batch's mean counts in an average over batches: its size, or the weight of its rows."""
