@@ -1,0 +1,104 @@
+"""Very deep variational autoencoder: tens of stochastic layers from the top down, over pictures of many sizes.
+
+    p(x, z) = p(z_T) Π_t p(z_t | h_t) p(x | h_0)        h_{t−1} = block(h_t + V_t z_t)
+    q(z | x) = q(z_T | x) Π_t q(z_t | h_t, d_s(x))
+
+The state h_t holds all layers above and is computed once for p and q; d_s(x) is what the way up gives at the size of the
+picture at which z_t stands. Every KL term is in closed form given the layers above.
+
+Child, "Very deep VAEs generalize autoregressive models and can outperform them on images", 2021, arXiv:2011.10650.
+Vahdat and Kautz, "NVAE: a deep hierarchical variational autoencoder", 2020, arXiv:2007.03898.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from jensen.conditionals.aggregated import completed
+from jensen.conditionals.amortized import Amortized, Rescale
+from jensen.conditionals.heads import Support
+from jensen.conditionals.hierarchy import Joined, Node, Sizes, Through, on
+from jensen.conditionals.posteriors import diagonal
+from jensen.core import Joint, Model
+from jensen.data.schema import Schema
+from jensen.nets.bottleneck import Bottleneck, Halved, StateAfter, entrance, exit_, sizes
+from jensen.registry import Likelihood, Objective, Prior, model
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@model("very-deep", paper="Child 2021, arXiv:2011.10650")
+def very_deep(
+    schema: Schema,
+    *,
+    layers: Sizes = [4, 6, 6, 4],
+    latents: Count = 8,
+    channels: Count = 64,
+    middle: Count = 32,
+    light: bool = False,
+    prior: Prior = "normal",
+    likelihood: Likelihood = "auto",
+    objective: Objective = "elbo",
+) -> Model:
+    """Very deep VAE: residual blocks from the top down over many sizes of the picture, a stochastic layer in each.
+
+    Settings:
+        layers: stochastic layers at each size of the picture, from its own on; each size is half the one before.
+        latents: channels of each z_t.
+        channels: of the states h and d.
+        middle: channels inside a residual block.
+        light: keep less for the backward pass and compute it again, which takes less memory and more time.
+        prior: p(z_T), over the smallest picture.
+        likelihood: the family of p(x | z); "auto" follows the data.
+        objective: what training maximises.
+    """
+    support = Support.of(schema)
+    head, places, depth = likelihood(support), sizes(support.shape, len(layers)), sum(layers)
+    scales = [s for s, count in enumerate(layers) for _ in range(count)]  # of z_1, z_2, ...
+
+    def block(size: tuple[int, int]) -> Bottleneck:
+        return Bottleneck(channels, middle, size, depth, light)
+
+    def normal(size: tuple[int, int], inputs: int) -> Amortized:
+        """A normal density of z, given a picture of so many channels; it starts as N(0, I)."""
+        z = diagonal((latents, *size))
+        output = nn.Conv2d(channels, z.parameter_shape[0], 1)
+        nn.init.zeros_(output.weight)
+        nn.init.zeros_(output.bias)  # pyright: ignore[reportArgumentType]
+        first = [nn.Conv2d(inputs, channels, 1)] if inputs != channels else []
+        network = nn.Sequential(*first, block(size), nn.SiLU(), output)
+        return Amortized(network, z, Joined() if inputs != channels else None)
+
+    p: dict[str, nn.Module] = {}
+    q: dict[str, nn.Module] = {}
+    up: list[nn.Module] = []
+    for s, (size, count) in enumerate(zip(places, layers, strict=True)):
+        start = [Halved()] if s else [*rescaling(support), *entrance(support.shape, channels, size)]
+        up.append(Node(nn.Sequential(*start, *(block(size) for _ in range(max(1, count // 2))))))
+        q[on(f"d{s}", f"d{s - 1}" if s else "x")] = up[-1]
+
+    for t in range(depth, 0, -1):
+        size, d = places[scales[t - 1]], f"d{scales[t - 1]}"
+        z, h = f"z{t}", f"h{t}"
+        if t == depth:
+            q[on(z, d)] = normal(size, channels)
+            p[z] = completed(prior((latents, *size)), Through([*up, q[on(z, d)]]), support)
+        else:
+            q[on(z, h, d)], p[on(z, h)] = normal(size, 2 * channels), normal(size, channels)
+        project = nn.Conv2d(latents, channels, 1)
+        with torch.no_grad():
+            project.weight.mul_(1 / math.sqrt(depth))
+        after = Node(StateAfter(project, block(size), places[scales[t - 2]] if t > 1 else size))
+        parents = (z,) if t == depth else (z, h)
+        q[on(f"h{t - 1}", *parents)] = p[on(f"h{t - 1}", *parents)] = after
+    p[on("x", "h0")] = Amortized(exit_(channels, head.parameter_shape, places[0]), head)
+    del q[on("h0", *(("z1",) if depth == 1 else ("z1", "h1")))]  # p alone needs it
+    return Model(Joint(p), Joint(q), objective())
+
+
+def rescaling(support: Support) -> list[nn.Module]:
+    """Levels to −1..1; all else is of order one already."""
+    return [Rescale(support.levels or 256)] if support.kind == "levels" else []
