@@ -42,6 +42,7 @@ Objective = Annotated[Any, Role("objective")]
 FlowSlot = Annotated[Any, Role("flow")]
 Dequantizer = Annotated[Any, Role("dequantizer")]
 CausalSlot = Annotated[Any, Role("causal")]
+QuantizerSlot = Annotated[Any, Role("quantizer")]
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Choice:
 
 _components: dict[tuple[str, str], Component] = {}
 MODEL = "model"
-SLOTS = ("network", "likelihood", "prior", "posterior", "flow", "causal", "dequantizer", "objective")
+SLOTS = ("network", "likelihood", "prior", "posterior", "flow", "causal", "dequantizer", "quantizer", "objective")
 """Roles of what fills a slot."""
 
 

@@ -52,6 +52,8 @@ def pixelcnn(
     """
     if len(support.shape) != 3:
         raise ConfigError(f"pixelcnn: expected pictures (C, H, W), got data of shape {support.shape}")
+    if support.kind == "symbol" and support.shape[0] != 1:
+        raise ConfigError(f"pixelcnn: expected one symbol a pixel, got {support.shape[0]}")
     return PixelCNN(
         support.shape,
         per_element,
@@ -64,4 +66,5 @@ def pixelcnn(
         dropout=dropout,
         middle=support.middle,
         unit=support.unit,
+        symbols=support.levels if support.kind == "symbol" else None,
     )

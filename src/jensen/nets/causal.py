@@ -58,6 +58,24 @@ class Causal(nn.Module):
     def set_output_bias(self, bias: Tensor) -> None:
         """Let the parameters be around these, `(P, D)`, before any training."""
 
+    @property
+    def last(self) -> Any:
+        """The layer that gives the parameters."""
+        raise NotImplementedError
+
+    local: int | None = None
+    """How many of the C numbers of the context each position has of its own; None where no network of this kind can.
+
+    The context is then (N, C − local + local · positions), those of the positions last, channel by channel; a picture has a
+    position a pixel.
+    """
+
+    def widen(self, context: Tensor, positions: int) -> Tensor:
+        """A context with what each position has of its own, (N, C, positions)."""
+        local = self.local or 0
+        shared, own = context.split([context.shape[1] - local * positions, local * positions], 1)
+        return torch.cat([shared.unsqueeze(2).expand(-1, -1, positions), own.unflatten(1, (local, positions))], 1)
+
     orderings = 1
     """M, orders in which the network can work; `use` chooses one."""
 
@@ -144,6 +162,8 @@ class SequenceNet(Causal):
         hidden_share: of the elements that training hides, each at random, from those after it.
     """
 
+    local = 0
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -174,14 +194,13 @@ class SequenceNet(Causal):
         if self.positions is not None:
             h = h + self.positions[: h.shape[1]]
         if self.context is not None:
-            assert context is not None
-            h = h + self.context(context).unsqueeze(1)
+            h = h + self._given(context)[:, : h.shape[1]]
         y = self.output(self.core(h))  # (N, D, P)
         return y.mT.index_select(2, self.order.argsort()) if len(self.shape) == 3 else y.mT
 
     def walk(self, rows: int, context: Tensor | None = None) -> Step:
         state, position = self.core.start(rows), 0
-        given = self.context(context) if self.context is not None else None
+        given = self._given(context).expand(-1, self.dims, -1).unbind(1) if self.context is not None else None
 
         def step(x: Tensor | None) -> Tensor:
             nonlocal position
@@ -189,11 +208,26 @@ class SequenceNet(Causal):
             if self.positions is not None:
                 h = h + self.positions[position]
             if given is not None:
-                h = h + given
+                h = h + given[position]
             position += 1
             return self.output(self.core.step(h, state))
 
         return step
+
+    def _given(self, context: Tensor | None) -> Tensor:
+        """What the context adds at each position, (N, D, H), or at all, (N, 1, H)."""
+        assert context is not None
+        assert self.context is not None
+        if not self.local:
+            return self.context(context).unsqueeze(1)
+        own = self.widen(
+            context, self.dims // self.shape[0] if len(self.shape) == 3 else self.dims
+        ).mT  # (N, pixels, C)
+        return self.context(own).repeat_interleave(self.dims // own.shape[1], 1)
+
+    @property
+    def last(self) -> nn.Module:
+        return self.output
 
     def set_output_bias(self, bias: Tensor) -> None:
         self.output.bias.copy_(bias.mean(1))

@@ -34,7 +34,10 @@ class PixelCNN(Causal):
         hidden: units of the perceptron of a pixel.
         context: C, 0 for none; every layer sees it.
         middle, unit: x enters as (x − middle) / unit.
+        symbols: how many there are, where x, of one channel, are symbols; each then has a vector of its own, `width` long.
     """
+
+    local = 0
 
     def __init__(
         self,
@@ -50,10 +53,12 @@ class PixelCNN(Causal):
         dropout: float = 0.0,
         middle: float = 0.0,
         unit: float = 1.0,
+        symbols: int | None = None,
     ):
         super().__init__(shape, per_element, raster(shape))
         self.width, self.middle, self.unit = width, middle, unit
-        seen = shape[0] + 1  # a plane of ones tells the picture from the padding around it
+        self.embed = nn.Embedding(symbols, width) if symbols else None
+        seen = (width if symbols else shape[0]) + 1  # a plane of ones tells the picture from the padding around it
         self.layers = nn.ModuleList(
             Layer(seen if i == 0 else width, width, first if i == 0 else kernel, context, strict=i == 0)
             for i in range(layers)
@@ -65,8 +70,9 @@ class PixelCNN(Causal):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         n, (c, height, width) = len(x), self.shape
         v = h = self._planes(x)
+        given = self._given(context)
         for layer in self.layers:
-            v, h = layer(v, h, context)
+            v, h = layer(v, h, given)
             h = self.drop(h)
         pixels = (x.movedim(1, 3).reshape(-1, c) - self.middle) / self.unit
         features = F.elu(h).movedim(1, 3).reshape(-1, self.width)
@@ -75,15 +81,27 @@ class PixelCNN(Causal):
 
     def _planes(self, x: Tensor) -> Tensor:
         """What the first layer sees, (N, C + 1, H, W)."""
-        x = (x - self.middle) / self.unit
+        if self.embed is None:
+            x = (x - self.middle) / self.unit
+        else:
+            x = self.embed(x[:, 0].long()).movedim(3, 1)
         return torch.cat([x, torch.ones_like(x[:, :1])], 1).contiguous(memory_format=torch.channels_last)
 
+    def _given(self, context: Tensor | None) -> Tensor | None:
+        """The context as planes, (N, C, H, W), or (N, C, 1, 1) where it is the same for all pixels."""
+        if context is None or not self.local:
+            return context if context is None else context[:, :, None, None]
+        _, height, width = self.shape
+        return self.widen(context, height * width).unflatten(2, (height, width))
+
     def walk(self, rows: int, context: Tensor | None = None) -> Step:
-        stacks = [_Stack(layer, rows, self.shape, context) for layer in self.layers]  # pyright: ignore
+        given = self._given(context)
+        stacks = [_Stack(layer, rows, self.shape, given) for layer in self.layers]  # pyright: ignore
         channels, _, width = self.shape
         ones = next(self.parameters()).new_ones(rows)
         h = ones.new_empty(rows, self.width)
-        pixel = torch.cat([ones.new_zeros(rows, channels), ones.unsqueeze(1)], 1)  # the one that is being drawn
+        seen = self.layers[0].inputs - 1  # pyright: ignore
+        pixel = torch.cat([ones.new_zeros(rows, seen), ones.unsqueeze(1)], 1)  # the one that is being drawn
         inner = None
         drawn = -1  # elements whose values are known
 
@@ -91,7 +109,9 @@ class PixelCNN(Causal):
             nonlocal inner, drawn
             drawn += 1
             (row, column), colour = divmod(drawn // channels, width), drawn % channels
-            if x is not None:
+            if x is not None and self.embed is not None:
+                pixel[:, :-1] = self.embed(x.long())
+            elif x is not None:
                 x = (x - self.middle) / self.unit
                 pixel[:, (drawn - 1) % channels] = x
             if colour:
@@ -112,6 +132,10 @@ class PixelCNN(Causal):
             return inner(None)
 
         return step
+
+    @property
+    def last(self) -> nn.Module:
+        return self.pixel.last
 
     def set_output_bias(self, bias: Tensor) -> None:
         with torch.no_grad():
@@ -174,11 +198,18 @@ class Layer(nn.Module):
         a = self.vertical(up)
         b = self.horizontal(left)
         if self.context is not None:
-            to_a, to_b = self.context(context)[:, :, None, None].chunk(2, 1)
+            to_a, to_b = self.given(context)
             a, b = a + to_a, b + to_b
         b = b + self.across(a)
         y = self.out(gate(a=b))
         return gate(a=a), y if self.strict else h + y
+
+    def given(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the context, as planes, adds to a and to b."""
+        assert context is not None
+        assert self.context is not None
+        to_a, to_b = self.context(context.movedim(1, 3)).movedim(3, 1).chunk(2, 1)
+        return to_a, to_b
 
 
 def gate(a: Tensor) -> Tensor:
@@ -191,7 +222,7 @@ def gate(a: Tensor) -> Tensor:
 class _Stack:
     """A layer that meets row after row and pixel after pixel, with what it has seen.
 
-    A step is bound by the number of operations. With 2 tanh(a) σ(g) = t_a + t_a t_g, where t_a = tanh a and
+    The context is there as planes, (N, C, H, W). A step is bound by the number of operations. With 2 tanh(a) σ(g) = t_a + t_a t_g, where t_a = tanh a and
     t_g = tanh(g / 2), and the halves inside the weights, a pixel takes four: the convolution, tanh, the gate, and what
     is added to h, written where the next layer looks for it. A last unit that is always 1 brings the bias.
     """
@@ -218,11 +249,11 @@ class _Stack:
         self.first, self.second = self.gates.chunk(2, 1)
         self.u = like.new_ones(rows, layer.width + 1)
         self.gated = self.u[:, :-1]
-        self.bias: Tensor = layer.horizontal.bias
-        self.to_a: Tensor | None = None
+        self.bias: Tensor = layer.horizontal.bias.unsqueeze(1)
+        self.to_a = self.to_b = None
         if layer.context is not None:
-            to_a, to_b = layer.context(context).chunk(2, 1)
-            self.to_a, self.bias = to_a[:, :, None, None], self.bias + to_b
+            to_a, to_b = (added.expand(-1, -1, height, width) for added in layer.given(context))
+            self.to_a, self.to_b = to_a, to_b + self.bias.unsqueeze(2)
 
     def put(self, row: int, column: int, pixel: Tensor) -> None:
         """A pixel whose value is known, (N, inputs), into what the strict layer sees."""
@@ -236,10 +267,10 @@ class _Stack:
             self.seen[:, :, layer.above + row, self.inside] = v
         a = F.conv2d(self.seen[:, :, row : row + layer.rows], layer.vertical.weight, layer.vertical.bias)
         if self.to_a is not None:
-            a = a + self.to_a
-        across = layer.across(a)[:, :, 0]  # (N, 2w, W)
-        bias = self.bias if self.bias.dim() == 1 else self.bias.unsqueeze(1)
-        self.across = ((across.mT + bias) * self.halved).transpose(0, 1).contiguous().unbind(0)  # W times (N, 2w)
+            a = a + self.to_a[:, :, row : row + 1]
+        bias = self.bias if self.to_b is None else self.to_b[:, :, row]
+        across = layer.across(a)[:, :, 0] + bias  # (N, 2w, W)
+        self.across = (across.mT * self.halved).transpose(0, 1).contiguous().unbind(0)  # W times (N, 2w)
         self.left.zero_()
         return gate(a)[:, :, 0]
 
