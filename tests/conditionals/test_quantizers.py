@@ -131,7 +131,7 @@ def blobs(n: int, centres: Tensor) -> Tensor:
 
 
 def test_running_means_come_to_those_of_k_means():
-    """Of a fixed set, quantised again and again: each vector is the mean of what falls to it, as K-means leaves them."""
+    """Of a fixed set, quantised again and again: each vector is the mean of what falls to it, as in K-means."""
     with seeded(3):
         rows = blobs(300, 4 * torch.randn(6, 3))
         quantizer = AveragedCodebook(6, 3, 0.25, 0.9, 0.0).double()

@@ -191,15 +191,17 @@ def encode(
     limit: Limit = None,
     draws: Annotated[int, typer.Option(metavar="D", min=0, help="Draws of the posterior, in place of its mean.")] = 0,
     refine: Refine = 0,
+    codes: Annotated[bool, typer.Option("--codes", help="Numbers of discrete codes, in place of their vectors.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Representations of data: the posterior's mean, a row a datum."""
+    """Representations of data: the posterior's mean, a row a datum; of a vector quantiser the vectors of its codes."""
     from jensen.jobs.encode import code_names
 
     check_out(out, tables_only=True)
     opened = open_run(run, device)
-    z = opened.encode(data_for(opened, data), split=split, limit=limit, draws=draws, refine=refine, seed=seed)
+    options = {"draws": draws, "refine": refine, "seed": seed, "codes": codes}
+    z = opened.encode(data_for(opened, data), split=split, limit=limit, **options)
     write_result(out, z, columns=code_names(opened, z.shape[-1], draws))
     _say(out, z)
 

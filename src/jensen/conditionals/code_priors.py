@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jensen.conditionals.autoregressive import Autoregressive
 from jensen.conditionals.flows import Context
 from jensen.conditionals.heads import CategoricalHead, Support
+from jensen.distributions import Elementwise
 from jensen.errors import ConfigError
 from jensen.nets.causal import Causal
 
@@ -40,12 +41,26 @@ class Beneath(nn.Module):
         return torch.cat([self.shared(*conditions), own], 1) if self.shared is not None else own
 
 
+class CodePrior(Autoregressive):
+    """p(k | context) that starts as the uniform one; as long as it is, its densities take no network pass."""
+
+    @property
+    def uniform(self) -> bool:
+        return not any(p.any() for p in self.network.last.parameters())
+
+    def factors(self, x: Tensor, context: Tensor | None = None) -> Elementwise:
+        if not torch.is_grad_enabled() and self.uniform:
+            like = next(self.network.last.parameters())
+            return self.head(like.new_zeros(1, *self.head.parameter_shape).expand(len(x), *self.head.parameter_shape))
+        return super().factors(x, context)
+
+
 def code_prior(
     network: Callable[[Support, int, int], Causal],
     codes: int,
     shape: tuple[int, ...],
     context: Context | Beneath | None = None,
-) -> Autoregressive:
+) -> CodePrior:
     """p(k | context) of codes 0..K−1 in cells of that shape, the uniform one before any training.
 
     Raises:
@@ -59,4 +74,4 @@ def code_prior(
         made.local = context.own
     for parameter in made.last.parameters():
         nn.init.zeros_(parameter)
-    return Autoregressive(made, head, context)
+    return CodePrior(made, head, context)

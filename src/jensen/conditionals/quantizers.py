@@ -2,8 +2,8 @@ r"""Vector quantisers: a vector becomes the number of a code, and the code has a
 
     k(h) = argmin_c ‖h − e_c‖        e = e_k        ∂e/∂h := 1 (straight through)
 
-h, (N, D, G), holds a vector of D numbers in each of G cells. Training adds to −log p(x | e), in nats, sums over cells and
-dimensions as it is,
+h, (N, D, G), holds a vector of D numbers in each of G cells. Training adds to −log p(x | e), in nats, sums over cells
+and dimensions as it is,
 
     Σ ‖sg[h] − e‖² + β ‖h − sg[e]‖²        sg: no gradient passes
 
@@ -359,7 +359,7 @@ def finite_scalar(*, levels: Annotated[list[Codes], Field(min_length=1)] = [8, 5
     """Every number of a vector rounded to one of a few levels; there is no codebook that could die.
 
     Settings:
-        levels: of each number; the codes are as many as their product. [8, 6, 5] makes 240, [8, 5, 5, 5] 1,000, [7, 5, 5,
-            5, 5] 4,375.
+        levels: of each number; the codes are as many as their product. [8, 6, 5] makes 240, [8, 5, 5, 5] 1,000,
+            [7, 5, 5, 5, 5] 4,375.
     """
     return FiniteScalar(levels)

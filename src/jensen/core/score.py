@@ -36,6 +36,8 @@ class Score:
         precision: "float32" or "float64", in which the rows were computed.
         float64_rows: how many of them were computed again in float64, as float32 gave no finite number.
         float32_error: mean |float32 − float64| in nats over the rows on which the two were compared; None where none.
+        code_bits: of a vector quantiser, of each level the bits a datum that its codes take under the prior, `bits`, and
+            as they are, `uniform_bits`, with how many `cells` there are and `codes`; None for all else.
         refine: steps at most by which each datum's q was refined; 0 where it is the encoder's.
         amounts: of text, how much of it was scored: tokens, words, characters, bytes, and `hidden`, words that
             became `<unk>`; None for all else.
@@ -65,6 +67,7 @@ class Score:
     float32_error: float | None = None
     amounts: dict[str, int] | None = None
     refine: int = 0
+    code_bits: dict[str, dict[str, float]] | None = None
     rows: Tensor | None = None
     weights: Tensor | None = None
 
@@ -120,6 +123,9 @@ class Score:
             text += f" ({_first_of(self.text)})"
         elif self.bits_per_dim is not None:
             text += f" ({self.bits_per_dim:.4f} bits/dim)"
+        if self.code_bits:
+            bits, plain = (sum(c[k] for c in self.code_bits.values()) for k in ("bits", "uniform_bits"))
+            text += f", {bits:.1f} bits of it the codes ({plain:.1f} as they are)"
         how = self.estimator if self.particles == 1 else f"{self.estimator}, {self.particles:,} particles"
         kind = self.kind.replace("_", " ")
         kind += "" if kind == how else f" ({how})"

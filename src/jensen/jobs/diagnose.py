@@ -1,7 +1,7 @@
 """Diagnose: known faults, each looked for with evidence. What is looked for follows from what a model has.
 
-Hidden variables: see `latent_health` and `hole_health`, or, of a mixture, `cluster_health`. Invertible maps: see
-`flow_health`. Any likelihood: overfitting.
+Hidden variables: see `latent_health` and `hole_health`, of a mixture `cluster_health`, of a vector quantiser
+`code_health`. Invertible maps: see `flow_health`. Any likelihood: overfitting.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from jensen.core import EXACT, mean_and_stderr, seeded
 from jensen.errors import CapabilityError
-from jensen.jobs import cluster_health, flow_health, hole_health, latent_health
+from jensen.jobs import cluster_health, code_health, flow_health, hole_health, latent_health
 from jensen.jobs.finding import Finding
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
@@ -77,6 +77,7 @@ def diagnose(
         lambda: hole_health.holes(run.model, batch),
         lambda: latent_health.floor(run.model, batch),
         lambda: cluster_health.clusters(run.model, batch),
+        lambda: code_health.dead_codes(run.model, batch),
     ]
     if run.capabilities.likelihood:
         look += [lambda: latent_health.inference_gap(run.model, batch), lambda: _overfitting(run, batch, data)]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from jensen.conditionals.autoregressive import Autoregression
+from jensen.conditionals.quantizers import Lookup
 from jensen.core import Model, seeded
 from jensen.data import TensorSplit
 from jensen.distributions import Symbols
@@ -40,8 +41,11 @@ def encode(
     draws: int = 0,
     refine: int = 0,
     seed: int = 0,
+    codes: bool = False,
 ) -> np.ndarray:
     """Representations of data: the posterior's mean, the code itself where it is deterministic, T⁻¹(x) of a flow.
+
+    Of a vector quantiser the vectors of the codes, or their numbers.
 
     Args:
         data: None for the run's own.
@@ -50,10 +54,16 @@ def encode(
             draws of the noise instead of its middle.
         refine: seek the best posterior of its family for each datum, from the encoder's, in at most so many steps.
         seed: of draws and subset.
+        codes: give the numbers of codes, whole numbers, in place of their vectors.
 
     Returns:
         (n, L) float32; (n, draws, L) with draws. Several hidden variables are joined, in q's order.
+
+    Raises:
+        CapabilityError: draws of what has no posterior, or codes of a model that has none.
     """
+    if codes and not code_lookups(run.model):
+        raise CapabilityError(f"{run.spec['model']} has no discrete codes; leave out codes")
     if draws and not run.model.hidden:
         raise CapabilityError(
             f"{run.spec['model']} has one code for a datum and no posterior to draw from; leave out draws"
@@ -69,14 +79,28 @@ def encode(
                 own, parameters = refinement.refine(run.model, batch, refine)
                 model, batch = own.model, {**batch, **parameters}
             if not draws:
-                parts.append(_join(represent(model, batch)))
+                found = represent(model, batch)
+                parts.append(_join(found if codes else _vectors(model, found)))
                 continue
             values = {**batch, **model.evidence(batch, particles=draws).values}
             narrow = {name: value for name, value in values.items() if len(value) == len(index)}
             values |= {name: value.repeat(draws, *(1,) * (value.dim() - 1)) for name, value in narrow.items()}
             z = _join(_codes_of(model, values))
             parts.append(z.unflatten(0, (-1, len(index))).movedim(0, 1))
-    return torch.cat(parts).float().cpu().numpy()
+    z = torch.cat(parts).cpu().numpy()
+    return z.astype(np.int64 if codes else np.float32)
+
+
+def code_lookups(model: Model) -> dict[str, Lookup]:
+    """What turns codes into vectors, by the name of the code; empty where no vectors are quantised."""
+    lookups = [f for f in model.p if isinstance(f.module, Lookup)]
+    return {f.parents[0]: f.module for f in lookups if f.parents[0] in model.codes}  # pyright: ignore
+
+
+def _vectors(model: Model, codes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Codes with their vectors in their places."""
+    lookups = code_lookups(model)
+    return {name: lookups[name](z) if name in lookups else z for name, z in codes.items()}
 
 
 def code_names(run: Run, width: int, draws: int = 0) -> list[str]:
@@ -143,7 +167,8 @@ def interpolate(
 ) -> Any:
     """A path from one datum to another, by way of the latent space.
 
-    Conditions are those of the nearer end, so that the path ends at the two data.
+    Conditions are those of the nearer end, so that the path ends at the two data. Discrete codes have nothing between
+    them: the path leads through their vectors, each point to the nearest code.
 
     Args:
         start, end: row numbers in the split.
@@ -160,7 +185,7 @@ def interpolate(
     Raises:
         DataError: a row that the split does not have.
         ConfigError: fewer than two steps, or an unknown kind of path.
-        CapabilityError: a geodesic of a flow.
+        CapabilityError: a geodesic of a flow or of discrete codes.
     """
     if steps < 2:
         raise ConfigError(f"--steps: expected >= 2, got {steps}")
@@ -171,6 +196,11 @@ def interpolate(
             f"{run.spec['model']} maps its codes to data one to one, so the shortest path by what it decodes to is the "
             "straight line between the two data; use --how linear or --how spherical"
         )
+    lookups = code_lookups(run.model)
+    if how == "geodesic" and lookups:
+        raise CapabilityError(
+            f"{run.spec['model']} has discrete codes, and a path through them no length; use --how linear"
+        )
     _, name, part = run.split(data, split)
     for row in (start, end):
         if not 0 <= row < len(part):
@@ -178,7 +208,7 @@ def interpolate(
     model = _working(run)
     with torch.no_grad(), seeded(seed, run.device):
         batch = as_in(model, run.tensors(part).take(torch.tensor([start, end], device=run.device)))
-        ends = represent(model, batch)
+        ends = _vectors(model, represent(model, batch))
     shapes = {n: v.shape[1:] for n, v in ends.items()}
     a, b = _join(ends)
     path = (_spherical if how == "spherical" else _linear)(a, b, steps)
@@ -186,7 +216,9 @@ def interpolate(
     if how == "geodesic":
         path = _geodesic(model, path, shapes, nearer)
     with torch.no_grad(), seeded(seed, run.device):
-        x = decode(model, _separate(path, shapes), mean, nearer)
+        points = _separate(path, shapes)
+        points |= {name: lookup.nearest(points[name]) for name, lookup in lookups.items()}
+        x = decode(model, points, mean, nearer)
     return restore(run, x, mean)
 
 

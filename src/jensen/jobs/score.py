@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from jensen.core import ESTIMATE, EXACT, Model, Score, mean_and_stderr, seeded
 from jensen.data import TensorSplit
 from jensen.data.text_tokens import AMOUNTS
 from jensen.errors import CapabilityError, ConfigError, JensenError, PrecisionWarning, ResourceError, did_you_mean
+from jensen.jobs.code_health import code_bits
 from jensen.jobs.job import job
 from jensen.jobs.precision import as_in, doubled, log_densities, precision
 from jensen.jobs.run import Run
@@ -131,6 +133,7 @@ def score(
         amounts=None if part.amounts is None else dict(zip(AMOUNTS, part.amounts[chosen].sum(0).tolist(), strict=True)),
         rows=rows,
         weights=weights,
+        code_bits={name: asdict(bits) for name, bits in code_bits(run.model, tensors, index, weights).items()} or None,
         **how,
     )
     if result.about_precision:

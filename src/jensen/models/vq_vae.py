@@ -3,8 +3,8 @@
     p(x, k) = p(k) p(x | e_k)        h = f(x),  k = argmin_c ‖h − e_c‖ in each cell
     log p(x) ≥ log p(k) + log p(x | e_k)
 
-q gives its code all its mass: log q = 0, and what is scored is a bound. Codes of pictures are a grid, the picture halved
-so many times; those of other data a row.
+q gives its code all its mass: log q = 0, and what is scored is a bound. Codes of pictures are a grid, the picture
+halved so many times; those of other data a row.
 
 van den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning", 2017, arXiv:1711.00937.
 """

@@ -66,8 +66,8 @@ class Causal(nn.Module):
     local: int | None = None
     """How many of the C numbers of the context each position has of its own; None where no network of this kind can.
 
-    The context is then (N, C − local + local · positions), those of the positions last, channel by channel; a picture has a
-    position a pixel.
+    The context is then (N, C − local + local · positions), those of the positions last, channel by channel; a picture
+    has a position a pixel.
     """
 
     def widen(self, context: Tensor, positions: int) -> Tensor:

@@ -34,7 +34,7 @@ class PixelCNN(Causal):
         hidden: units of the perceptron of a pixel.
         context: C, 0 for none; every layer sees it.
         middle, unit: x enters as (x − middle) / unit.
-        symbols: how many there are, where x, of one channel, are symbols; each then has a vector of its own, `width` long.
+        symbols: how many there are, where x, of one channel, are symbols; each then has a vector of `width` numbers.
     """
 
     local = 0
@@ -100,7 +100,7 @@ class PixelCNN(Causal):
         channels, _, width = self.shape
         ones = next(self.parameters()).new_ones(rows)
         h = ones.new_empty(rows, self.width)
-        seen = self.layers[0].inputs - 1  # pyright: ignore
+        seen: int = self.layers[0].inputs - 1  # pyright: ignore
         pixel = torch.cat([ones.new_zeros(rows, seen), ones.unsqueeze(1)], 1)  # the one that is being drawn
         inner = None
         drawn = -1  # elements whose values are known
@@ -222,7 +222,9 @@ def gate(a: Tensor) -> Tensor:
 class _Stack:
     """A layer that meets row after row and pixel after pixel, with what it has seen.
 
-    The context is there as planes, (N, C, H, W). A step is bound by the number of operations. With 2 tanh(a) σ(g) = t_a + t_a t_g, where t_a = tanh a and
+    The context is there as planes, (N, C, H, W).
+
+    A step is bound by the number of operations. With 2 tanh(a) σ(g) = t_a + t_a t_g, where t_a = tanh a and
     t_g = tanh(g / 2), and the halves inside the weights, a pixel takes four: the convolution, tanh, the gate, and what
     is added to h, written where the next layer looks for it. A last unit that is always 1 brings the bias.
     """

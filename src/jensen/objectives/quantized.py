@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from jensen.conditionals.quantizers import Assign, Quantizer, use
 from jensen.core import Joint, Model, evidence
 from jensen.core.joint import Factor
-from jensen.objectives.elbo import log_likelihood_bound
 from jensen.objectives.phases import Batch, GradientPhase, Objective, Stage, Terms, weighted_mean
 
 STARTING = 512  # data from which codes start
@@ -101,10 +100,11 @@ def _use(name: str, k: Tensor, quantizer: Quantizer) -> dict[str, Tensor]:
 @torch.no_grad()
 def _validate(model: Model, batch: Batch) -> dict[str, Tensor]:
     """The bound and its parts of each datum; perplexity and the share of codes in use of all of them together."""
-    logged = log_likelihood_bound(model, batch)
-    values = evidence(Joint(), model.q, _observed(model, batch)).values
+    e = model.evidence(batch)
+    reconstruction, divergences = e.reconstruction(), e.divergences()
+    logged = {"elbo": e.elbo(), "reconstruction": reconstruction} | {f"kl_{n}": kl for n, kl in divergences.items()}
     for factor, quantizer in assignments(model):
-        found = _use(factor.name, values[factor.name], quantizer)
+        found = _use(factor.name, e.values[factor.name], quantizer)
         logged |= {name: value.to(logged["elbo"]).expand(len(batch[model.data])) for name, value in found.items()}
     return logged
 
