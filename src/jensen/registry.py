@@ -43,6 +43,7 @@ FlowSlot = Annotated[Any, Role("flow")]
 Dequantizer = Annotated[Any, Role("dequantizer")]
 CausalSlot = Annotated[Any, Role("causal")]
 QuantizerSlot = Annotated[Any, Role("quantizer")]
+ViewSlot = Annotated[Any, Role("view")]
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,10 @@ class Choice:
 
 _components: dict[tuple[str, str], Component] = {}
 MODEL = "model"
-SLOTS = ("network", "likelihood", "prior", "posterior", "flow", "causal", "dequantizer", "quantizer", "objective")
+SLOTS = (
+    *("network", "likelihood", "prior", "posterior", "flow", "causal"),
+    *("dequantizer", "quantizer", "view", "objective"),
+)
 """Roles of what fills a slot."""
 
 

@@ -207,7 +207,7 @@ def test_closed_form_and_monte_carlo_divergences_agree(variant):
     with torch.no_grad():
         e = model.evidence({"x": variant.x}, k)
         for name, closed in e.divergences().items():
-            ratio = e.log_q[name] - e.log_p[name]
+            ratio = e.log_q.get(name, torch.zeros(())) - e.log_p[name]  # of a code log q = 0
             assert ((ratio.mean(0) - closed).abs() < 4.5 * ratio.std(0) / math.sqrt(k) + 1e-12).all()
             assert e.closed_kl(name) is None or (closed > -1e-9).all()  # a mean of draws may be below 0
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jensen.cli.arguments import read_values
+from jensen.cli.arguments import column_names, read_values
 from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, Refine, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
@@ -172,6 +172,11 @@ def reconstruct(
     data: RunData = None,
     split: DataSplit = None,
     limit: Limit = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,...", help="From these hidden variables alone: upper layers, or a view."),
+    ] = None,
+    draw: Annotated[bool, typer.Option("--draw", help="A draw of x in place of its mean.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -180,7 +185,9 @@ def reconstruct(
     opened = open_run(run, device)
     _check_sound(out, opened)
     limit = _fit_on_a_page(out, limit, opened)
-    _write(out, opened, opened.reconstruct(data_for(opened, data), split=split, limit=limit, seed=seed))
+    kept, given = column_names(only) or (), data_for(opened, data)
+    back = opened.reconstruct(given, split=split, limit=limit, seed=seed, only=kept, mean=not draw)
+    _write(out, opened, back)
 
 
 def encode(
@@ -191,7 +198,7 @@ def encode(
     limit: Limit = None,
     draws: Annotated[int, typer.Option(metavar="D", min=0, help="Draws of the posterior, in place of its mean.")] = 0,
     refine: Refine = 0,
-    codes: Annotated[bool, typer.Option("--codes", help="Numbers of discrete codes, in place of their vectors.")] = False,
+    codes: Annotated[bool, typer.Option("--codes", help="Numbers of codes, in place of their vectors.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:

@@ -76,6 +76,11 @@ class Support:
             return cls(schema.kind, schema.event_shape, schema.levels, schema.tokens.end)
         return cls(schema.kind, schema.event_shape, schema.levels if schema.kind == "levels" else None)
 
+    @classmethod
+    def of_levels(cls, shape: tuple[int, ...], levels: int) -> Support:
+        """Whole numbers 0..levels−1; of two levels, binary."""
+        return cls("binary", shape) if levels == 2 else cls("levels", shape, levels)
+
     @property
     def middle(self) -> float:
         """What f = 0 stands for: the middle of the levels, else 0."""
@@ -93,6 +98,9 @@ class Head(nn.Module):
     The network puts out P = `per_element` numbers for each element of the event, stacked along its first
     dimension: (P·C, H, W) for a picture, (P·D,) for a vector. A subclass defines `forward`.
     """
+
+    first: Literal["location", "log-odds", None] = None
+    """What the first of the P is, if it is where the value lies, in the network's units, or the log-odds of a bit."""
 
     def __init__(self, support: Support, per_element: int):
         super().__init__()
@@ -232,6 +240,8 @@ FITTING: dict[Kind, list[str]] = {
 class BernoulliHead(Head):
     """The output is the logits."""
 
+    first = "log-odds"
+
     def __init__(self, support: Support):
         super().__init__(support, per_element=1)
 
@@ -293,6 +303,8 @@ class CategoricalHead(Head):
 class GaussianHead(Head):
     """The output is μ and, where the variance depends on the input, the raw scale."""
 
+    first = "location"
+
     def __init__(self, support: Support, variance: Literal["input", "learned", "fixed"], scale: float, floor: float):
         super().__init__(support, per_element=2 if variance == "input" else 1)
         self.variance, self.scale, self.floor = variance, scale, floor
@@ -316,6 +328,8 @@ class GaussianHead(Head):
 
 class StudentTHead(Head):
     """The output is μ and the raw scale; the degrees of freedom are given, or learned for each element."""
+
+    first = "location"
 
     start = 10.0
     """Degrees of freedom where learning starts."""
@@ -343,6 +357,8 @@ _LOGISTIC_SCALE = math.sqrt(3) / math.pi
 
 class DiscretizedLogisticHead(Head):
     """The output is μ and the raw scale."""
+
+    first = "location"
 
     start = 0.5
 

@@ -36,6 +36,21 @@ def fit_pictures(x: Any, source: Source, schema: Schema) -> np.ndarray:
     return x
 
 
+def fit_levels(x: Any, levels: int, source: Source) -> np.ndarray:
+    """Pictures uint8 (N, C, H, W) with values 0..levels−1; files that show these from black to white are taken back.
+
+    Raises:
+        DataError: other values.
+    """
+    whitest = int(x.max(initial=0))
+    if whitest < levels:
+        return x
+    step, rest = divmod(255, levels - 1)
+    if rest == 0 and (x % step == 0).all():
+        return x // step
+    raise DataError(f"{source.name}: expected values 0..{levels - 1}, got 0..{whitest}")
+
+
 def fit_sound(x: Any, source: Source, schema: Schema) -> np.ndarray:
     """Clips (N, T), or rows of a nameless table, checked against the schema; float32.
 

@@ -6,7 +6,7 @@ What is hidden is inferred, E[z | x]. A flow's code is exact, z = T⁻¹(x): its
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,8 @@ from jensen.conditionals.quantizers import Lookup
 from jensen.core import Model, seeded
 from jensen.data import TensorSplit
 from jensen.distributions import Symbols
-from jensen.errors import CapabilityError, ConfigError, DataError
+from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
+from jensen.jobs.given import infer
 from jensen.jobs.job import job
 from jensen.jobs.precision import as_in, doubled
 from jensen.jobs.run import Run
@@ -134,22 +135,48 @@ def reconstruct(
     limit: int | None = None,
     seed: int = 0,
     mean: bool = True,
+    only: str | Sequence[str] = (),
 ) -> Any:
     """Data as they come back from the posterior's mean; from a flow's code, as they were.
 
     Args:
         mean: E[x | z]; else a draw of x.
+        only: names of hidden variables from which alone data come back: the upper layers of a hierarchy, or a view.
+            What q infers of these takes its mean under q, and the rest that under p; both are drawn where not `mean`.
 
     Returns:
         As `sample`: pictures (n, C, H, W), float levels where `mean`, else uint8; tables in the user's types.
+
+    Raises:
+        ConfigError: the model infers no variable of a name in `only`.
     """
     model, tensors, chosen = _part(run, data, split, limit, seed)
+    kept = _kept(run, only)
     parts = []
     with seeded(seed, run.device):
         for index in chosen.split(BATCH):
             batch = as_in(model, tensors.take(index))
-            parts.append(decode(model, represent(model, batch), mean, given(model, batch)))
+            codes = represent(model, batch)
+            if not kept:
+                parts.append(decode(model, codes, mean, given(model, batch)))
+                continue
+            known = {**given(model, batch), **{name: codes[name] for name in kept}}
+            if mean:
+                parts.append(decode(model, infer(model, known, mean), mean, {}))
+            else:
+                parts.append(model.sample(len(index), infer(model, known))[model.data])
     return restore(run, torch.cat(parts), mean)
+
+
+def _kept(run: Run, only: str | Sequence[str]) -> list[str]:
+    """Names of hidden variables, as they stand in the model."""
+    wanted = [only] if isinstance(only, str) else list(only)
+    known = [] if run.model.inverted else run.model.inferred
+    for name in wanted:
+        if name not in known:
+            found = f"; it infers {', '.join(known)}" if known else ""
+            raise ConfigError(f"only: {run.spec['model']} infers no {name!r}{did_you_mean(name, known)}{found}")
+    return wanted
 
 
 @job("interpolate", needs="encode")

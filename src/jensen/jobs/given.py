@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jensen.conditionals.heads import Support
+from jensen.conditionals.views import Viewed
+from jensen.core import Model
 from jensen.data import Split, tables
 from jensen.data.conditions import conditions
+from jensen.data.fitting import fit_levels
 from jensen.data.raw import ALL, Part, Raw
 from jensen.data.schema import check_kind
 from jensen.data.sources import Source, open_source
@@ -29,9 +33,10 @@ class Given:
     Attributes:
         n: how many.
         y: labels, (n,), or None.
-        c: conditions in the user's units, (n, G), or None.
+        c: conditions in the user's units, (n, G), or pictures (n, C, H, W); or None.
         x: the datum in the user's units, (n, D), NaN where it is to be drawn; None where none of it is given.
         context: y and c as the model takes them, by name, on its device.
+        hidden: views of the data that are wanted, (n, C, H, W) by name, as the model takes them.
     """
 
     n: int
@@ -39,6 +44,7 @@ class Given:
     c: np.ndarray | None = None
     x: np.ndarray | None = None
     context: dict[str, Tensor] = field(default_factory=dict)
+    hidden: dict[str, Tensor] = field(default_factory=dict)
 
 
 def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_from: Any, usual: int) -> Given:
@@ -49,12 +55,17 @@ def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_f
         given: by column, a value for all rows, or one for each, taken in turn. Labels by the name of their column,
             `y` or `label`; a label by its name or its number.
         given_from: a table, its rows taken in turn: the columns that condition the model, or, where nothing does, those
-            that it explains.
+            that it explains. Of a model that is given pictures, or makes data from views of them, such pictures.
 
     Raises:
         ConfigError: listing every condition that is missing, and every column that the model does not know.
         DataError: the table holds what the model cannot take.
     """
+    views = views_of(run.model)
+    if given_from is not None and views and not run.model.context:
+        if given:
+            raise ConfigError("given: expected values or pictures (given_from), got both")
+        return _of_views(run, n, given_from, views)
     columns, source = _columns(run, given or {}, given_from)
     labels = _label_names(run)
     columns = {_Y if name in labels else name: value for name, value in columns.items()}
@@ -81,6 +92,33 @@ def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_f
     return Given(n, y, c, x, context_of(run, y, c))
 
 
+def views_of(model: Model) -> dict[str, Support]:
+    """Views of the datum that a model makes data from, by name, with what they can be."""
+    nodes = {factor.name: factor.module for factor in model.q if factor.name in model.p}
+    return {name: node.support for name, node in nodes.items() if isinstance(node, Viewed)}
+
+
+def _of_views(run: Run, n: int | None, given_from: Any, views: Mapping[str, Support]) -> Given:
+    """Pictures in turn, as the view whose shape they have; the first of several."""
+    source = open_source(given_from)
+    shape = source.raw.shape
+    fitting = [name for name, support in views.items() if support.shape == shape]
+    if not fitting:
+        known = " or ".join(f"{_by(support.shape)} ({name})" for name, support in views.items())
+        raise DataError(f"{source.name}: expected pictures of {known}, got {_by(shape)}")
+    name, support = fitting[0], views[fitting[0]]
+    pictures = fit_levels(next(iter(source.raw.parts.values())).x, support.levels or 2, source)
+    n = len(pictures) if n is None else n
+    if n < 1:
+        raise ConfigError(f"-n: expected >= 1, got {n}")
+    y = torch.from_numpy(pictures[np.arange(n) % len(pictures)]).float().to(run.device)
+    return Given(n, hidden={name: y})
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
 def given_as(run: Run, part: Split, n: int) -> Given:
     """n rows under the conditions of a split's data, in turn, which do not stand in the table that is drawn."""
     turn = np.arange(n) % len(part)
@@ -88,6 +126,19 @@ def given_as(run: Run, part: Split, n: int) -> Given:
     y = part.y[turn] if part.y is not None and "y" in run.model.context else None
     c = part.c[turn] if part.c is not None and "c" in run.model.context else None
     return Given(n, context=context_of(run, y, c))
+
+
+def infer(model: Model, known: Mapping[str, Tensor], mean: bool = False) -> dict[str, Tensor]:
+    """What is known, each (n, *event), and what q infers of it alone: drawn, or E[z | known], parents at their own.
+
+    A factor of q that stands on what is not known is left out.
+    """
+    values = dict(known)
+    for factor in model.q:
+        if factor.name not in values and all(parent in values for parent in factor.parents):
+            met = factor.module(*(values[parent] for parent in factor.parents))
+            values[factor.name] = met if isinstance(met, Tensor) else met.mean if mean else met.sample()
+    return values
 
 
 def context_of(run: Run, y: np.ndarray | None, c: np.ndarray | None) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from jensen.core import seeded
 from jensen.data import Split
 from jensen.errors import ConfigError
 from jensen.jobs.filling import fill
-from jensen.jobs.given import Given, read_given
+from jensen.jobs.given import Given, infer, read_given
 from jensen.jobs.impute import Imputation, imputation
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
@@ -48,7 +48,9 @@ def sample(
         given: values by column, one for all data or one for each, taken in turn. A conditional model takes all its
             conditions (a label by its name or number). Columns that the model itself explains are held, and the others
             drawn from p(others | these), as `impute` does.
-        given_from: a table with conditions, its rows taken in turn.
+        given_from: a table with conditions, its rows taken in turn. Of a model that is given pictures, such pictures;
+            of one that makes data from a view of them (a smaller picture, a sketch), such views: what q infers of a
+            view is drawn from q, and the rest from p.
         temperature: multiplies the scale of hidden normal variables, and of a flow's normal base; 1 samples the model
             itself, below 1 stays nearer to the mode.
         seed: equal seeds give equal samples.
@@ -91,7 +93,10 @@ def sample(
     with seeded(seed, run.device):
         for start in range(0, asked.n, BATCH):
             size = min(BATCH, asked.n - start)
-            context = {name: value[start : start + size] for name, value in asked.context.items()}
+            rows = slice(start, start + size)
+            context = {name: value[rows] for name, value in {**asked.context, **asked.hidden}.items()}
+            if asked.hidden:
+                context = infer(run.model, context)
             try:
                 values = run.model.sample(size, context, temperature)
             except ValueError as e:

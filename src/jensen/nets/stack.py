@@ -20,9 +20,9 @@ class Stack(nn.Sequential):
     """
 
     @property
-    def output(self) -> nn.Linear | nn.Conv2d:
+    def output(self) -> nn.Linear | nn.Conv2d | nn.ConvTranspose2d:
         """The last layer with weights. A decoder's output bias can be set there from the data."""
-        return next(layer for layer in reversed(self) if isinstance(layer, nn.Linear | nn.Conv2d))
+        return next(layer for layer in reversed(self) if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d))
 
 
 def activation(name: Activation) -> nn.Module:

@@ -35,4 +35,4 @@ def capacity(
     def cost(e: Evidence, kl: Tensor, batch: Batch, rise: float) -> Cost:
         return Cost(gamma * (weighted_mean(kl, batch) - rise * capacity).abs(), {})
 
-    return regularised("capacity", cost, warmup)
+    return regularised("capacity", cost, warmup, several=True)

@@ -87,11 +87,11 @@ def elbo(
         for name, divergence in divergences.items():
             bound = bound - divergence
             if weight != 1.0 or free_bits:
-                cost = divergence
-                if free_bits:
+                cost, drawn = divergence, name in e.q  # the rest are codes: what they cost is no divergence of a draw
+                if free_bits and drawn:
                     terms = divergence.unsqueeze(1) if free_bits_each == "layer" else _by_dimension(e, name)
                     cost = _spared(terms, free_bits, batch)
-                objective = objective - weight * cost
+                objective = objective - (weight if drawn else 1.0) * cost
         plain = weight == 1.0 and not free_bits
         total = weighted_mean(bound if plain else objective, batch)
         logged = {"elbo": total.detach() if plain else weighted_mean(bound.detach(), batch)}

@@ -165,7 +165,7 @@ def _anneal(
         steps: leapfrog step sizes, (B,) for each temperature: taken as they are, or, where `adapt` gives the first
             one, found by following the share of accepted moves, and filled in.
     """
-    names = [f.name for f in hidden]
+    names = [f.name for f in hidden if not f.deterministic]
     k, b = particles, next(iter(observed.values())).shape[0]
     with torch.no_grad():
         start = evidence(model.p, hidden, observed, k)
@@ -256,17 +256,21 @@ def rows_within(model: Model, observed: Observed, megabytes: float) -> int:
 
 
 def _prior_of(model: Model, estimator: str) -> Joint:
-    """The factors of p over what is hidden, standing as q.
+    """The factors of p over what is hidden, codes and shared nodes among it, standing as q.
 
     Raises:
         CapabilityError: nothing is hidden, or p has no density over it.
     """
-    if not model.hidden:
+    if not (model.hidden or model.codes):
         raise CapabilityError(f"{estimator} averages over hidden variables, and this model has none; use exact")
-    chosen = {str(model.p[name]): model.p[name].module for name in model.hidden if name in model.p}
-    if len(chosen) < len(model.hidden):
+    if any(name not in model.p for name in model.hidden):
         raise CapabilityError(f"{estimator} needs p to have a density over {', '.join(model.hidden)}")
-    return Joint(dict(sorted(chosen.items(), key=lambda item: model.p.names.index(item[0].partition(" |")[0]))))
+    chosen, known = {}, set(model.context)
+    for factor in model.p:
+        if factor.name in model.q or (factor.deterministic and known.issuperset(factor.parents)):
+            chosen[str(factor)] = factor.module
+            known.add(factor.name)
+    return Joint(chosen)
 
 
 def _log_weights(log_w: Callable[[Observed, int], Tensor], observed: Observed, particles: int, rows: int):

@@ -106,8 +106,13 @@ def importance_weighted(
         e = model.evidence(batch, particles=particles)
         return {"elbo": e.elbo(), "iw": e.importance_bound()}
 
-    stage, through_draws = Stage((GradientPhase(loss),), monitor="iw"), gradient != "leave-one-out"
-    return Objective((stage,), validate, "importance-weighted bound", through_draws=through_draws)
+    return Objective(
+        (Stage((GradientPhase(loss),), monitor="iw"),),
+        validate,
+        "importance-weighted bound",
+        through_draws=gradient != "leave-one-out",
+        several=gradient != "doubly-reparameterized",
+    )
 
 
 def _doubly_reparameterized(e: Evidence, combined: Combined) -> tuple[Tensor, Tensor]:

@@ -211,4 +211,5 @@ def _matching(
     helpers: nn.Module,
     prepare: Callable[[Model, Batch], None] | None = None,
 ) -> Matching:
-    return Matching((Stage(phases, monitor="matched"),), validate, what, helpers=helpers, prepare=prepare)
+    stage = Stage(phases, monitor="matched")
+    return Matching((stage,), validate, what, helpers=helpers, prepare=prepare, several=False)

@@ -64,7 +64,8 @@ def semi_amortized(
         }
 
     stage = Stage((GradientPhase(loss),))
-    return Objective((stage,), validate, "evidence lower bound, semi-amortised", validation_cost=1.0 + steps)
+    what = "evidence lower bound, semi-amortised"
+    return Objective((stage,), validate, what, validation_cost=1.0 + steps, several=False)
 
 
 @component("objective", "per-datum", paper="Hoffman, Blei, Wang and Paisley 2013, arXiv:1206.7055")
@@ -114,6 +115,7 @@ def per_datum(*, steps: Count = 1, rate: Positive = 0.05, samples: Count = 1) ->
         "evidence lower bound, a posterior for each datum",
         helpers=store,
         validation_cost=float(VALIDATION_STEPS),
+        several=False,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from jensen.core import Model
+from jensen.errors import ConfigError
 
 Batch = Mapping[str, Tensor]
 """By name, (B, *event): `x`, and where there are any `y`, `c` and `weight`. In training also `row`, which rows of the
@@ -75,7 +76,7 @@ class Objective:
     `validation_cost` is what validating a datum takes, in steps of training on one. `through_draws` says that the
     gradient passes through q's draws, which must then be differentiable. `prepare(model, batch)` sees a few data before
     training starts or resumes, for helpers whose shape is that of what is hidden. `initialize(model, batch)` sets where
-    training starts, in place of `Model.initialize`.
+    training starts, in place of `Model.initialize`. `several` says that q may infer several variables.
     """
 
     stages: tuple[Stage, ...]
@@ -86,6 +87,13 @@ class Objective:
     through_draws: bool = True
     prepare: Callable[[Model, Batch], None] | None = None
     initialize: Callable[[Model, Batch], None] | None = None
+    several: bool = True
+
+    def of_several(self, name: str) -> Objective:
+        """Itself, for a model that infers several variables. Raises `ConfigError` where it is for one."""
+        if not self.several:
+            raise ConfigError(f"objective: {name!r} needs exactly one hidden variable, and here q infers several")
+        return self
 
 
 def weighted_mean(rows: Tensor, batch: Batch) -> Tensor:

@@ -44,6 +44,7 @@ def regularised(
     critic: GradientPhase | None = None,
     helpers: nn.Module | None = None,
     prepare: Callable[[Model, Batch], None] | None = None,
+    several: bool = False,
 ) -> Objective:
     """An objective that maximises reconstruction less a cost.
 
@@ -52,6 +53,7 @@ def regularised(
         warmup: the share of training over which the cost rises.
         closed: whether KL terms are in closed form where one is known.
         critic: a phase that follows each step, for helpers that learn.
+        several: whether q may infer several variables.
     """
     rise = Rise(warmup)
 
@@ -68,7 +70,7 @@ def regularised(
     phases = (GradientPhase(loss), *([critic] if critic else []))
     stage = Stage(phases, warmup=rise.end)
     what = f"evidence lower bound, {name}"
-    return Objective((stage,), validate, what, helpers=helpers, prepare=prepare)
+    return Objective((stage,), validate, what, helpers=helpers, prepare=prepare, several=several)
 
 
 def expect_paths(e: Evidence, name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs.job import job
-from jensen.jobs.report import latents, record, sound, text, views
+from jensen.jobs.report import from_views, latents, record, sound, text, views
 from jensen.jobs.report.page import Section, escaped, page
 from jensen.jobs.report.subject import NoData, Subject
 from jensen.jobs.run import Run
@@ -63,6 +63,8 @@ def sections(run: Run, data: Any = None, elsewhere: Run | None = None) -> list[S
         parts.append(("density", "Density", lambda: views.density(run, subject)))
     if not exact:
         parts.append(("reconstructions", "Reconstructions", lambda: views.reconstructions(run, subject)))
+    if from_views.shows_views(run):
+        parts.append(("from-a-view", "From a view", lambda: from_views.from_views(run, subject)))
     parts.append(("interpolation", "Interpolation", lambda: views.interpolation(run, subject)))
     if exact:
         parts.append(("codes", "Codes", lambda: views.codes(run, subject)))
