@@ -128,6 +128,14 @@ CASES = {
         settings={"encoder": "linear", "decoder": "linear", "objective.warmup": 0.0},
         training={"epochs": None, "patience": 1, "max_epochs": 170, "lr": 0.5},
     ),
+    "codes, then their prior": Case(
+        model="vqvae",
+        settings={
+            **{"halvings": 0, "quantizer.codes": 4, "quantizer.width": 3, "quantizer.revive": 0.5},
+            **{"encoder": "linear", "decoder": "linear", "prior.width": 4, "prior.layers": 2, "prior.hidden": 4},
+        },
+        picture=True,
+    ),
     "em": Case(model="ppca", settings={"fit": "em"}),
     "gradient of an exact likelihood": Case(model="ppca", settings={"fit": "gradient"}),
 }

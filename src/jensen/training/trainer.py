@@ -204,7 +204,9 @@ class Trainer:
     @property
     def _epochs(self) -> int:
         """Of this stage, where their number is given."""
-        return max(1, round(self.stage.share * (self.settings.epochs or 0)))
+        done = sum(stage.share for stage in self.objective.stages[: self.at.stage] if stage.passes is None)
+        first, last = (round(share * (self.settings.epochs or 0)) for share in (done, done + self.stage.share))
+        return max(1, last - first)
 
     @property
     def _seconds(self) -> float:
