@@ -139,7 +139,13 @@ class Model(nn.Module):
         given = set(self.p.context) | set(self.q.context)
         return sorted(given - set(self.p.names) - set(self.q.names))
 
-    def sample(self, n: int, given: Mapping[str, Tensor] | None = None, temperature: float = 1.0) -> dict[str, Tensor]:
+    def sample(
+        self,
+        n: int,
+        given: Mapping[str, Tensor] | None = None,
+        temperature: float = 1.0,
+        how: Mapping[str, Any] | None = None,
+    ) -> dict[str, Tensor]:
         """Ancestral samples: walk p from the top, (n, *event) by name.
 
         Args:
@@ -147,6 +153,7 @@ class Model(nn.Module):
             given: values of some variables, (n, *event); context must be given.
             temperature: multiplies the scale of what is hidden or drawn first of all, and of the normal base of a flow;
                 divides the logits of choices. 1 samples the model itself.
+            how: by name of a variable, how its distribution is to be `sampled`, where it can be in several ways.
 
         Raises:
             ValueError: p has no distribution for a variable that is needed, or a flow's base has no scale.
@@ -165,6 +172,8 @@ class Model(nn.Module):
             drawn_from_hidden = factor.name == self.data and any(parent in self.p for parent in factor.parents)
             if temperature != 1.0 and not drawn_from_hidden and hasattr(met, "tempered"):
                 met = met.tempered(temperature)  # pyright: ignore[reportAttributeAccessIssue]
+            if how and factor.name in how:
+                met = met.sampled(how[factor.name])  # pyright: ignore[reportAttributeAccessIssue]
             shape = torch.Size() if met.batch_shape else torch.Size((n,))
             values[factor.name] = met.sample(shape)
         return values
