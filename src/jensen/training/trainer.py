@@ -725,6 +725,10 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     if len({frozenset(values) for values in state.values()}) > 1:
         raise ValueError("the optimizer's state is incomplete")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, values in optimizer.state.items():  # fused kernels go through memory, whatever the strides
+        for name, value in values.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
