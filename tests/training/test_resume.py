@@ -137,6 +137,7 @@ CASES = {
         picture=True,
     ),
     "views": Case(model="self-vae", settings={"encoder.width": 4, "decoder.width": 4, "latents": 1}, picture=True),
+    "times and noise": Case(model="diffusion", settings={"network": "linear", "steps": 4}, picture=True),
     "em": Case(model="ppca", settings={"fit": "em"}),
     "gradient of an exact likelihood": Case(model="ppca", settings={"fit": "gradient"}),
 }

@@ -208,9 +208,14 @@ def unet(
 
 
 @component("network", "auto")
-def auto(inputs: Shape, outputs: Shape, context: int = 0) -> nn.Module:
-    """What fits the data: a U-Net between pictures of one size, else a residual perceptron."""
+def auto(inputs: Shape, outputs: Shape, context: int = 0, *, width: Annotated[int, Field(ge=4)] = 64) -> nn.Module:
+    """What fits the data: a U-Net between pictures of one size, else a residual perceptron.
+
+    Settings:
+        width: of a U-Net, channels of its smaller sizes, and twice those of the largest; a perceptron has four times as
+            many units.
+    """
     if len(inputs) == 3 and len(outputs) == 3 and inputs[1:] == outputs[1:]:
-        return unet(inputs, outputs, context)
-    network = dense.residual(Joined.shape(inputs, context), outputs)
+        return unet(inputs, outputs, context, channels=[width // 2, width, width])
+    network = dense.residual(Joined.shape(inputs, context), outputs, width=4 * width)
     return Joined(network) if context else network
