@@ -43,6 +43,13 @@ def test_samples_follow_seeds_and_settings(jensen, grey, tmp_path):
     assert not np.array_equal(few, drawn(jensen, grey, tmp_path / "e.npz", "sampler=ddim", "steps=3", "eta=1"))
 
 
+def test_show_lists_the_ways_to_sample(jensen):
+    found = json.loads(jensen("show", "diffusion", "--json").out)
+    assert [row["setting"] for row in found["sampling"]] == ["sampler", "steps", "eta", "guidance"]
+    assert "given as key=value to jensen sample" in jensen("show", "diffusion").out
+    assert not json.loads(jensen("show", "ppca", "--json").out)["sampling"]
+
+
 def test_conditions_guide(jensen, labelled, tmp_path):
     plain = drawn(jensen, labelled, tmp_path / "a.csv", "--given", "kind=b")
     assert plain.splitlines()[0] == "x,y,n,kind"

@@ -259,7 +259,9 @@ def _model_dict(model: Any) -> dict[str, Any]:
     from jensen.training.settings import ignored
 
     roles = dict.fromkeys(s.role for s in model.settings.values() if s.role)
-    without = ignored(toy(model.name)[1])
+    _, example = toy(model.name)
+    without = ignored(example)
+    ways = dict.fromkeys(str(f.module.sampling) for f in example.p if hasattr(f.module, "sampling"))
     return {
         **_component_dict(model),
         "components": {
@@ -271,6 +273,7 @@ def _model_dict(model: Any) -> dict[str, Any]:
             if row["setting"][6:] not in without
         ],
         "ignored": {f"train.{name}": why for name, why in without.items()},
+        "sampling": [row for way in ways for row in _settings_rows(registry.find("sampling", way), "")],
         "presets": _presets(model.name),
     }
 
@@ -332,6 +335,9 @@ def _show_model(model: Any) -> None:
     for why in dict.fromkeys(found["ignored"].values()):
         names = [name for name, reason in found["ignored"].items() if reason == why]
         typer.echo(f"Without effect under the defaults, as {why}: {', '.join(names)}")
+    if found["sampling"]:
+        _heading("Sampling, given as key=value to jensen sample")
+        _print_settings(found["sampling"])
     if found["presets"]:
         _heading("Presets, given as --preset NAME")
         print_table(["preset", "data", "about"], [list(p.values()) for p in found["presets"]])
