@@ -6,13 +6,15 @@
 A small convolutional network learns the classes from the training pictures of a run's own data, prepared as the model
 has them, or, where these have no labels, as binarised MNIST has none, from the labelled set of that name, binarised as
 they are. For each run it tells the share of samples that it gives a class with probability above 0.9, beside the same
-share of test pictures, of these as the model reconstructs them, and its accuracy on test pictures. A model that draws
+share of test pictures, of what the model expects given what it drew of what is hidden, free of the noise of single
+pixels, and of draws of x given test pictures; and its accuracy on test pictures. A model that draws
 few classes may well be sure: the share of each class is told too, and its perplexity.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -31,8 +33,10 @@ from jensen.data import Dataset, load_data
 from jensen.errors import CapabilityError
 from jensen.jobs.encode import decode, given, represent
 from jensen.jobs.run import Run, open_run
+from jensen.jobs.sample import expected
 
 SURE, BATCH, WIDTHS, DRAWN = 0.9, 100, (16, 32), 500
+KINDS = ("real", "samples", "means_of_samples", "reconstructions")
 
 
 class Classifier(nn.Module):
@@ -103,18 +107,27 @@ def shares(p: Tensor) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def drawn(run: Run, n: int) -> tuple[Tensor, float]:
-    """Prepared samples, (n, C, H, W), given labels as often as they occur where the model is given any; and seconds."""
+def drawn(run: Run, n: int) -> tuple[Tensor, Tensor | None, float]:
+    """Prepared samples, (n, C, H, W), given labels as often as they occur where the model is given any.
+
+    Besides E[x | what is hidden] of each, None where there is none, and how many seconds the samples took.
+    """
     context: dict[str, Tensor] = {}
     if "y" in run.model.context:
         y = torch.from_numpy(run.data().split("train").y)  # pyright: ignore[reportArgumentType]
         context["y"] = y[torch.from_numpy(np.random.default_rng(0).integers(len(y), size=n))]
-    began, parts = time.perf_counter(), []
+    seconds, parts, means = 0.0, [], []
     with seeded(0):
         for start in range(0, n, DRAWN):
             part = {name: value[start : start + DRAWN] for name, value in context.items()}
-            parts.append(run.model.sample(min(DRAWN, n - start), part)["x"])
-    return torch.cat(parts), time.perf_counter() - began
+            began = time.perf_counter()
+            values = run.model.sample(min(DRAWN, n - start), part)
+            seconds += time.perf_counter() - began
+            parts.append(values["x"])
+            if run.model.p["x"].parents and not run.model.inverted:
+                with contextlib.suppress(CapabilityError):
+                    means.append(expected(run, values))
+    return torch.cat(parts), torch.cat(means) if len(means) == len(parts) else None, seconds
 
 
 @torch.no_grad()
@@ -158,7 +171,7 @@ def main() -> None:
         test = test.rows(run.pick(test, options.n))
         with seeded(2):
             real = test.to(run.schema).take(slice(0, len(test)))["x"]
-        samples, seconds = drawn(run, options.n)
+        samples, means, seconds = drawn(run, options.n)
         back = reconstructed(run, real, test.y)
         table[path] = {
             "model": run.spec["model"],
@@ -169,11 +182,12 @@ def main() -> None:
             "classifier_accuracy": accuracy,
             "real": shares(sureness(classifier, real)),
             "samples": shares(sureness(classifier, samples)),
+            "means_of_samples": None if means is None else shares(sureness(classifier, means)),
             "reconstructions": None if back is None else shares(sureness(classifier, back)),
         }
         pictures.append(samples[:30])
         row = table[path]
-        told = {name: f"{row[name]['sure']:.1%}" for name in ("real", "samples", "reconstructions") if row[name]}
+        told = {name: f"{row[name]['sure']:.1%}" for name in KINDS if row[name]}
         print(f"{path}: accuracy {accuracy:.2%}; p > {SURE}: " + ", ".join(f"{k} {v}" for k, v in told.items()))
         sys.stdout.flush()
     if options.out is not None:

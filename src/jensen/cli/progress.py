@@ -105,6 +105,8 @@ class TrainingProgress:
         offset = self._offset if self._name in PREFERRED else 0.0  # a loss of another kind has no units to change
         if self._name in train:
             self._train = train[self._name] + offset
+        elif valid:  # of another stage, which does not measure it in training
+            self._train = None
         if self._name in valid:
             self._valid = valid[self._name] + offset
 
