@@ -39,6 +39,8 @@ def test_pictures_are_enlarged_from_a_folder(name, jensen, small, tmp_path, requ
     answer = jensen("sample", run, "--given-from", small, "-o", out)
     assert answer.code == 0, answer
     assert np.load(out)["X"].shape == (4, 1, 6, 6)
+    assert jensen("sample", run, "--given-from", small / "2.png", "-o", out, "-n", 3).code == 0  # one picture
+    assert np.load(out)["X"].shape == (3, 1, 6, 6)
     again = jensen("sample", run, "--given-from", small, "-o", out, "-n", 7, "--mean")
     assert again.code == 0, again
     assert np.load(out)["X"].shape == (7, 1, 6, 6)
@@ -63,10 +65,18 @@ def test_data_come_back_from_what_is_named(jensen, viewed, fails, tmp_path):
 
 def test_what_does_not_fit_is_refused(jensen, viewed, given, fails, pictures, tmp_path):
     out = ("-o", tmp_path / "o.npz")
-    fails(jensen("sample", viewed, "--given-from", pictures, *out), 3, "expected pictures of 1 x 2 x 2 (y1), got 1 x 6 x 6")
+    (tmp_path / "no.png").write_text("no picture")
+    fails(jensen("sample", given, "--given-from", tmp_path / "no.png", *out), 3, "no.png: not a readable picture")
+    fails(
+        jensen("sample", viewed, "--given-from", pictures, *out),
+        3,
+        "expected pictures of 1 x 2 x 2 (y1), got 1 x 6 x 6",
+    )
     fails(jensen("sample", given, *out), 2, "given_from", "pictures of 1 x 2 x 2")
     fails(jensen("sample", given, "--given", "age=3", *out), 2, "no column 'age'")
-    fails(jensen("train", "vae", pictures, "--given-view", "skech", "--out", tmp_path / "r"), 2, "did you mean 'sketch'?")
+    fails(
+        jensen("train", "vae", pictures, "--given-view", "skech", "--out", tmp_path / "r"), 2, "did you mean 'sketch'?"
+    )
     assert jensen("sample", given, "--given-from", pictures, *out).code == 0  # whole pictures are viewed first
 
 

@@ -1,4 +1,4 @@
-"""Reading files: .npz, .npy, .csv[.gz], .parquet, .wav, .flac, .txt[.gz], and folders of pictures or of sound."""
+"""Reading files: .npz, .npy, .csv[.gz], .parquet, .wav, .flac, .txt[.gz], pictures, folders of these or of sound."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def read_path(path: Path) -> Raw:
     for ending, read in READERS.items():
         if path.name.lower().endswith(ending):
             return read(path)
-    raise DataError(f"{path}: expected a folder of pictures or of sound, or a file ending in {', '.join(READERS)}")
+    if path.suffix.lower() in pictures.SUFFIXES:
+        return pictures.read_file(path)
+    known = f"{', '.join(READERS)}, .png or another of pictures"
+    raise DataError(f"{path}: expected a folder of pictures or of sound, or a file ending in {known}")
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

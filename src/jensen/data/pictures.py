@@ -108,9 +108,20 @@ def read_folder(folder: Path) -> Raw:
         raise DataError(
             f"{folder}: no pictures and no sound; expected files ending in {', '.join(sorted(SUFFIXES))}, .wav or .flac"
         )
-    mode = "RGB" if modes - {"1", "L", "LA"} else "1" if modes == {"1"} else "L"
+    mode = _common(modes)
     arrays = {name: np.stack([_pixels(path, mode) for path in paths]) for name, (_, paths) in files.items() if paths}
     return pictures(arrays, {name: folder_labels(*files[name]) for name in arrays}, str(folder))
+
+
+def read_file(path: Path) -> Raw:
+    """One picture, grey or RGB. Raises `DataError` where it cannot be read."""
+    mode, _ = _header(path)
+    return pictures({ALL: _pixels(path, _common({mode}))[None]}, source=str(path))
+
+
+def _common(modes: set[str]) -> str:
+    """Grey where all are grey, else RGB."""
+    return "RGB" if modes - {"1", "L", "LA"} else "1" if modes == {"1"} else "L"
 
 
 def _header(path: Path) -> tuple[str, tuple[int, int]]:
