@@ -139,14 +139,16 @@ class Model(nn.Module):
         given = set(self.p.context) | set(self.q.context)
         return sorted(given - set(self.p.names) - set(self.q.names))
 
-    def sample(self, n: int, given: Mapping[str, Tensor] | None = None, temperature: float = 1.0) -> dict[str, Tensor]:
+    def sample(
+        self, n: int, given: Mapping[str, Tensor] | None = None, temperature: float | Mapping[str, float] = 1.0
+    ) -> dict[str, Tensor]:
         """Ancestral samples: walk p from the top, (n, *event) by name.
 
         Args:
             n: how many.
             given: values of some variables, (n, *event); context must be given.
             temperature: multiplies the scale of what is hidden or drawn first of all, and of the normal base of a flow;
-                divides the logits of choices. 1 samples the model itself.
+                divides the logits of choices. 1 samples the model itself. By name, of these variables alone.
 
         Raises:
             ValueError: p has no distribution for a variable that is needed, or a flow's base has no scale.
@@ -162,9 +164,13 @@ class Model(nn.Module):
             if isinstance(met, Tensor):
                 values[factor.name] = met
                 continue
-            drawn_from_hidden = factor.name == self.data and any(parent in self.p for parent in factor.parents)
-            if temperature != 1.0 and not drawn_from_hidden and hasattr(met, "tempered"):
-                met = met.tempered(temperature)  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(temperature, Mapping):
+                heat = temperature.get(factor.name, 1.0)
+            else:
+                drawn_from_hidden = factor.name == self.data and any(parent in self.p for parent in factor.parents)
+                heat = 1.0 if drawn_from_hidden else temperature
+            if heat != 1.0 and hasattr(met, "tempered"):
+                met = met.tempered(heat)  # pyright: ignore[reportAttributeAccessIssue]
             shape = torch.Size() if met.batch_shape else torch.Size((n,))
             values[factor.name] = met.sample(shape)
         return values
