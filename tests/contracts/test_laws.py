@@ -340,7 +340,7 @@ def test_a_sampler_agrees_with_its_probabilities(variant):
     model, x = variant.build(), outcomes(variant.schema)
     counted = any(model.is_noisy(name) for name in model.hidden)
     with seeded(0):
-        p = prior(model, {"x": x}, 4000).rows.exp() if model.hidden else rows_of(model, x, 1)[0].exp()
+        p = prior(model, {"x": x}, 4000).rows.exp() if model.hidden or model.codes else rows_of(model, x, 1)[0].exp()
     error = 4 * (p * (1 - p) / 4000).sum().sqrt().item() if counted else 0.02
     assert p.sum().item() == pytest.approx(1, abs=error)
     n = 2000

@@ -47,6 +47,7 @@ SMALL: dict[str, tuple[Any, ...]] = {  # where a model or a part has a setting o
     "codes": (4,),
     "levels": ([2, 3],),
     "halvings": (0,),
+    "steps": (3,),
 }
 
 

@@ -15,6 +15,8 @@ from jensen.data import Dataset, Schema, Split
 from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs.run import Run
 from jensen.jobs.train import train
+from jensen.jobs.train_prior import train_prior
+from jensen.nets.causal import SequenceNet
 from jensen.objectives.estimators import elbo, prior
 from jensen.registry import build
 
@@ -266,3 +268,18 @@ def test_what_does_not_fit_is_refused():
         build("vqvae", table, {"encoder": "mlp", "decoder": "mlp"})
     with pytest.raises(ConfigError, match="for other data take vqvae"):
         build("vqvae2", table)
+
+
+def test_another_prior_is_fitted_to_codes(tmp_path):
+    """All else stays as it is; where priors hang on one another they are trained together or not at all."""
+    settings = {**ONE, "halvings": 1, "quantizer.codes": 6}
+    old = train("vqvae", dataset(), out=tmp_path / "old", settings=settings, epochs=4, lr=0.01)
+    new = train_prior(old, "transformer", out=tmp_path / "new", settings={"prior.width": 8}, epochs=20, lr=0.01)
+    assert isinstance(new.model.p["k"].module.network, SequenceNet)  # pyright: ignore
+    np.testing.assert_array_equal(new.encode(dataset(), codes=True), old.encode(dataset(), codes=True))
+    bits = new.score(dataset()).code_bits
+    assert bits is not None
+    assert bits["k"]["bits"] < 0.8 * bits["k"]["uniform_bits"]
+    two = train("vqvae2", dataset(), settings=TWO, epochs=2)
+    with pytest.raises(CapabilityError, match="several parts"):
+        train_prior(two, "transformer")

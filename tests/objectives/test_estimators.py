@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jensen.conditionals.heads import inverse_softplus
 from jensen.conditionals.priors import Normal
-from jensen.core import Joint, Model
+from jensen.core import Joint, Model, seeded
 from jensen.data import Schema
 from jensen.distributions import Bernoulli, DiagonalNormal
 from jensen.errors import CapabilityError
@@ -200,6 +200,8 @@ def test_what_needs_a_prior_says_so(estimate):
 class Table:
     """Stands for a model whose log-weights are written down: the next k rows of the columns asked for."""
 
+    hidden = ("z",)
+
     def __init__(self, log_w: Tensor):
         self.log_w, self.used = log_w, [0] * log_w.shape[1]
 
@@ -211,7 +213,8 @@ class Table:
             blocks.append(self.log_w[start : start + particles, column])
             assert len(blocks[-1]) == particles, "more particles were drawn than asked for"
             self.used[column] = start + particles
-        return SimpleNamespace(log_w=torch.stack(blocks, 1))
+        log_w = torch.stack(blocks, 1)
+        return SimpleNamespace(log_w=log_w, bounds_by_draw=lambda: log_w)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 13, 60, 1_000_000])
@@ -259,9 +262,21 @@ def test_the_stated_error_is_that_of_repeated_estimates():
     assert (spread / stated).mean().item() == pytest.approx(1, abs=0.15)
 
 
-def test_one_draw_has_no_known_error():
+def test_the_error_of_one_draw_is_measured_by_drawing_some_data_again():
+    """On average the variance of a draw, which many draws tell; and the numbers that follow are none the wiser."""
     _, x, _, _ = known()
-    assert elbo(linear_vae(True), {"x": x}, 1).variance.isnan().all()
+    model = linear_vae(True)
+    with seeded(0):
+        found = torch.stack([elbo(model, {"x": x}, 1).variance.mean() for _ in range(200)])
+        truth = elbo(model, {"x": x}, 4000).variance.mean() * 4000
+    assert found.std() > 0
+    assert abs(found.mean() - truth) < 4.5 * found.std() / 200**0.5 + 0.05 * truth
+    with seeded(0):
+        elbo(model, {"x": x}, 1)
+        after = torch.rand(3)
+    with seeded(0):
+        model.evidence({"x": x})
+        assert torch.equal(torch.rand(3), after)
 
 
 def test_each_estimator_says_what_it_is():

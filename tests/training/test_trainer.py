@@ -425,7 +425,9 @@ def test_a_storm_of_steps_left_out_ends_training():
     def steep(model: Model, batch: Batch, progress: float) -> Terms:
         return Terms(-1000 * a_of(model).sum(), {})
 
-    with pytest.raises(TrainingError, match=r"100 steps in a row were left out; .* gradient norm of 1000.*train\.skip is 5"):
+    with pytest.raises(
+        TrainingError, match=r"100 steps in a row were left out; .* gradient norm of 1000.*train\.skip is 5"
+    ):
         Trainer(point(Stage((GradientPhase(steep),))), rows(), None, settings(epochs=200, skip=5.0)).run()
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from jensen.cli.arguments import column_names, sound_options, text_options
 from jensen.cli.inputs import STDIN, read_stdin
-from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Sound, Text, Time, Weight
+from jensen.cli.options import Binarize, Drop, Given, GivenView, Group, Json, Label, Sound, Text, Time, Weight
 from jensen.cli.printing import print_json, print_table
 
 # What `jensen models` prints: key of a row and heading.
@@ -69,6 +69,7 @@ def data(
     label: Label = None,
     drop: Drop = None,
     given: Given = None,
+    given_view: GivenView = None,
     binarize: Binarize = None,
     group: Group = None,
     time: Time = None,
@@ -85,6 +86,7 @@ def data(
         "label": label,
         "drop": drop or (),
         "given": column_names(given) or (),
+        "given_view": given_view,
         "binarize": binarize,
         "group": group,
         "time": time,
@@ -140,6 +142,7 @@ def _print_data(report: Mapping[str, Any]) -> None:
     if is_image:
         v = report["values"]
         typer.echo(f"\nvalues  {v['min']} to {v['max']}, mean {v['mean']:.4g}")
+        _print_given(report.get("given", []))
         return
     if "sound" in report:
         v = report["sound"]
@@ -155,10 +158,21 @@ def _print_data(report: Mapping[str, Any]) -> None:
     print_table(headers, rows, numbers=["min", "mean", "max"])
     if report["constant"]:
         typer.echo(f"\nconstant: {', '.join(report['constant'])}")
-    if report["given"]:
-        typer.echo("")
-        cells = [[c["name"], c["kind"], c["dtype"], _range(c)] for c in report["given"]]
-        print_table(["given", "kind", "dtype", "values"], cells)
+    _print_given(report["given"])
+
+
+def _print_given(given: Sequence[Mapping[str, Any]]) -> None:
+    """Columns that are given, or pictures."""
+    if not given:
+        return
+    typer.echo("")
+    if "shape" in given[0]:
+        shape, view = " x ".join(map(str, given[0]["shape"])), given[0]["view"] or {}
+        settings = ", ".join(f"{key} {value}" for key, value in view.items() if key != "name")
+        words = f", a view of the data: {view['name']} {settings}".rstrip() if view else ""
+        typer.echo(f"given   pictures {shape}, 0..{given[0]['levels'] - 1}{words}; {_range(given[0])}")
+        return
+    print_table(["given", "kind", "dtype", "values"], [[c["name"], c["kind"], c["dtype"], _range(c)] for c in given])
 
 
 def _print_text(report: Mapping[str, Any]) -> None:
@@ -245,7 +259,9 @@ def _model_dict(model: Any) -> dict[str, Any]:
     from jensen.training.settings import ignored
 
     roles = dict.fromkeys(s.role for s in model.settings.values() if s.role)
-    without = ignored(toy(model.name)[1])
+    _, example = toy(model.name)
+    without = ignored(example)
+    ways = dict.fromkeys(str(f.module.sampling) for f in example.p if hasattr(f.module, "sampling"))
     return {
         **_component_dict(model),
         "components": {
@@ -257,6 +273,7 @@ def _model_dict(model: Any) -> dict[str, Any]:
             if row["setting"][6:] not in without
         ],
         "ignored": {f"train.{name}": why for name, why in without.items()},
+        "sampling": [row for way in ways for row in _settings_rows(registry.find("sampling", way), "")],
         "presets": _presets(model.name),
     }
 
@@ -318,6 +335,9 @@ def _show_model(model: Any) -> None:
     for why in dict.fromkeys(found["ignored"].values()):
         names = [name for name, reason in found["ignored"].items() if reason == why]
         typer.echo(f"Without effect under the defaults, as {why}: {', '.join(names)}")
+    if found["sampling"]:
+        _heading("Sampling, given as key=value to jensen sample")
+        _print_settings(found["sampling"])
     if found["presets"]:
         _heading("Presets, given as --preset NAME")
         print_table(["preset", "data", "about"], [list(p.values()) for p in found["presets"]])

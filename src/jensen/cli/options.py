@@ -39,6 +39,15 @@ Given = Annotated[
     list[str] | None,
     typer.Option("--given", metavar="COL,...", help="Columns that are conditions, not explained; repeat for more."),
 ]
+GivenView = Annotated[
+    str | None,
+    typer.Option(
+        "--given-view",
+        metavar="VIEW",
+        help="A view of each picture that is given: downscale,factor=4, sketch, grey or half,side=left.",
+        show_default=False,
+    ),
+]
 Text = Annotated[
     list[str] | None,
     typer.Option(

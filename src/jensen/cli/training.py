@@ -15,7 +15,7 @@ import typer
 from jensen.cli.arguments import Settings, column_names, read_settings, sound_options, text_options
 from jensen.cli.failures import INTERRUPTED, TERMINATED, fail
 from jensen.cli.inputs import STDIN, read_stdin
-from jensen.cli.options import Binarize, Drop, Given, Group, Json, Label, Sound, Text, Time, Weight
+from jensen.cli.options import Binarize, Drop, Given, GivenView, Group, Json, Label, Sound, Text, Time, Weight
 from jensen.cli.printing import duration, note, print_json, warnings_as_notes
 from jensen.cli.progress import TrainingProgress, log_jacobian_of
 from jensen.errors import ConfigError
@@ -62,6 +62,7 @@ def train(
     label: Label = None,
     drop: Drop = None,
     conditions: Given = None,
+    given_view: GivenView = None,
     group: Group = None,
     time: Time = None,
     weight: Weight = None,
@@ -93,6 +94,7 @@ def train(
         "label": label,
         "drop": drop or (),
         "given": column_names(conditions) or (),
+        "given_view": given_view,
         "group": group,
         "time": time,
         "weight": weight,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jensen.cli.arguments import column_names, read_temperature, read_values
+from jensen.cli.arguments import column_names, read_settings, read_temperature, read_values
 from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, Refine, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
@@ -116,6 +116,14 @@ def _of_text(result: Score) -> str:
 def sample(
     run: RunFolder,
     out: Out,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="How, where the model can be drawn from in several ways: sampler=ddim steps=20.",
+            show_default=False,
+        ),
+    ] = None,
     n: Annotated[
         int | None,
         typer.Option("-n", "--n", metavar="N", help="How many. [default: 64, of sound 8]", show_default=False),
@@ -149,7 +157,9 @@ def sample(
 ) -> None:
     """Draw new data from the model, in the user's own types."""
     check_out(out)
-    values = read_values(given, "--given")
+    values, how = read_values(given, "--given"), read_settings(settings or [])
+    if how.problems:
+        raise ConfigError(how.problems)
     opened = open_run(run, device)
     _check_sound(out, opened)
     if opened.schema.is_sound and n is None and given_from is None:
@@ -165,6 +175,7 @@ def sample(
             prefix=prefix,
             length=length,
             nucleus=nucleus,
+            sampling=how.values,
             listener=progress,
             say=note,
         )

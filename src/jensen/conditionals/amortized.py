@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from jensen.conditionals.flows import Context
 from jensen.conditionals.heads import Head, Support
 from jensen.core import Deterministic
 from jensen.errors import ConfigError
 from jensen.nets.reading import Reader
+from jensen.nets.stack import Stack
 
 Build = Callable[[tuple[int, ...], tuple[int, ...]], nn.Module]
 """From the shapes of inputs and outputs to a network."""
@@ -47,23 +49,52 @@ class Beside(nn.Module):
     """A value and what it stands under, as one input: conditions behind a vector, or as planes behind a picture.
 
     Args:
-        context: turns the conditions into one context, (N, C).
+        context: turns the conditions into one context, (N, C), or into planes.
         first: what is done to the value, as rescaling.
     """
 
-    def __init__(self, context: nn.Module, first: nn.Module | None = None):
+    def __init__(self, context: Context, first: nn.Module | None = None):
         super().__init__()
         self.context, self.first = context, first if first is not None else nn.Identity()
 
     def shape(self, value: tuple[int, ...]) -> tuple[int, ...]:
         """Of both together, where the value has that shape."""
-        size: int = self.context.size  # pyright: ignore
-        return (value[0] + size, *value[1:])
+        more = self.context.channels if len(value) == 3 else self.context.size
+        return (value[0] + more, *value[1:])
 
     def forward(self, value: Tensor, *conditions: Tensor) -> Tensor:
-        value, c = self.first(value), self.context(*conditions)
-        planes = c.reshape(*c.shape, *(1,) * (value.dim() - 2)).expand(*c.shape, *value.shape[2:])
-        return torch.cat([value, planes.to(value.dtype)], 1)
+        value = self.first(value)
+        picture = value.dim() == 4
+        c = self.context.planes(value.shape[2:], *conditions) if picture else self.context(*conditions)  # pyright: ignore
+        return torch.cat([value, c.to(value.dtype)], 1)
+
+
+class Onto(nn.Module):
+    """A network of a vector and of given pictures, to a picture: what it draws meets the pictures at its own size.
+
+    Args:
+        join: the vector with the conditions behind it.
+        body: a convolutional network of these, which puts out some planes.
+        outputs: shape of the result.
+    """
+
+    takes_parents = True
+
+    def __init__(self, join: Beside, body: nn.Module, planes: int, outputs: tuple[int, ...]):
+        super().__init__()
+        self.join, self.body, self.size = join, body, outputs[1:]
+        both = nn.Conv2d(planes + join.context.channels, planes, 3, padding=1)
+        self.merge = Stack(both, nn.SiLU(), nn.Conv2d(planes, outputs[0], 3, padding=1))
+
+    @property
+    def output(self) -> nn.Module:
+        """Where an output bias can be set from the data."""
+        return self.merge.output
+
+    def forward(self, value: Tensor, *conditions: Tensor) -> Tensor:
+        drawn = self.body(self.join(value, *conditions))
+        given = self.join.context.planes(self.size, *conditions)  # pyright: ignore[reportArgumentType]
+        return self.merge(torch.cat([drawn, given.to(drawn.dtype)], 1))
 
 
 class Amortized(nn.Module):
@@ -99,7 +130,7 @@ class Amortized(nn.Module):
         output.bias.copy_(bias.reshape(output.bias.numel(), -1).mean(1))  # a convolution has one bias a channel
 
 
-def encoding(network: Build, support: Support, head: Head, context: nn.Module | None = None) -> Amortized:
+def encoding(network: Build, support: Support, head: Head, context: Context | None = None) -> Amortized:
     """q(z | x), or q(z | x, c) with a context: a network of data of that support.
 
     Raises:
@@ -110,7 +141,7 @@ def encoding(network: Build, support: Support, head: Head, context: nn.Module | 
 
 
 def reading(
-    network: Build, support: Support, outputs: tuple[int, ...], context: nn.Module | None = None
+    network: Build, support: Support, outputs: tuple[int, ...], context: Context | None = None
 ) -> tuple[nn.Module, nn.Module | None]:
     """A network of data of that support, and what joins them with a context, if there is one.
 
@@ -125,12 +156,26 @@ def reading(
     return network(join.shape(support.shape), outputs), join
 
 
-def decoding(network: Build, z: tuple[int, ...], head: Head, context: nn.Module | None = None) -> Amortized:
-    """p(x | z), or p(x | z, c) with a context."""
+def decoding(network: Build, z: tuple[int, ...], head: Head, context: Context | None = None) -> Amortized:
+    """p(x | z), or p(x | z, c) with a context.
+
+    Given pictures, a convolutional network that makes a picture of a vector meets them again as planes.
+    """
     if context is None:
         return Amortized(network(z, head.parameter_shape), head)
-    join = Beside(context)
-    return Amortized(network(join.shape(z), head.parameter_shape), head, join)
+    join, outputs = Beside(context), head.parameter_shape
+    built = network(join.shape(z), outputs)
+    if context.holds_pictures and len(z) == 1 and len(outputs) == 3 and _is_convolutional(built):
+        body = network(join.shape(z), (PLANES, *outputs[1:]))
+        return Amortized(Onto(join, body, PLANES, outputs), head)
+    return Amortized(built, head, join)
+
+
+PLANES = 16  # of what a network draws before it meets given pictures
+
+
+def _is_convolutional(network: nn.Module) -> bool:
+    return any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in network.modules())
 
 
 class AmortizedCode(Deterministic):
@@ -157,12 +202,14 @@ class AmortizedCode(Deterministic):
 
 
 def run_network(network: nn.Module, parents: Sequence[Tensor], precision: torch.dtype | None) -> Tensor:
-    """A network's output on its joined parents, float32 or better."""
-    joined = parents[0] if len(parents) == 1 else torch.cat([x.flatten(1) for x in parents], 1)
+    """A network's output on its parents, joined where it does not take several, float32 or better."""
+    joined = tuple(parents)
+    if len(parents) > 1 and not getattr(network, "takes_parents", False):
+        joined = (torch.cat([x.flatten(1) for x in parents], 1),)
     if precision is None:
-        return network(joined)
-    with torch.autocast(joined.device.type, precision):
-        return network(joined).float()
+        return network(*joined)
+    with torch.autocast(joined[0].device.type, precision):
+        return network(*joined).float()
 
 
 def set_precision(model: nn.Module, precision: torch.dtype | None) -> None:

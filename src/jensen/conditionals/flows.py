@@ -16,6 +16,8 @@ from jensen.conditionals.ranges import Ranges
 from jensen.conditionals.transformed import Transformed
 from jensen.distributions import DiagonalNormal
 from jensen.errors import ConfigError
+from jensen.nets.convolutional import conv
+from jensen.nets.resnet import resize
 from jensen.registry import FlowSlot, Prior, component
 from jensen.transforms import Composed, Inverse, Sigmoid, Softplus, Transform, interval
 
@@ -137,16 +139,56 @@ class Columns(nn.Module):
         return c
 
 
-class Context(nn.Module):
-    """Several conditions as one context, side by side, one part for each parent."""
+class Picture(nn.Module):
+    """A picture c, `(N, C, H, W)`, as a context: features of it by a small convolutional network, `(N, size)`.
 
-    def __init__(self, parts: Iterable[Labels | Columns]):
+    Args:
+        shape: (C, H, W).
+        levels: c has values 0..levels−1.
+        size: how many features.
+    """
+
+    def __init__(self, shape: tuple[int, ...], levels: int, size: int = 64):
+        super().__init__()
+        self.size, self.channels, self.middle = size, shape[0], (levels - 1) / 2
+        self.network = conv(shape, (size,), channels=[16, 32], hidden=128)
+
+    def forward(self, c: Tensor) -> Tensor:
+        return self.network(self.planes(c))
+
+    def planes(self, c: Tensor) -> Tensor:
+        """The picture with its levels brought to −1..1."""
+        return c / self.middle - 1.0
+
+
+class Context(nn.Module):
+    """Several conditions as one context, side by side, one part for each parent.
+
+    Attributes:
+        size: C, numbers of the context.
+        channels: planes that the conditions make beside a picture: one for each number, and those of pictures.
+    """
+
+    def __init__(self, parts: Iterable[Labels | Columns | Picture]):
         super().__init__()
         chain = list(parts)
         self.parts, self.size = nn.ModuleList(chain), sum(part.size for part in chain)
+        self.channels = sum(part.channels if isinstance(part, Picture) else part.size for part in chain)
+        self.holds_pictures = any(isinstance(part, Picture) for part in chain)
 
     def forward(self, *parents: Tensor) -> Tensor:
         return torch.cat([part(parent) for part, parent in zip(self.parts, parents, strict=True)], 1)
+
+    def planes(self, size: tuple[int, int], *parents: Tensor) -> Tensor:
+        """The conditions as planes of that height and width, `(N, channels, H, W)`, pictures resized."""
+        found = []
+        for part, parent in zip(self.parts, parents, strict=True):
+            if isinstance(part, Picture):
+                found.append(resize(part.planes(parent), size))
+            else:
+                c = part(parent)
+                found.append(c.reshape(*c.shape, 1, 1).expand(*c.shape, *size))
+        return torch.cat(found, 1)
 
 
 @component("prior", "flow", paper="Rezende and Mohamed 2015, arXiv:1505.05770; Chen et al. 2017, arXiv:1611.02731")

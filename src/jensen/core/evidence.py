@@ -158,10 +158,13 @@ class Evidence:
     def kl(self, name: str, closed: bool = True) -> Tensor:
         """KL(q ‖ p) of one hidden variable in nats, (B,).
 
-        In closed form where it is known, holds and is wanted (an expectation over this variable), else the
-        mean over particles of log q − log p, which may be negative.
+        In closed form where it is known, holds and is wanted (an expectation over this variable), or step by step
+        given the draw of a chain; else the mean over particles of log q − log p, which may be negative.
         """
         divergence = self.closed_kl(name) if closed else None
+        if divergence is None and closed:
+            by_draw = self.kl_by_draw(name)
+            divergence = None if by_draw is None else _mean(by_draw)
         if divergence is not None:
             return divergence
         if name not in self.q:
@@ -181,6 +184,32 @@ class Evidence:
         if divergence.dim() == 0:
             return divergence.expand(self.batch)
         return divergence if divergence.shape == (self.batch,) else divergence.view(-1, self.batch).mean(0)
+
+    def kl_by_draw(self, name: str) -> Tensor | None:
+        """An estimate of KL(q ‖ p) from each draw, in nats, (K, B), less noisy than log q − log p; None without one.
+
+        A q of several steps may know what each costs on average given the draw where it starts: `divergence_given`.
+        """
+        if not self._closed_form_holds(name) or not hasattr(self.q[name], "divergence_given"):
+            return None
+        q, p, value = self.q[name], self.p[name], self.values[name]
+        if self.particles > 1:
+            wide = (self.is_wide(self._q_factors[name]), self.is_wide(self._p_factors[name]))
+            q, p = (self._by_particle(d) if w else d for d, w in zip((q, p), wide, strict=True))
+        found = q.divergence_given(value.unflatten(0, (self.particles, self.batch)), p)  # pyright: ignore
+        return found.expand(self.particles, self.batch)
+
+    def bounds_by_draw(self) -> Tensor:
+        """Of each draw an estimate of the ELBO, in nats, (K, B): log w, less noisy where `kl_by_draw` is known.
+
+        It is no importance weight: only its mean is a bound.
+        """
+        known = {name: kl for name in self.q if (kl := self.kl_by_draw(name)) is not None}
+        if not known:
+            return self.log_w
+        total = self._total(self.log_p, [name for name in self.p if name not in known])
+        total = total - self._total(self.log_q, [name for name in self.q if name not in known])
+        return total - reduce(torch.add, known.values())
 
     def kl_terms(self, name: str) -> Tensor | None:
         """KL(q ‖ p) of each element of a hidden variable, (B, *event); None where no closed form is known."""
@@ -208,7 +237,13 @@ class Evidence:
         return not any(self._descends(parent, name) for parent in self._p_factors[name].parents)
 
     def _descends(self, name: str, ancestor: str) -> bool:
-        return name == ancestor or any(self._descends(n, ancestor) for n in self._came_from.get(name, ()))
+        """Whether a variable is another or was computed or drawn from it, each looked at once."""
+        known, waiting = {name}, [name]
+        while waiting:
+            found = self._came_from.get(waiting.pop(), ())
+            waiting += [parent for parent in found if parent not in known]
+            known.update(found)
+        return ancestor in known
 
     def _side_by_side(self, name: str) -> tuple[Distribution, Distribution]:
         """q and p of a variable, with batches that fit: (K, B) beside (B,) where one differs between particles."""

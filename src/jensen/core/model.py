@@ -140,7 +140,11 @@ class Model(nn.Module):
         return sorted(given - set(self.p.names) - set(self.q.names))
 
     def sample(
-        self, n: int, given: Mapping[str, Tensor] | None = None, temperature: float | Mapping[str, float] = 1.0
+        self,
+        n: int,
+        given: Mapping[str, Tensor] | None = None,
+        temperature: float | Mapping[str, float] = 1.0,
+        how: Mapping[str, Any] | None = None,
     ) -> dict[str, Tensor]:
         """Ancestral samples: walk p from the top, (n, *event) by name.
 
@@ -149,6 +153,7 @@ class Model(nn.Module):
             given: values of some variables, (n, *event); context must be given.
             temperature: multiplies the scale of what is hidden or drawn first of all, and of the normal base of a flow;
                 divides the logits of choices. 1 samples the model itself. By name, of these variables alone.
+            how: by name of a variable, how its distribution is to be `sampled`, where it can be in several ways.
 
         Raises:
             ValueError: p has no distribution for a variable that is needed, or a flow's base has no scale.
@@ -171,6 +176,8 @@ class Model(nn.Module):
                 heat = 1.0 if drawn_from_hidden else temperature
             if heat != 1.0 and hasattr(met, "tempered"):
                 met = met.tempered(heat)  # pyright: ignore[reportAttributeAccessIssue]
+            if how and factor.name in how:
+                met = met.sampled(how[factor.name])  # pyright: ignore[reportAttributeAccessIssue]
             shape = torch.Size() if met.batch_shape else torch.Size((n,))
             values[factor.name] = met.sample(shape)
         return values

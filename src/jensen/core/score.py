@@ -36,7 +36,7 @@ class Score:
         precision: "float32" or "float64", in which the rows were computed.
         float64_rows: how many of them were computed again in float64, as float32 gave no finite number.
         float32_error: mean |float32 − float64| in nats over the rows on which the two were compared; None where none.
-        code_bits: of a vector quantiser, of each level the bits a datum that its codes take under the prior, `bits`, and
+        code_bits: of a vector quantiser, by level, the bits a datum that its codes take under the prior, `bits`, and
             as they are, `uniform_bits`, with how many `cells` there are and `codes`; None for all else.
         refine: steps at most by which each datum's q was refined; 0 where it is the encoder's.
         amounts: of text, how much of it was scored: tokens, words, characters, bytes, and `hidden`, words that

@@ -1,4 +1,4 @@
-"""Conditions: columns of a table that a model is given and does not explain."""
+"""Conditions: columns of a table, or a picture, that a model is given and does not explain."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from jensen.data import tables
+from jensen.data.fitting import fit_levels
 from jensen.data.schema import Field, moments
 from jensen.data.sources import Source
+from jensen.data.views import view_of
 from jensen.errors import ConfigError, DataError, did_you_mean
 
 FEW = 10  # different whole numbers up to which a column holds categories
@@ -45,6 +48,35 @@ def check_present(source: Source, fields: Sequence[Field]) -> None:
         missing = [field.name for field in fields if field.name not in getattr(part.x, "columns", ())]
         if missing:
             raise DataError(f"{source.name}: columns missing that the model is given: {', '.join(missing)}")
+
+
+def picture_field(shape: Sequence[int], levels: int, view: Mapping[str, Any] | None = None) -> Field:
+    """The field of pictures that are given, of a view of the datum where one is named."""
+    view = None if view is None else dict(view)
+    return Field(name="given", kind="image", shape=tuple(shape), levels=levels, dtype="uint8", view=view)
+
+
+def given_pictures(beside: Any, field: Field, source: Source, part: str) -> np.ndarray:
+    """Pictures that come with the data, as they go into a split, uint8 (N, C, H, W).
+
+    Raises:
+        DataError: there are none, or they have another shape or other levels than those of training.
+    """
+    assert field.levels
+    expected = f"{source.name}: {part}: as in training expected given pictures {field.shape}"
+    if not isinstance(beside, np.ndarray):
+        raise DataError(f"{expected}, an array {part}_given, got {'none' if beside is None else 'numbers'}")
+    if beside.shape[1:] != field.shape:
+        raise DataError(f"{expected}, got {beside.shape[1:]}")
+    return fit_levels(beside, field.levels, source)
+
+
+def views_as_given(x: np.ndarray, levels: int, field: Field) -> np.ndarray:
+    """Views of pictures x, uint8 (N, C, H, W), with values 0..levels−1, as what is given of them."""
+    assert field.view is not None
+    view = view_of(x.shape[1:], levels, field.view)
+    rows = torch.from_numpy(x).split(1024)
+    return torch.cat([view(few.float()).to(torch.uint8) for few in rows]).numpy()
 
 
 def conditions(frame: Any, fields: Sequence[Field], source: Source) -> np.ndarray:

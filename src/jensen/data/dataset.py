@@ -29,8 +29,8 @@ class Split:
         weight: non-negative row weights, float64 (N,), or None.
         amounts: of text, how many tokens, words, characters, bytes and words that became `<unk>` each row is, int64
             (N, 5); None where that is not known.
-        c: conditions, the columns that a model is given, float64 (N, G): real numbers, and the positions of
-            categories among those of the schema; None where there are none.
+        c: conditions, what a model is given: columns, float64 (N, G), real numbers and the positions of categories
+            among those of the schema; or pictures, uint8 (N, C, H, W); None where there are none.
         index: rows of the original data that these were, int64 (N,).
         redraw: these are grey pictures that a model takes as 0/1, drawn afresh each time.
     """
@@ -85,7 +85,7 @@ class TensorSplit:
     Attributes:
         x: prepared values, float32 (N, *event); with dynamic binarisation grey levels, uint8.
         top: the whitest grey, where each `take` draws pixels afresh from Bernoulli(v / top); else None.
-        c: prepared conditions, float32 (N, C), or None.
+        c: prepared conditions, float32 (N, C), or pictures (N, C, H, W); or None.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             "max": int(first.x.max()),
             "mean": float(first.x.mean()),
         }
-        return report
+        return {**report, **_given_of(schema, first)}
     if schema.is_sound:
         lost = loss(first.x, *schema.quantisation)
         report["sound"] = {
@@ -211,20 +211,25 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         for column, values in zip(schema.fields, first.x.T, strict=True)
     ]
     report["constant"] = [column["name"] for column in report["columns"] if column["constant"]]
-    report["given"] = [
-        {
-            "name": column.name,
-            "kind": column.kind,
-            "dtype": column.dtype,
-            **(
-                {"categories": list(column.categories)}
-                if column.categories is not None
-                else {"min": float(values.min()), "max": float(values.max()), "mean": float(values.mean())}
-            ),
-        }
-        for column, values in zip(schema.given, first.c.T if first.c is not None else (), strict=True)
-    ]
-    return report
+    return {**report, "given": [], **_given_of(schema, first)}
+
+
+def _given_of(schema: Schema, split: Split) -> dict[str, Any]:
+    """What a model is given of these rows: nothing, a picture, or columns."""
+    if split.c is None:
+        return {}
+    columns = [split.c] if schema.given_picture is not None else split.c.T
+    found = []
+    for condition, values in zip(schema.given, columns, strict=True):
+        one: dict[str, Any] = {"name": condition.name, "kind": condition.kind, "dtype": condition.dtype}
+        if condition.kind == "image":
+            one |= {"shape": list(condition.shape), "levels": condition.levels, "view": condition.view}
+        if condition.categories is not None:
+            one["categories"] = list(condition.categories)
+        else:
+            one |= {"min": float(values.min()), "max": float(values.max()), "mean": float(values.mean())}
+        found.append(one)
+    return {"given": found}
 
 
 def _text(dataset: Dataset) -> dict[str, Any]:

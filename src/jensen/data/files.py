@@ -8,6 +8,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -46,19 +47,25 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> Raw:
-    """Arrays `train`, `valid`, `test` or `X`, also as `train_images`; labels `train_labels`, or `y`."""
+    """Arrays `train`, `valid`, `test` or `X`, also as `train_images`; labels `train_labels`, or `y`; what is given of
+    each row `train_given`, or `given`.
+    """
     arrays = read_arrays(path)
     data = {name: array for name in SPLITS if (array := _first(arrays, name, f"{name}_images")) is not None}
     labels = {name: _first(arrays, f"{name}_labels", f"{name}_y") for name in data}
+    given = {name: arrays[f"{name}_given"] for name in data if f"{name}_given" in arrays}
     if "train" not in data:
         whole = _first(arrays, "X", "X_images", "images")
         if whole is not None:
             data, labels = {ALL: whole}, {ALL: _first(arrays, "y", "labels", "X_labels")}
+            beside = _first(arrays, "given", "X_given")
+            given = {} if beside is None else {ALL: beside}
     if not data:
         held = ", ".join(arrays) or "none"
         raise DataError(f"{path}: expected an array named train or X (or train_images, X_images), got {held}")
     names = arrays.get("class_names")
-    return raw_arrays(data, labels, path.name, None if names is None else tuple(map(str, names)))
+    raw = raw_arrays(data, labels, path.name, None if names is None else tuple(map(str, names)))
+    return beside_rows(raw, given, path.name)
 
 
 def _read_npy(path: Path) -> Raw:
@@ -88,6 +95,27 @@ def raw_arrays(
         return Raw(raw.parts, raw.levels, classes, notes=raw.notes + notes)
     parts = {part: Part(tables.frame_of(array, name), kept.get(part)) for part, array in data.items()}
     return Raw(parts, classes=classes, notes=notes)
+
+
+def beside_rows(raw: Raw, given: Mapping[str, np.ndarray], name: str) -> Raw:
+    """Data with what is given of their rows, by split: pictures, or rows of numbers in columns given0, given1, ...
+
+    Raises:
+        DataError: these are neither, or not one for each row.
+    """
+    if not given:
+        return raw
+    beside: dict[str, Any] = {}
+    if any(array.ndim >= 3 for array in given.values()):
+        read = pictures.pictures(given, source=f"{name}: given")
+        beside, levels = {part: found.x for part, found in read.parts.items()}, read.levels
+    else:
+        levels = None
+        for part, array in given.items():
+            frame = tables.frame_of(array, f"{name}: {part}_given")
+            beside[part] = frame.set_axis([f"given{j}" for j in range(frame.shape[1])], axis=1)
+    parts = {part: replace(found, given=beside.get(part)) for part, found in raw.parts.items()}
+    return replace(raw, parts=parts, given_levels=levels)
 
 
 def read_csv(path: Path) -> Raw:

@@ -10,7 +10,14 @@ import numpy as np
 
 from jensen.data import audio, pictures, splits, tables
 from jensen.data.audio_levels import Encoding
-from jensen.data.conditions import check_present, conditions, fit_conditions
+from jensen.data.conditions import (
+    check_present,
+    conditions,
+    fit_conditions,
+    given_pictures,
+    picture_field,
+    views_as_given,
+)
 from jensen.data.dataset import Dataset, Split
 from jensen.data.fitting import fit_pictures, fit_sound, fit_table
 from jensen.data.raw import ALL
@@ -18,6 +25,7 @@ from jensen.data.rows import Rows, take_apart
 from jensen.data.schema import Schema, column_kinds
 from jensen.data.sources import Source, by_position, open_source, reference
 from jensen.data.text import fit_rows, load_text, refuse_columns
+from jensen.data.views import named_view, view_of
 from jensen.errors import ConfigError, DataError, did_you_mean
 
 Binarize = Literal["none", "static", "dynamic"]
@@ -33,6 +41,7 @@ def load_data(
     label: str | None = None,
     drop: str | Sequence[str] = (),
     given: str | Sequence[str] = (),
+    given_view: str | Mapping[str, Any] | None = None,
     group: str | None = None,
     time: str | None = None,
     weight: str | None = None,
@@ -58,7 +67,10 @@ def load_data(
         label: column of labels, which becomes `y`; an empty cell is a row without a label, y = -1.
         drop: columns to leave out.
         given: columns that are conditions: a model is given them, and explains the others. Words, truth values and at
-            most ten different whole numbers are categories, all else is real; `kinds` may say which.
+            most ten different whole numbers are categories, all else is real; `kinds` may say which. Data that bring
+            arrays of what is given beside their rows (`train_given` of an .npz) name no columns.
+        given_view: a view of each picture that a model is given, to make the whole of it: "downscale,factor=4",
+            "sketch", "grey" or "half,side=left", by name and settings.
         group: column of groups; the rows of one stay in one split.
         time: column of times; the oldest rows are the training split.
         weight: column of non-negative row weights.
@@ -83,7 +95,9 @@ def load_data(
     {'train': 8, 'valid': 1, 'test': 1}
     """
     drop, given = ([one] if isinstance(one, str) else list(one) for one in (drop, given))
-    options = {"binarize": binarize, "label": label, "group": group, "time": time, "weight": weight}
+    options: dict[str, Any] = {"binarize": binarize, "label": label, "group": group, "time": time, "weight": weight}
+    options["given_view"] = given_view
+    given_view = None if given_view is None else named_view(given_view)
     of_sound = {"length": length, "rate": rate, "levels": levels, "encoding": encoding}
     recipe = (
         _recipe(ref, options | of_sound | {"text": text or None}, seed, drop, given, fractions, kinds)
@@ -93,7 +107,7 @@ def load_data(
     shares = splits.check_fractions(fractions)
     _check_options(binarize, seed, group, time, label, drop, given, kinds, schema)
     if isinstance(ref, Dataset):
-        same = schema in (None, ref.schema) and given in ([], ref.schema.given_names)
+        same = schema in (None, ref.schema) and given in ([], ref.schema.given_names) and given_view is None
         if same and binarize in (None, ref.schema.binarization):
             return ref
         if schema is None and ref.schema.levels == 2:
@@ -114,9 +128,11 @@ def load_data(
     else:
         if label is None and source.has(schema.label):
             label = schema.label
-        given = schema.given_names
-        source = by_position(source, schema)
-        check_present(source, schema.given)
+        given = [] if source.raw.brings_given or schema.given_picture else schema.given_names
+        if given:
+            source = by_position(source, schema)
+            check_present(source, schema.given)
+    _check_given(source, given, given_view, schema)
     columns = {"label": label, "group": group, "time": time, "weight": weight}
     rows = {name: take_apart(part, source, columns, drop, given) for name, part in source.raw.parts.items()}
 
@@ -125,14 +141,53 @@ def load_data(
     chosen, note = _choose(rows, seed, shares, source, whole=schema is not None)
     if schema is None:
         train, index = chosen["train"]
-        schema = _schema(source, rows, x, train, index, binarize, seed, label, kinds or {})
-    c = {name: conditions(part.given, schema.given, source) if given else None for name, part in rows.items()}
+        schema = _schema(source, rows, x, train, index, binarize, seed, label, kinds or {}, given_view)
+    c = {name: _conditions(part, schema, source, name) for name, part in rows.items()}
     found = {
-        name: _binarized(rows[part].split(x[part], c[part], index, schema.classes), schema, name)
+        name: _seen(_binarized(rows[part].split(x[part], c[part], index, schema.classes), schema, name), schema)
         for name, (part, index) in chosen.items()
     }
     notes = filter(None, [source.description, *source.raw.notes, note])
     return Dataset(source.name, schema, found, "; ".join(notes), source.origin, recipe)
+
+
+def _check_given(
+    source: Source, given: Sequence[str], given_view: Mapping[str, Any] | None, schema: Schema | None
+) -> None:
+    """Raises `ConfigError` where more is said to be given than a model can be, or a view is none of these data's."""
+    if source.raw.brings_given and (given or given_view):
+        option = "given" if given else "given_view"
+        raise ConfigError(f"{option}: {source.name} brings what is given of its rows with it; name no more")
+    if given and given_view:
+        raise ConfigError("given_view: expected columns that are given, or a view of a picture, got both")
+    if given_view and schema is None and not source.raw.is_image:
+        raise ConfigError(f"given_view: expected pictures, got other data ({source.name})")
+
+
+def _conditions(part: Rows, schema: Schema, source: Source, name: str) -> np.ndarray | None:
+    """What is given of a part's rows, as it goes into a split; views wait until pictures are binarised."""
+    picture = schema.given_picture
+    if not schema.given or (picture is not None and picture.view is not None):
+        return None
+    if picture is not None:
+        return given_pictures(part.given, picture, source, name)
+    if part.given is None or isinstance(part.given, np.ndarray):
+        expected = ", ".join(schema.given_names)
+        raise DataError(f"{source.name}: {name}: as in training expected numbers that are given ({expected})")
+    if list(part.given.columns) != schema.given_names and part.given.shape[1] != len(schema.given):
+        got = part.given.shape[1]
+        raise DataError(f"{source.name}: {name}: as in training expected {len(schema.given)} numbers given, got {got}")
+    return conditions(part.given.set_axis(schema.given_names, axis=1), schema.given, source)
+
+
+def _seen(split: Split, schema: Schema) -> Split:
+    """A split of pictures whose views are given, with these."""
+    picture = schema.given_picture
+    if picture is None or picture.view is None:
+        return split
+    if split.redraw:
+        raise ConfigError("given_view: it is taken once, and these pictures are drawn anew each time; binarize=static")
+    return replace(split, c=views_as_given(split.x, schema.levels or 2, picture))
 
 
 def _recipe(
@@ -248,8 +303,36 @@ def _schema(
     seed: int,
     label: str | None,
     kinds: Mapping[str, str],
+    given_view: Mapping[str, Any] | None = None,
 ) -> Schema:
     """The schema of data that have none yet; kinds by all rows, moments by the training rows, those at an index."""
+    beside = source.raw.brings_given
+    found = _schema_of_rows(source, rows, x, train, index, binarize, seed, label, kinds)
+    if given_view is not None:
+        view = view_of(found.event_shape, found.levels or 2, given_view)
+        return found.model_copy(update={"given": (picture_field(view.shape, view.levels, given_view),)})
+    if not beside:
+        return found
+    first = rows[train].given
+    if isinstance(first, np.ndarray):
+        fields = (picture_field(first.shape[1:], source.raw.given_levels or 256),)
+    else:
+        fields = fit_conditions([part.given for part in rows.values()], first.iloc[index], kinds, source)
+    return found.model_copy(update={"given": fields})
+
+
+def _schema_of_rows(
+    source: Source,
+    rows: Mapping[str, Rows],
+    x: Mapping[str, np.ndarray],
+    train: str,
+    index: np.ndarray,
+    binarize: Binarize | None,
+    seed: int,
+    label: str | None,
+    kinds: Mapping[str, str],
+) -> Schema:
+    """The schema of rows, with the columns of them that are given."""
     labelled = any(part.y is not None for part in rows.values())
     classes = source.raw.classes or _classes(rows) if labelled else None
     if kinds and (source.raw.is_image or source.raw.sound is not None):
@@ -264,7 +347,7 @@ def _schema(
         raise ConfigError(f"binarize: expected grey pictures, got {kind} ({source.name})")
     first = next(iter(rows.values()))
     names, dtypes = list(first.x.columns), [str(dtype) for dtype in first.x.dtypes]
-    given = [] if first.given is None else list(first.given.columns)
+    given = [] if first.given is None or source.raw.brings_given else list(first.given.columns)
     for name in kinds:
         if name not in (*names, *given):
             raise ConfigError(f"kinds: {source.name} has no column {name!r}{did_you_mean(name, [*names, *given])}")

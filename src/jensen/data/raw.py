@@ -28,12 +28,14 @@ class Part:
             float32 (N, T).
         rate: of recordings, samples per second of each, (N,).
         group: rows of one number stay in one split, (N,): the clips of a recording.
+        given: what a model is given of each row and does not explain: pictures uint8 (N, C, H, W) or a table.
     """
 
     x: np.ndarray | pandas.DataFrame
     y: np.ndarray | None = None
     rate: np.ndarray | None = None
     group: np.ndarray | None = None
+    given: np.ndarray | pandas.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Raw:
         sound: what clips are, and how they become levels; None for all else.
         texts: in place of parts, a text or several, of each split; None for all else.
         usual: options of text where nothing else is said.
+        given_levels: pictures that are given have values 0..given_levels-1; None for all else.
     """
 
     parts: Mapping[str, Part]
@@ -60,15 +63,26 @@ class Raw:
     sound: Field | None = None
     texts: Mapping[str, str | Sequence[str]] | None = None
     usual: Mapping[str, Any] = field(default_factory=dict)
+    given_levels: int | None = None
 
     def __post_init__(self) -> None:
         for name, part in self.parts.items():
             if part.y is not None and len(part.y) != len(part.x):
                 raise DataError(f"{name}: expected {len(part.x)} labels, one for each row, got {len(part.y)}")
+            if part.given is not None and len(part.given) != len(part.x):
+                raise DataError(f"{name}: expected {len(part.x)} given, one for each row, got {len(part.given)}")
+        if len({part.given is None for part in self.parts.values()}) > 1:
+            missing = [name for name, part in self.parts.items() if part.given is None]
+            raise DataError(f"expected what is given in every split or in none, got none in {', '.join(missing)}")
 
     @property
     def is_image(self) -> bool:
         return self.levels is not None
+
+    @property
+    def brings_given(self) -> bool:
+        """Whether what a model is given comes beside the rows, and is no column of them."""
+        return any(part.given is not None for part in self.parts.values())
 
     @property
     def holds_recordings(self) -> bool:

@@ -55,7 +55,7 @@ def take_apart(
     Args:
         columns: the column named by each of the options `label`, `group`, `time` and `weight`.
         drop: columns that are left out.
-        given: columns that are conditions.
+        given: columns that are conditions; () where these come beside the rows, or there are none.
     """
     import pandas
 
@@ -75,7 +75,7 @@ def take_apart(
         _weights(taken["weight"], source) if "weight" in taken else None,
         _groups(taken["group"], source) if "group" in taken else part.group,
         _times(taken["time"], source) if "time" in taken else None,
-        part.x[list(given)] if given else None,  # pyright: ignore[reportCallIssue, reportArgumentType]
+        part.x[list(given)] if given else part.given,  # pyright: ignore[reportCallIssue, reportArgumentType]
     )
 
 

@@ -51,6 +51,10 @@ class Field(BaseModel):
     """Of a sound, how its waveform becomes levels."""
     tokens: Tokens | None = None
     """Of a text, how it becomes whole numbers."""
+    view: dict[str, Any] | None = None
+    """Of a picture that is given: the view of the datum that it is, by name and settings; None for one that comes with
+    the datum.
+    """
 
     @property
     def width(self) -> int:
@@ -78,7 +82,7 @@ class Schema(BaseModel):
     label_dtype: str = "object"
     """The user's dtype of that column."""
     given: tuple[Field, ...] = ()
-    """Columns of a table that are conditions: the model is given them, and does not explain them."""
+    """Columns that are conditions, or one picture: the model is given them, and does not explain them."""
     order: tuple[str, ...] = ()
     """All columns as they stood in the user's table, with the label and what is given; () where `fields` are all."""
     binarization: Binarization = "none"
@@ -158,8 +162,18 @@ class Schema(BaseModel):
 
     @property
     def given_width(self) -> int:
-        """C, numbers that a model is given for a datum by its conditions."""
+        """C, numbers that a model is given for a datum by its conditions, where these are columns."""
         return sum(field.width for field in self.given)
+
+    @property
+    def given_picture(self) -> Field | None:
+        """The picture that a model is given for a datum; None where conditions are columns, or there are none."""
+        return self.given[0] if self.given and self.given[0].kind == "image" else None
+
+    @property
+    def given_shape(self) -> tuple[int, ...]:
+        """Of what a model is given for a datum: (C, H, W) of a picture, (C,) of columns."""
+        return self.given_picture.shape if self.given_picture else (self.given_width,)
 
     @property
     def is_image(self) -> bool:
@@ -252,11 +266,15 @@ class Schema(BaseModel):
 
     def prepare_given(self, c: np.ndarray) -> torch.Tensor:
         """Conditions in the user's units (N, G) as the model is given them, float32 (N, C): real numbers standardised,
-        categories, of which `c` holds the positions, as indicators.
+        categories, of which `c` holds the positions, as indicators. Pictures (N, C, H, W) stay as they are.
 
         Raises:
             DataError: the shape is not that of this schema.
         """
+        if self.given_picture is not None:
+            if c.shape[1:] != self.given_shape:
+                raise DataError(f"expected given pictures (N, {_listed(self.given_shape)}), got {c.shape}")
+            return torch.from_numpy(np.array(c, dtype=np.float32, order="C"))
         c = np.asarray(c, dtype=np.float64)
         if c.shape[1:] != (len(self.given),):
             raise DataError(f"expected conditions of shape (N, {len(self.given)}), got {c.shape}")
@@ -300,7 +318,7 @@ class Schema(BaseModel):
     ) -> np.ndarray | pandas.DataFrame:
         """Rows in the user's units (N, D) in the user's own dtypes and container; `c` and `y` as in `restore`."""
         columns = {field.name: (field.dtype, as_dtype(x[:, j], field)) for j, field in enumerate(self.fields)}
-        for j, field in enumerate(self.given if c is not None else ()):
+        for j, field in enumerate(self.given if c is not None and self.given_picture is None else ()):
             assert c is not None
             found = as_dtype(c[:, j], field) if field.categories is None else _of_words(c[:, j], field)
             columns[field.name] = field.dtype, found

@@ -112,15 +112,29 @@ def _from_dataset(data: Dataset) -> Source:
     parts = {}
     for name, split in data.splits.items():
         y = None if split.y is None else np.array([*(schema.classes or ()), None], dtype=object)[split.y]
-        parts[name] = Part(split.x if schema.is_array else _frame(schema, split), y)
+        beside = split.c if schema.given_picture is not None or schema.is_array else None
+        beside = beside if beside is None or beside.ndim > 2 else _given_frame(schema, beside)
+        parts[name] = Part(split.x if schema.is_array else _frame(schema, split), y, given=beside)
     levels, sound = (schema.levels if schema.is_image else None), (schema.fields[0] if schema.is_sound else None)
-    raw = Raw(parts, levels, schema.classes, named=not schema.is_array, sound=sound)
+    given_levels = schema.given_picture.levels if schema.given_picture else None
+    raw = Raw(parts, levels, schema.classes, named=not schema.is_array, sound=sound, given_levels=given_levels)
     return Source(raw, data.name, data.description, data.origin, schema.container)
 
 
 def _frame(schema: Schema, split: Split) -> Any:
     """Rows as a frame with the user's dtypes, whatever the container, conditions in their places."""
     return schema.model_copy(update={"container": "pandas"}).table(split.x, split.c)
+
+
+def _given_frame(schema: Schema, c: np.ndarray) -> Any:
+    """Conditions (N, G) beside data that have no columns, as a frame."""
+    import pandas
+
+    columns = {}
+    for field, column in zip(schema.given, c.T, strict=True):
+        words = None if field.categories is None else np.array(field.categories, dtype=object)
+        columns[field.name] = column if words is None else words[column.astype(int)]
+    return pandas.DataFrame(columns)
 
 
 def by_position(source: Source, schema: Schema) -> Source:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+import yaml
 from pydantic import Field
 from torch import Tensor
 
@@ -57,6 +58,27 @@ def view_of(shape: Shape, levels: int, view: str | Mapping[str, Any]) -> View:
         raise ConfigError(f"view: expected its name, got {chosen.get('name')!r}")
     found = find("view", chosen.pop("name"))
     return found.function(shape, levels, **configure(found, chosen, f"{found.name}."))
+
+
+def named_view(text: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The name and the settings of a view that a user writes in one word.
+
+    Raises:
+        ConfigError: a setting that is no `key=value`.
+
+    >>> named_view("downscale,factor=4")
+    {'name': 'downscale', 'factor': 4}
+    """
+    if not isinstance(text, str):
+        return dict(text)
+    name, *settings = text.split(",")
+    found: dict[str, Any] = {"name": name.strip()}
+    for setting in settings:
+        key, sign, value = (part.strip() for part in setting.partition("="))
+        if not sign or not key:
+            raise ConfigError(f"view: expected settings as in downscale,factor=4, got {text!r}")
+        found[key] = yaml.safe_load(value)
+    return found
 
 
 class Downscaled(View):

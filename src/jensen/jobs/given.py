@@ -14,7 +14,7 @@ from jensen.conditionals.heads import Support
 from jensen.conditionals.views import Viewed
 from jensen.core import Model
 from jensen.data import Split, tables
-from jensen.data.conditions import conditions
+from jensen.data.conditions import conditions, views_as_given
 from jensen.data.fitting import fit_levels
 from jensen.data.raw import ALL, Part, Raw
 from jensen.data.schema import check_kind
@@ -66,11 +66,13 @@ def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_f
         if given:
             raise ConfigError("given: expected values or pictures (given_from), got both")
         return _of_views(run, n, given_from, views)
-    columns, source = _columns(run, given or {}, given_from)
+    pictures = _given_pictures(run, given_from)
+    columns, source = _columns(run, given or {}, None if pictures is not None else given_from)
     labels = _label_names(run)
     columns = {_Y if name in labels else name: value for name, value in columns.items()}
-    _check_names(run, columns)
+    _check_names(run, columns, pictures)
     lengths = {name: len(v) for name, v in columns.items() if isinstance(v, np.ndarray)}
+    lengths |= {} if pictures is None else {"given_from": len(pictures)}
     if len(set(lengths.values())) > 1:
         raise ConfigError(f"given: expected columns of one length, got {lengths}")
     length = next(iter(lengths.values()), 1)
@@ -83,7 +85,9 @@ def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_f
     }
     try:
         y = _labels(run, rows[_Y]) if "y" in run.model.context else None
-        c = _conditions(run, rows, source) if "c" in run.model.context else None
+        c = pictures[turn] if pictures is not None else None
+        if c is None and "c" in run.model.context:
+            c = _conditions(run, rows, source)
         x = _explained(run, rows, source)
     except DataError as e:
         if given_from is not None:
@@ -96,6 +100,26 @@ def views_of(model: Model) -> dict[str, Support]:
     """Views of the datum that a model makes data from, by name, with what they can be."""
     nodes = {factor.name: factor.module for factor in model.q if factor.name in model.p}
     return {name: node.support for name, node in nodes.items() if isinstance(node, Viewed)}
+
+
+def _given_pictures(run: Run, given_from: Any) -> np.ndarray | None:
+    """The pictures that the model is given, uint8 (n, C, H, W); None where it is given none, or columns.
+
+    Where these are views of the data, whole pictures may stand for them.
+    """
+    picture = run.schema.given_picture if "c" in run.model.context else None
+    if picture is None or given_from is None:
+        return None
+    source = open_source(given_from)
+    part = next(iter(source.raw.parts.values()))
+    x: Any = part.given if part.given is not None else part.x
+    found, levels = x.shape[1:], run.schema.levels or 2
+    if found == picture.shape:
+        return fit_levels(x, picture.levels or 256, source)
+    if picture.view is not None and found == run.schema.event_shape:
+        return views_as_given(fit_levels(x, levels, source), levels, picture)
+    whole = f", or the {_by(run.schema.event_shape)} of which they are views" if picture.view is not None else ""
+    raise DataError(f"{source.name}: expected pictures of {_by(picture.shape)} that are given{whole}, got {_by(found)}")
 
 
 def _of_views(run: Run, n: int | None, given_from: Any, views: Mapping[str, Support]) -> Given:
@@ -182,11 +206,12 @@ def _label_names(run: Run) -> list[str]:
     return [name for name in names if name not in (*run.schema.names, *run.schema.given_names)]
 
 
-def _check_names(run: Run, columns: Mapping[Any, Any]) -> None:
+def _check_names(run: Run, columns: Mapping[Any, Any], pictures: np.ndarray | None) -> None:
     schema, context, problems = run.schema, run.model.context, []
+    of_columns = schema.given_names if "c" in context and schema.given_picture is None else []
     label = (_label_names(run) or LABEL)[0]
     explained = [] if schema.is_array else schema.names
-    known = [*(schema.given_names if "c" in context else []), *([label] if "y" in context else []), *explained]
+    known = [*of_columns, *([label] if "y" in context else []), *explained]
     for name in columns:
         if name in known or name == _Y:
             continue
@@ -195,7 +220,11 @@ def _check_names(run: Run, columns: Mapping[Any, Any]) -> None:
         else:
             problems.append(f"given: the model has no column {name!r}{did_you_mean(name, known)}")
     needed = [label] if "y" in context and _Y not in columns else []
-    needed += [name for name in (schema.given_names if "c" in context else []) if name not in columns]
+    needed += [name for name in of_columns if name not in columns]
+    if "c" in context and schema.given_picture is not None and pictures is None:
+        factor = next(str(f) for f in run.model.p if "c" in f.parents)
+        shape = _by(schema.given_shape)
+        problems.append(f"given_from: the model is p({factor}): expected pictures of {shape} that are given")
     if needed:
         factor = next(str(f) for f in run.model.p if set(f.parents) & set(context))
         what = "a value" if len(needed) == 1 else "values"

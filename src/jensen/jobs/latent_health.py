@@ -137,7 +137,7 @@ def _least_scale(model: Model) -> float | None:
 
 def inferred(model: Model) -> list[str]:
     """What q draws, noise added to the datum left out."""
-    return [name for name in model.hidden if not model.is_noisy(name)]
+    return [name for name in model.hidden if not model.is_noise(name)]
 
 
 def inference_gap(model: Model, batch: dict[str, Tensor]) -> Finding | None:

@@ -69,7 +69,7 @@ class Run:
             return self.model.evidence({"x": zeros, **self._toy_context()})
 
     def _toy_context(self) -> dict[str, Tensor]:
-        c = torch.zeros(1, self.schema.given_width, device=self.device)
+        c = torch.zeros(1, *self.schema.given_shape, device=self.device)
         toys = {"y": torch.zeros(1, dtype=torch.long, device=self.device), "c": c}
         return {name: toys[name] for name in self.model.context if name in toys}
 
@@ -201,6 +201,8 @@ class Run:
 
 def check_conditions(model: Model, schema: Schema, split: Split) -> None:
     """Raises `DataError` where a model is conditional and data lack its conditions, naming the row."""
+    if "c" in model.context and split.c is None and schema.given_picture is not None:
+        raise DataError(f"expected data with the pictures {schema.given_shape} that the model is given of each row")
     if "c" in model.context and split.c is None:
         raise DataError(f"expected data with the columns that the model is given: {', '.join(schema.given_names)}")
     if "y" not in model.context:

@@ -19,6 +19,7 @@ from jensen.jobs.impute import Imputation, imputation
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
 from jensen.jobs.writing import write_on
+from jensen.registry import configure, find
 
 BATCH = 1000
 USUAL = 64  # data, where nothing says how many
@@ -38,6 +39,7 @@ def sample(
     prefix: str = "",
     length: int | None = None,
     nucleus: float = 1.0,
+    sampling: Mapping[str, Any] | None = None,
     listener: Callable[[float], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Any:
@@ -59,6 +61,8 @@ def sample(
         length: of windows of a text, tokens to draw, more than a window's if you like: it goes on from the second half
             of what it has. By default a window's.
         nucleus: of a text, draw each token from the likeliest only, the fewest that weigh at least this share.
+        sampling: settings of how variables are drawn, where the model can in several ways, as sampler and steps of a
+            diffusion model.
         listener: told of the share done, in [0, 1], where columns are held.
         say: told how far such draws can be trusted; by default a Python warning says so where they cannot.
 
@@ -82,6 +86,7 @@ def sample(
     if prefix or length is not None or nucleus != 1:
         name = "prefix" if prefix else "length" if length is not None else "nucleus"
         raise ConfigError(f"--{name}: expected a model of text, got one of {run.schema.kind} data")
+    how = ways(run, sampling or {})
     asked = given if isinstance(given, Given) else read_given(run, n, given, given_from, USUAL)
     if asked.x is not None:
         if temperature != 1 or mean:
@@ -99,7 +104,7 @@ def sample(
             if asked.hidden:
                 context = infer(run.model, context)
             try:
-                values = run.model.sample(size, context, temperature)
+                values = run.model.sample(size, context, temperature, how)
             except ValueError as e:
                 if temperature == 1:
                     raise
@@ -115,11 +120,28 @@ def _check_temperature(run: Run, temperature: float | Mapping[str, float]) -> No
     problems = []
     for name, value in by_name.items():
         if name and name not in drawn:
-            problems.append(f"--temperature: p draws no {name!r}{did_you_mean(name, drawn)}; it draws {', '.join(drawn)}")
+            problems.append(
+                f"--temperature: p draws no {name!r}{did_you_mean(name, drawn)}; it draws {', '.join(drawn)}"
+            )
         if not value > 0:
             problems.append(f"--temperature: {f'{name}: ' if name else ''}expected > 0, got {value}")
     if problems:
         raise ConfigError(problems)
+
+
+def ways(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How variables are drawn that can be in several ways, by name: p's part says which component has the `sampling`.
+
+    Raises:
+        ConfigError: a setting that no such component has.
+    """
+    found = {f.name: str(f.module.sampling) for f in run.model.p if hasattr(f.module, "sampling")}
+    if settings and not found:
+        raise ConfigError(
+            f"{', '.join(settings)}: {run.spec['model']} is drawn from in one way, and has no settings of that"
+        )
+    chosen = {name: find("sampling", component) for name, component in found.items()}
+    return {name: component.function(**configure(component, settings)) for name, component in chosen.items()}
 
 
 def _hold(run: Run, asked: Given, seed: int, listener: Callable[[float], None] | None) -> Imputation:

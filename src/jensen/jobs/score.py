@@ -54,8 +54,8 @@ def score(
         data: what to score; None for the run's own data.
         split: which part; by default the test part.
         estimator: "exact", "elbo", "iw", "prior", "ais", "trace", or "auto": exact where the model is, trace where a
-            flow's trace is estimated, elbo where q draws only the noise that makes whole numbers continuous, as the
-            literature of flows does, else iw.
+            flow's trace is estimated, elbo where q draws only noise, which makes whole numbers continuous or is that of
+            a diffusion, as the literature does, else iw.
         particles: draws a datum (chains for "ais", probes for "trace"); default 500 for iw, 5,000 for prior, 16 for
             ais, 10 for trace, 1 for elbo.
         refine: seek the best q of its family for each datum, from the encoder's, in at most so many steps; the bound is
@@ -76,7 +76,7 @@ def score(
     """
     likelihood = run.capabilities.likelihood
     if estimator == "auto":
-        only_noise = bool(run.model.hidden) and all(map(run.model.is_noisy, run.model.hidden))
+        only_noise = bool(run.model.hidden) and all(map(run.model.is_noise, run.model.hidden))
         auto = {EXACT: "exact", ESTIMATE: "trace"}
         estimator = auto.get(likelihood or "", "elbo" if only_noise or not run.model.hidden else "iw")
     if estimator not in ESTIMATORS:

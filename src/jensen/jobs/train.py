@@ -27,7 +27,7 @@ from jensen.training.trainer import Event, Trainer, pick_device
 
 log = logging.getLogger(__name__)
 DATA_OPTIONS = (
-    *("binarize", "label", "drop", "given", "group", "time", "weight", "fractions", "kinds"),
+    *("binarize", "label", "drop", "given", "given_view", "group", "time", "weight", "fractions", "kinds"),
     *("length", "rate", "levels", "encoding"),
     "text",
 )

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jensen.conditionals.flows import Columns, Context, Labels
+from jensen.conditionals.flows import Columns, Context, Labels, Picture
 from jensen.core import Model
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError
@@ -51,13 +51,16 @@ def family(
 
 
 def given(schema: Schema, conditional: bool) -> tuple[list[str], Context | None]:
-    """What p is conditioned on: labels y where asked for, and the columns c that the data give."""
-    parts: dict[str, Labels | Columns] = {}
+    """What p is conditioned on: labels y where asked for, and the columns or the picture c that the data give."""
+    parts: dict[str, Labels | Columns | Picture] = {}
     if conditional and not schema.classes:
         raise ConfigError("conditional: the data have no labels to condition on (name their column with --label)")
     if conditional and schema.classes:
         parts["y"] = Labels(len(schema.classes))
-    if schema.given:
+    picture = schema.given_picture
+    if picture is not None:
+        parts["c"] = Picture(picture.shape, picture.levels or 256)
+    elif schema.given:
         parts["c"] = Columns(schema.given_width)
     return list(parts), Context(parts.values()) if parts else None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from jensen.registry import component
 Shape = tuple[int, ...]
 Size2 = tuple[int, int]
 LARGEST = 8  # side of the coarse grid of a vector
+SMALL = 0.1  # how much smaller than usual the last layer of a network to pictures starts
 
 
 @component("network", "resnet", paper="He, Zhang, Ren and Sun 2016, arXiv:1603.05027; Wu and He 2018, arXiv:1803.08494")
@@ -85,16 +87,19 @@ def resnet(
     else:
         layers += [Resized(_half(_size(outputs))), *double(width, outputs[0], _size(outputs), "transposed")]
     body = Stack(*layers)
+    with torch.no_grad():
+        body.output.weight.mul_(SMALL)  # what it says at first is its bias, which a decoder takes from the data
     return Past(body, inputs[0], outputs) if len(inputs) == 3 else body
 
 
 class Past(nn.Module):
-    """A network of pictures beside a linear map of every pixel: body(x) + W x, x resized for the latter."""
+    """A network of pictures beside a linear map of every pixel: body(x) + W x, x resized for the latter, W from 0 on."""
 
     def __init__(self, body: Stack, channels: int, outputs: Shape):
         super().__init__()
         self.body, self.resized = body, Resized(_size(outputs))
         self.linear = nn.Conv2d(channels, outputs[0], 1, bias=False)
+        nn.init.zeros_(self.linear.weight)
 
     @property
     def output(self) -> nn.Linear | nn.Conv2d | nn.ConvTranspose2d:

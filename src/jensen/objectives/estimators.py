@@ -29,6 +29,7 @@ from jensen.errors import CapabilityError
 
 Observed = Mapping[str, Tensor]
 ACCEPTED = 0.65  # share of Hamiltonian moves that annealing aims at
+AGAIN = 16  # data of a batch that are drawn twice where there is one particle
 ROWS = {"cpu": 2048, "cuda": 65536}  # walked at once at most: more would only leave the processor's cache
 
 
@@ -67,15 +68,30 @@ def exact(model: Model, observed: Observed, particles: int = 1, rows: int = ROWS
 
 @torch.no_grad()
 def elbo(model: Model, observed: Observed, particles: int = 1, rows: int = ROWS["cpu"]) -> Estimate:
-    """The evidence lower bound, mean over K draws of log w; one walk where q draws nothing."""
+    """The evidence lower bound, mean over K draws of log w, or of what is less noisy where the walk knows it.
+
+    One draw tells nothing of its variance: some of the data are then drawn once more, by random numbers that leave the
+    stream as it was, and their mean variance stands for that of each. Where q draws nothing one walk does.
+    """
     if not model.hidden:
         return exact(model, observed, 1, rows)
+
+    def bounds(o: Observed, k: int) -> Tensor:
+        return model.evidence(o, k).bounds_by_draw()
+
     moments = None
-    for log_w in _log_weights(lambda o, k: model.evidence(o, k).log_w, observed, particles, rows):
+    for log_w in _log_weights(bounds, observed, particles, rows):
         moments = moments or _Moments(log_w[0])
         moments.add(log_w)
     assert moments is not None
-    return Estimate(moments.mean, moments.variance / particles)
+    if particles > 1:
+        return Estimate(moments.mean, moments.variance / particles)
+    value = next(iter(observed.values()))
+    again = torch.linspace(0, len(value) - 1, min(AGAIN, len(value)), device=value.device).round().long()
+    with torch.random.fork_rng([value.device] if value.is_cuda else []):
+        second = torch.cat(list(_log_weights(bounds, {n: v[again] for n, v in observed.items()}, 1, rows)), 1)[0]
+    variance = (moments.mean[again] - second).square().mean() / 2
+    return Estimate(moments.mean, variance.expand_as(moments.mean).clone())
 
 
 @torch.no_grad()

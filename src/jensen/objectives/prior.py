@@ -21,8 +21,8 @@ from jensen.objectives.phases import Batch, GradientPhase, Objective, Stage, Ter
 
 
 def priors(model: Model) -> list[Factor]:
-    """Of what q draws, the factors of p that stand on nothing."""
-    hidden = model.hidden
+    """Of what q draws or codes, the factors of p that stand on nothing."""
+    hidden = [*model.hidden, *model.codes]
     return [f for f in model.p if not f.parents and f.name in hidden and not model.is_noisy(f.name)]
 
 

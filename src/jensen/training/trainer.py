@@ -453,7 +453,8 @@ class Trainer:
         step, left = (elapsed - self._compiling) / at.stage_step, max(0.0, budget - elapsed)
         seldom = left / (step + validation / (self.steps_per_epoch * self._affordable))
         often = (left - LEAST_VALIDATIONS * validation) / step  # where the run is short
-        at.total_steps = at.stage_step + max(1, int(min(seldom, often)))
+        each = left / (step + validation / self.steps_per_epoch)  # where so many epochs do not fit in
+        at.total_steps = at.stage_step + max(1, int(min(seldom, max(often, each))))
 
     # Validation
 
@@ -724,6 +725,10 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     if len({frozenset(values) for values in state.values()}) > 1:
         raise ValueError("the optimizer's state is incomplete")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, values in optimizer.state.items():  # fused kernels go through memory, whatever the strides
+        for name, value in values.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
