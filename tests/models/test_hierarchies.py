@@ -32,7 +32,7 @@ def tiny(name: str, **settings: Any) -> Model:
         model = build(name, BITS, given).double().eval()
         with torch.no_grad():
             for parameter in model.p.parameters():
-                parameter.add_(0.7 * torch.randn_like(parameter))
+                parameter.add_(0.3 * torch.randn_like(parameter))
     return model
 
 
