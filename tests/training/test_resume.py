@@ -131,8 +131,15 @@ CASES = {
     "codes, then their prior": Case(
         model="vqvae",
         settings={
-            "halvings": 0, "quantizer.codes": 4, "quantizer.width": 3, "quantizer.revive": 0.5,
-            "encoder": "linear", "decoder": "linear", "prior.width": 4, "prior.layers": 2, "prior.hidden": 4,
+            "halvings": 0,
+            "quantizer.codes": 4,
+            "quantizer.width": 3,
+            "quantizer.revive": 0.5,
+            "encoder": "linear",
+            "decoder": "linear",
+            "prior.width": 4,
+            "prior.layers": 2,
+            "prior.hidden": 4,
         },
         picture=True,
     ),

@@ -403,6 +403,34 @@ def test_gradients_are_clipped_and_their_norm_is_logged():
     assert log[-1]["train"]["gradient_norm"] == pytest.approx(100)
 
 
+def test_steps_are_left_out_for_their_gradient():
+    """Every third batch has a gradient of 1000, and every fourth none that is finite: both change nothing."""
+    seen: list[float] = []
+
+    def uneven(model: Model, batch: Batch, progress: float) -> Terms:
+        seen.append(a_of(model).item())
+        turn = len(seen) - 1
+        factor = 1000.0 if turn % 3 == 2 else float("nan") if turn % 4 == 3 else 1.0
+        return Terms(-factor * a_of(model).sum(), {"a": a_of(model).sum().detach()})
+
+    model = point(Stage((GradientPhase(uneven),)))
+    log = Trainer(model, rows(48), None, settings(epochs=1, skip=100.0, keep="last", lr_warmup=0.0)).run()
+    moved = [after != before for before, after in itertools.pairwise([*seen, a_of(model).item()])]
+    assert moved == [turn % 3 != 2 and turn % 4 != 3 for turn in range(len(seen))]
+    assert log[-1]["train"]["skipped"] == pytest.approx(1 - np.mean(moved))
+    assert math.isfinite(log[-1]["train"]["a"])
+
+
+def test_a_storm_of_steps_left_out_ends_training():
+    def steep(model: Model, batch: Batch, progress: float) -> Terms:
+        return Terms(-1000 * a_of(model).sum(), {})
+
+    with pytest.raises(
+        TrainingError, match=r"100 steps in a row were left out; .* gradient norm of 1000.*train\.skip is 5"
+    ):
+        Trainer(point(Stage((GradientPhase(steep),))), rows(), None, settings(epochs=200, skip=5.0)).run()
+
+
 # Failures
 
 

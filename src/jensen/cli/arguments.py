@@ -141,6 +141,24 @@ def read_values(tokens: Sequence[str] | None, option: str) -> dict[str, Any]:
     return values
 
 
+def read_temperature(tokens: Sequence[str] | None) -> float | dict[str, float]:
+    """`T`, or `NAME=T` for each of some variables; 1 where nothing is given.
+
+    >>> read_temperature(["0.7"]), read_temperature(["z1=0.7", "z2=0.9"])
+    (0.7, {'z1': 0.7, 'z2': 0.9})
+    """
+    found: dict[str, float] = {}
+    for token in tokens or ():
+        name, _, value = token.rpartition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"--temperature: expected a number or NAME=NUMBER, got {token!r}") from None
+    if "" in found and len(tokens or ()) > 1:
+        raise ConfigError(f"--temperature: expected one number, or one for each name, got {', '.join(tokens or ())}")
+    return found.get("", found or 1.0)
+
+
 def _number_or_word(text: str) -> Any:
     for kind in (int, float):
         try:

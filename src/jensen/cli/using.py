@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jensen.cli.arguments import column_names, read_settings, read_values
+from jensen.cli.arguments import column_names, read_settings, read_temperature, read_values
 from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, Refine, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
@@ -137,8 +137,13 @@ def sample(
         typer.Option(metavar="FILE", help="Conditions, one a row: a name or a path.", show_default=False),
     ] = None,
     temperature: Annotated[
-        float, typer.Option(metavar="T", help="Below 1 stays nearer to the middle; 1 is the model itself.")
-    ] = 1.0,
+        list[str] | None,
+        typer.Option(
+            metavar="T|NAME=T",
+            help="Below 1 stays nearer to the middle; 1 is the model itself. By layer: z2=0.7; repeat.",
+            show_default=False,
+        ),
+    ] = None,
     mean: Annotated[bool, typer.Option("--mean", help="E[x | z] in place of a draw of x: smoother.")] = False,
     prefix: Annotated[str, typer.Option(metavar="TEXT", help="How each text begins.")] = "",
     length: Annotated[
@@ -164,7 +169,7 @@ def sample(
             n,
             given=values,
             given_from=given_from,
-            temperature=temperature,
+            temperature=read_temperature(temperature),
             seed=seed,
             mean=mean,
             prefix=prefix,
@@ -185,7 +190,7 @@ def reconstruct(
     limit: Limit = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME,...", help="From these hidden variables alone: upper layers, or a view."),
+        typer.Option(metavar="NAME,...", help="From these hidden variables alone: a view, upper layers, or top3."),
     ] = None,
     draw: Annotated[bool, typer.Option("--draw", help="A draw of x in place of its mean.")] = False,
     seed: Seed = 0,

@@ -125,9 +125,7 @@ def within(x: Tensor, support: Support) -> Tensor:
     return F.relu(x) if support.kind == "count" else x
 
 
-def completed(
-    prior: nn.Module, posterior: nn.Module, support: Support, view: nn.Module | None = None
-) -> nn.Module:
+def completed(prior: nn.Module, posterior: nn.Module, support: Support, view: nn.Module | None = None) -> nn.Module:
     """A prior as it is; one that is made of the posterior q(z | x), or q(z | v(x)), takes it."""
     if isinstance(prior, Aggregated):
         prior.take(posterior, support, view)

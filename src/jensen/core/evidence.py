@@ -237,7 +237,13 @@ class Evidence:
         return not any(self._descends(parent, name) for parent in self._p_factors[name].parents)
 
     def _descends(self, name: str, ancestor: str) -> bool:
-        return name == ancestor or any(self._descends(n, ancestor) for n in self._came_from.get(name, ()))
+        """Whether a variable is another or was computed or drawn from it, each looked at once."""
+        known, waiting = {name}, [name]
+        while waiting:
+            found = self._came_from.get(waiting.pop(), ())
+            waiting += [parent for parent in found if parent not in known]
+            known.update(found)
+        return ancestor in known
 
     def _side_by_side(self, name: str) -> tuple[Distribution, Distribution]:
         """q and p of a variable, with batches that fit: (K, B) beside (B,) where one differs between particles."""

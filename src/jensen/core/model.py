@@ -143,7 +143,7 @@ class Model(nn.Module):
         self,
         n: int,
         given: Mapping[str, Tensor] | None = None,
-        temperature: float = 1.0,
+        temperature: float | Mapping[str, float] = 1.0,
         how: Mapping[str, Any] | None = None,
     ) -> dict[str, Tensor]:
         """Ancestral samples: walk p from the top, (n, *event) by name.
@@ -152,7 +152,7 @@ class Model(nn.Module):
             n: how many.
             given: values of some variables, (n, *event); context must be given.
             temperature: multiplies the scale of what is hidden or drawn first of all, and of the normal base of a flow;
-                divides the logits of choices. 1 samples the model itself.
+                divides the logits of choices. 1 samples the model itself. By name, of these variables alone.
             how: by name of a variable, how its distribution is to be `sampled`, where it can be in several ways.
 
         Raises:
@@ -169,9 +169,13 @@ class Model(nn.Module):
             if isinstance(met, Tensor):
                 values[factor.name] = met
                 continue
-            drawn_from_hidden = factor.name == self.data and any(parent in self.p for parent in factor.parents)
-            if temperature != 1.0 and not drawn_from_hidden and hasattr(met, "tempered"):
-                met = met.tempered(temperature)  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(temperature, Mapping):
+                heat = temperature.get(factor.name, 1.0)
+            else:
+                drawn_from_hidden = factor.name == self.data and any(parent in self.p for parent in factor.parents)
+                heat = 1.0 if drawn_from_hidden else temperature
+            if heat != 1.0 and hasattr(met, "tempered"):
+                met = met.tempered(heat)  # pyright: ignore[reportAttributeAccessIssue]
             if how and factor.name in how:
                 met = met.sampled(how[factor.name])  # pyright: ignore[reportAttributeAccessIssue]
             shape = torch.Size() if met.batch_shape else torch.Size((n,))

@@ -6,6 +6,7 @@ What is hidden is inferred, E[z | x]. A flow's code is exact, z = T⁻¹(x): its
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -142,6 +143,7 @@ def reconstruct(
     Args:
         mean: E[x | z]; else a draw of x.
         only: names of hidden variables from which alone data come back: the upper layers of a hierarchy, or a view.
+            "top3" is the three that p draws first.
             What q infers of these takes its mean under q, and the rest that under p; both are drawn where not `mean`.
 
     Returns:
@@ -170,8 +172,12 @@ def reconstruct(
 
 def _kept(run: Run, only: str | Sequence[str]) -> list[str]:
     """Names of hidden variables, as they stand in the model."""
-    wanted = [only] if isinstance(only, str) else list(only)
     known = [] if run.model.inverted else run.model.inferred
+    wanted = []
+    for name in [only] if isinstance(only, str) else only:
+        counted = re.fullmatch(r"top([1-9]\d*)", name)
+        from_the_top = [f.name for f in run.model.p if f.name in known]
+        wanted += from_the_top[: int(counted[1])] if counted and known else [name]
     for name in wanted:
         if name not in known:
             found = f"; it infers {', '.join(known)}" if known else ""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jensen.core import seeded
 from jensen.data import Split
-from jensen.errors import ConfigError
+from jensen.errors import ConfigError, did_you_mean
 from jensen.jobs.filling import fill
 from jensen.jobs.given import Given, infer, read_given
 from jensen.jobs.impute import Imputation, imputation
@@ -33,7 +33,7 @@ def sample(
     *,
     given: Mapping[str, Any] | Given | None = None,
     given_from: Any = None,
-    temperature: float = 1.0,
+    temperature: float | Mapping[str, float] = 1.0,
     seed: int = 0,
     mean: bool = False,
     prefix: str = "",
@@ -54,7 +54,7 @@ def sample(
             of one that makes data from a view of them (a smaller picture, a sketch), such views: what q infers of a
             view is drawn from q, and the rest from p.
         temperature: multiplies the scale of hidden normal variables, and of a flow's normal base; 1 samples the model
-            itself, below 1 stays nearer to the mode.
+            itself, below 1 stays nearer to the mode. Of a hierarchy, by layer too, {"z2": 0.7}; others are at 1.
         seed: equal seeds give equal samples.
         mean: give E[x | z] of each draw of what is hidden instead of a draw of x: smoother, and no sample.
         prefix: of a text, how each begins.
@@ -76,11 +76,12 @@ def sample(
             given column or value unknown.
         DataError: `given_from` holds what the model cannot take.
     """
-    if not temperature > 0:
-        raise ConfigError(f"--temperature: expected > 0, got {temperature}")
+    _check_temperature(run, temperature)
     if run.schema.is_text:
         if mean:
             raise ConfigError("--mean: a text has no mean; nucleus and temperature draw what is likelier")
+        if isinstance(temperature, Mapping):
+            raise ConfigError("--temperature: expected one number for a model of text, got one by name")
         return write_on(run, n or USUAL, prefix, length, temperature, nucleus, seed, given, given_from)
     if prefix or length is not None or nucleus != 1:
         name = "prefix" if prefix else "length" if length is not None else "nucleus"
@@ -110,6 +111,22 @@ def sample(
                 raise ConfigError(f"--temperature: {e}") from None
             parts.append(expected(run, values) if mean else values[run.model.data])
     return restore(run, torch.cat(parts), mean, asked)
+
+
+def _check_temperature(run: Run, temperature: float | Mapping[str, float]) -> None:
+    """Raises `ConfigError` where one is not above 0, or stands at what p does not draw."""
+    by_name = temperature if isinstance(temperature, Mapping) else {"": temperature}
+    drawn = [f.name for f in run.model.p if not f.deterministic]
+    problems = []
+    for name, value in by_name.items():
+        if name and name not in drawn:
+            problems.append(
+                f"--temperature: p draws no {name!r}{did_you_mean(name, drawn)}; it draws {', '.join(drawn)}"
+            )
+        if not value > 0:
+            problems.append(f"--temperature: {f'{name}: ' if name else ''}expected > 0, got {value}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def ways(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:

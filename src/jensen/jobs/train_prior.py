@@ -55,7 +55,9 @@ def train_prior(
         raise CapabilityError(f"cannot train a prior: {name} has none that could be replaced")
     others = [code for code in old.model.codes if code not in (f.name for f in priors(old.model))]
     if others:
-        raise CapabilityError(f"cannot train a prior: that of {name} has several parts, one of {others[0]!r} among them")
+        raise CapabilityError(
+            f"cannot train a prior: that of {name} has several parts, one of {others[0]!r} among them"
+        )
     given = {**(settings or {}), **({"prior": prior} if prior else {}), **options}
     changed = {k: v for k, v in flatten(given).items() if k == "prior" or k.startswith("prior.")}
     if "prior" not in changed:

@@ -77,4 +77,5 @@ def hvae(
         below, size = "h", sum(latents)
         p[on(below, *z)] = Node(Joined())
     p[on("x", below, *parents)] = decoding(decoder, (size,), head, context)
-    return Model(Joint(p), Joint(q), objective())
+    trained = objective().of_several(objective.name) if len(latents) > 1 else objective()
+    return Model(Joint(p), Joint(q), trained)

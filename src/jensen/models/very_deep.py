@@ -96,7 +96,8 @@ def very_deep(
         q[on(f"h{t - 1}", *parents)] = p[on(f"h{t - 1}", *parents)] = after
     p[on("x", "h0")] = Amortized(exit_(channels, head.parameter_shape, places[0]), head)
     del q[on("h0", *(("z1",) if depth == 1 else ("z1", "h1")))]  # p alone needs it
-    return Model(Joint(p), Joint(q), objective())
+    trained = objective().of_several(objective.name) if depth > 1 else objective()
+    return Model(Joint(p), Joint(q), trained)
 
 
 def rescaling(support: Support) -> list[nn.Module]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from jensen.core import Evidence, Model
 from jensen.errors import ConfigError
 from jensen.objectives.gradients import unreparameterised
-from jensen.objectives.gradients.paths import one_path
+from jensen.objectives.gradients.paths import one_path, unstoppable
 from jensen.objectives.phases import Batch, GradientPhase, Objective, Stage, Terms, weighted_mean
 from jensen.registry import component
 
@@ -70,7 +70,7 @@ def importance_weighted(
     particles: Count = 5,
     averages: Count = 1,
     elbo_share: Annotated[float, Field(ge=0, le=1)] = 0.0,
-    gradient: Literal["doubly-reparameterized", "pathwise", "leave-one-out"] = "doubly-reparameterized",
+    gradient: Literal["auto", "doubly-reparameterized", "pathwise", "leave-one-out"] = "auto",
 ) -> Objective:
     """Maximise the importance-weighted bound, logmeanexp over K particles of log w, or MIWAE or CIWAE.
 
@@ -80,7 +80,8 @@ def importance_weighted(
         elbo_share: weight β of the ELBO of the same draws beside the bound, which has 1 − β (CIWAE).
         gradient: "doubly-reparameterized" weighs q's path gradient by w̃² and drops its score term, whose signal
             vanishes as K grows; "pathwise" is the plain one; "leave-one-out" is for what is drawn without a gradient,
-            as discrete variables are (Mnih and Rezende 2016, arXiv:1602.06725).
+            as discrete variables are (Mnih and Rezende 2016, arXiv:1602.06725). "auto" is the first where q draws one
+            variable, whose parameters can be stopped, and the second where it draws several.
     """
     if gradient == "leave-one-out" and particles < 2:
         raise ConfigError("objective.gradient: leave-one-out compares draws; it needs objective.particles=2 or more")
@@ -88,10 +89,10 @@ def importance_weighted(
 
     def loss(model: Model, batch: Batch, progress: float) -> Terms:
         e = model.evidence(batch, particles=particles * averages)
-        if gradient != "doubly-reparameterized":
+        if gradient != "doubly-reparameterized" and (gradient != "auto" or len(e.q) != 1 or unstoppable(e)):
             log_w = e.log_w
             scored = unreparameterised(e)
-            if scored and gradient == "pathwise" and torch.is_grad_enabled():
+            if scored and gradient != "leave-one-out" and torch.is_grad_enabled():
                 raise ConfigError(f"objective.gradient: draws of {scored[0]!r} carry no gradient; use leave-one-out")
             rows = combined(log_w)
             if scored and gradient == "leave-one-out":

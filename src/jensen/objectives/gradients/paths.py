@@ -26,3 +26,8 @@ def one_path(e: Evidence, what: str, instead: str) -> str:
     if torch.is_grad_enabled() and not e.values[name].requires_grad:
         raise ConfigError(f"{what}: {name!r} is not reparameterised; its draws carry no gradient")
     return name
+
+
+def unstoppable(e: Evidence) -> bool:
+    """Whether the parameters of a density that q drew from cannot be stopped."""
+    return not all(hasattr(dist, "detach") for dist in e.q.values())
