@@ -84,8 +84,8 @@ def settings(
             a tenth when validation stops improving, before it ends training.
         lr_warmup: share of training over which the learning rate rises from 0.
         clip: largest global gradient norm; 0 does not clip.
-        skip_above: global gradient norm above which a step is left out, as is one whose loss or gradient is not finite (Child
-            2021, arXiv:2011.10650); the log has the share that was. 0 leaves out none.
+        skip_above: global gradient norm above which a step is left out, as is one whose loss or gradient is not finite
+            (Child 2021, arXiv:2011.10650); the log has the share that was. 0 leaves out none.
         average: decay a step of the exponential moving average of weights that is validated and kept; 0 for none.
         patience: epochs without improvement (at least 500 steps) that end training without a budget.
         max_epochs: most epochs without a budget.

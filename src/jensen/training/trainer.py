@@ -340,7 +340,7 @@ class Trainer:
 
     def _left_out(self, norm: Tensor, terms: Terms) -> bool:
         """Whether a step is to be left out for its gradient; counted in the log as the share `skipped`."""
-        taken, size = math.isfinite(terms.loss.item()) and norm.item() <= self.settings.skip, norm.item()
+        taken, size = math.isfinite(terms.loss.item()) and norm.item() <= self.settings.skip_above, norm.item()
         self.at.skipped = 0 if taken else self.at.skipped + 1
         logged = {"skipped": torch.tensor(0.0 if taken else 1.0)}
         if not taken and math.isfinite(size):
@@ -351,8 +351,8 @@ class Trainer:
             raise TrainingError(
                 f"epoch {self.at.epoch + 1}, step {self.at.step + 1}: {many} steps in a row were left out; the last "
                 f"had a loss of {terms.loss.item():.4g} and a gradient norm of {size:.4g}, and train.skip_above is "
-                f"{self.settings.skip_above:g}{self._keep_last_good()}. Try a higher train.skip_above (norms are in nats and grow "
-                f"with the size of a datum), or a lower --lr"
+                f"{self.settings.skip_above:g}{self._keep_last_good()}. Try a higher train.skip_above (norms "
+                f"are in nats and grow with the size of a datum), or a lower --lr"
             )
         return not taken
 
