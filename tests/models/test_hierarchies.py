@@ -36,6 +36,17 @@ def tiny(name: str, **settings: Any) -> Model:
     return model
 
 
+def fitted(model: Model) -> Model:
+    """With a q that has been fitted, so that its weights are not far apart."""
+    optimizer = torch.optim.Adam(model.q.parameters(), lr=0.02)
+    with torch.enable_grad(), seeded(0):
+        for _ in range(150):
+            optimizer.zero_grad()
+            (-model.evidence({"x": ALL}, particles=20).elbo().mean()).backward()
+            optimizer.step()
+    return model
+
+
 def log_p_by_quadrature(model: Model) -> Tensor:
     """log p(x) of all x, (8,), by Gauss-Hermite in z_2 and, for each, in z_1 ~ p(z_1 | z_2)."""
     points, weights = np.polynomial.hermite_e.hermegauss(80)
@@ -58,14 +69,14 @@ def log_p_by_quadrature(model: Model) -> Tensor:
 @pytest.mark.parametrize("name", ["hvae", "ladder"])
 @torch.no_grad()
 def test_bounds_are_below_log_p_and_reach_it(name, skip):
-    model = tiny(name, skip=skip)
+    model = fitted(tiny(name, skip=skip))
     log_p = log_p_by_quadrature(model)
     assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-6)
     with seeded(0):
         bound, tight = elbo(model, {"x": ALL}, 4000), importance(model, {"x": ALL}, 60_000)
-    assert (bound.rows < log_p).all()
-    assert bound.rows.mean() < tight.rows.mean()
-    assert (tight.rows - log_p).abs().max() < 0.02
+    assert (bound.rows < log_p + 4 * bound.variance.sqrt()).all()
+    assert bound.rows.mean() < log_p.mean()
+    assert (tight.rows - log_p).abs().max() < 0.01
 
 
 @torch.no_grad()
@@ -227,7 +238,7 @@ def test_the_log_has_every_layer(trained):
 
 @pytest.mark.parametrize("name", ["hvae", "ladder"])
 def test_a_prior_of_posteriors(name):
-    """A ladder's top layer has q(z_L | x); that of a bottom-up hierarchy hangs on the layer below, and it is refused."""
+    """A ladder's top layer has q(z_L | x); that of a bottom-up hierarchy hangs on the layer below: refused."""
     if name == "hvae":
         with pytest.raises(ConfigError, match="here q of the top layer stands on the one below"):
             build(name, BITS, {"prior": "vamp"})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jensen.conditionals.linear_gaussian import LinearGaussian, LinearGaussianPosterior
 from jensen.conditionals.priors import Normal
-from jensen.core import Joint, Model
+from jensen.core import Joint, Model, seeded
 from jensen.distributions import Bernoulli, DiagonalNormal
 from jensen.errors import ConfigError
 from jensen.registry import find
@@ -184,8 +184,24 @@ def test_validation_needs_no_gradient():
     assert model.objective.stages[0].monitor == "iw"
 
 
+def test_of_several_variables_the_gradient_is_the_plain_one():
+    """auto, where q draws two variables: the gradient of the bound itself, as automatic differentiation has it."""
+    x, z = torch.tensor([[0.3], [-1.0]], dtype=torch.float64), Normal((1,)).double()
+    p = Joint({"z": z, "y | z": Gaussian(0.7, 0.1, 0.2), "x | y": Gaussian(1.1, 0.0, -0.3)})
+    q = Joint({"y | x": Gaussian(0.5, 0.0, 0.0), "z | y": Gaussian(0.4, 0.0, 0.1)})
+    objective = find("objective", "iw").function(particles=7)
+    model = Model(p, q, objective)
+    (phase,) = objective.stages[0].phases
+    with seeded(3):
+        found = torch.autograd.grad(phase.loss(model, {"x": x}, 1.0).loss, list(model.parameters()))
+    with seeded(3):
+        log_w = model.evidence({"x": x}, particles=7).log_w
+    bound = (torch.logsumexp(log_w, 0) - math.log(7)).mean()
+    torch.testing.assert_close(found, torch.autograd.grad(-bound, list(model.parameters())))
+
+
 def refused(p: Joint, q: Joint, x: Tensor) -> str:
-    objective = find("objective", "iw").function()
+    objective = find("objective", "iw").function(gradient="doubly-reparameterized")
     (phase,) = objective.stages[0].phases
     with pytest.raises(ConfigError) as caught:
         phase.loss(Model(p, q, objective), {"x": x}, 1.0)

@@ -3,8 +3,8 @@
     p(x, z) = p(z_T) Π_t p(z_t | h_t) p(x | h_0)        h_{t−1} = block(h_t + V_t z_t)
     q(z | x) = q(z_T | x) Π_t q(z_t | h_t, d_s(x))
 
-The state h_t holds all layers above and is computed once for p and q; d_s(x) is what the way up gives at the size of the
-picture at which z_t stands. Every KL term is in closed form given the layers above.
+The state h_t holds all layers above and is computed once for p and q; d_s(x) is what the way up gives at the size of
+the picture at which z_t stands. Every KL term is in closed form given the layers above.
 
 Child, "Very deep VAEs generalize autoregressive models and can outperform them on images", 2021, arXiv:2011.10650.
 Vahdat and Kautz, "NVAE: a deep hierarchical variational autoencoder", 2020, arXiv:2007.03898.

@@ -344,8 +344,8 @@ class Trainer:
         self._count({"skipped": torch.tensor(0.0 if taken else 1.0)}, 1.0)
         if self.at.skipped >= STORM:
             raise TrainingError(
-                f"epoch {self.at.epoch + 1}, step {self.at.step + 1}: {STORM} steps in a row were left out; the last had "
-                f"a loss of {terms.loss.item():.4g} and a gradient norm of {norm.item():.4g}, and train.skip is "
+                f"epoch {self.at.epoch + 1}, step {self.at.step + 1}: {STORM} steps in a row were left out; the last "
+                f"had a loss of {terms.loss.item():.4g} and a gradient norm of {norm.item():.4g}, and train.skip is "
                 f"{self.settings.skip:g}{self._keep_last_good()}. Try a lower --lr, train.clip, or a higher train.skip"
             )
         return not taken
