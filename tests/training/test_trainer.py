@@ -414,7 +414,7 @@ def test_steps_are_left_out_for_their_gradient():
         return Terms(-factor * a_of(model).sum(), {"a": a_of(model).sum().detach()})
 
     model = point(Stage((GradientPhase(uneven),)))
-    log = Trainer(model, rows(48), None, settings(epochs=1, skip=100.0, keep="last", lr_warmup=0.0)).run()
+    log = Trainer(model, rows(48), None, settings(epochs=1, skip_above=100.0, keep="last", lr_warmup=0.0)).run()
     moved = [after != before for before, after in itertools.pairwise([*seen, a_of(model).item()])]
     assert moved == [turn % 3 != 2 and turn % 4 != 3 for turn in range(len(seen))]
     assert log[-1]["train"]["skipped"] == pytest.approx(1 - np.mean(moved))
@@ -426,9 +426,9 @@ def test_a_storm_of_steps_left_out_ends_training():
         return Terms(-1000 * a_of(model).sum(), {})
 
     with pytest.raises(
-        TrainingError, match=r"100 steps in a row were left out; .* gradient norm of 1000.*train\.skip is 5"
+        TrainingError, match=r"10 steps in a row were left out; .* gradient norm of 1000.*train\.skip_above is 5"
     ):
-        Trainer(point(Stage((GradientPhase(steep),))), rows(), None, settings(epochs=200, skip=5.0)).run()
+        Trainer(point(Stage((GradientPhase(steep),))), rows(), None, settings(epochs=200, skip_above=5.0)).run()
 
 
 # Failures

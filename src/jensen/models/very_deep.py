@@ -34,10 +34,10 @@ Count = Annotated[int, Field(ge=1)]
 def very_deep(
     schema: Schema,
     *,
-    layers: Sizes = [4, 6, 6, 4],
+    layers: Sizes = [2, 4, 6, 8],
     latents: Count = 8,
-    channels: Count = 64,
-    middle: Count = 32,
+    channels: Count = 48,
+    middle: Count = 24,
     light: bool = False,
     prior: Prior = "normal",
     likelihood: Likelihood = "auto",

@@ -17,7 +17,7 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
-OF_STEPS = ("lr", "optimizer", "weight_decay", "schedule", "lr_warmup", "clip", "skip", "average", "compile")
+OF_STEPS = ("lr", "optimizer", "weight_decay", "schedule", "lr_warmup", "clip", "skip_above", "average", "compile")
 OF_BUDGET = ("epochs", "minutes", "patience", "max_epochs")
 
 
@@ -34,7 +34,7 @@ class Settings:
     schedule: str
     lr_warmup: float
     clip: float
-    skip: float
+    skip_above: float
     average: float
     patience: int
     max_epochs: int
@@ -59,7 +59,7 @@ def settings(
     schedule: Literal["auto", "constant", "cosine", "linear"] = "auto",
     lr_warmup: Share = 0.01,
     clip: Annotated[float, Field(ge=0)] = 0.0,
-    skip: Annotated[float, Field(ge=0)] = 0.0,
+    skip_above: Annotated[float, Field(ge=0)] = 0.0,
     average: Share = 0.999,
     patience: Count = 15,
     max_epochs: Count = 2000,
@@ -84,7 +84,7 @@ def settings(
             a tenth when validation stops improving, before it ends training.
         lr_warmup: share of training over which the learning rate rises from 0.
         clip: largest global gradient norm; 0 does not clip.
-        skip: global gradient norm above which a step is left out, as is one whose loss or gradient is not finite (Child
+        skip_above: global gradient norm above which a step is left out, as is one whose loss or gradient is not finite (Child
             2021, arXiv:2011.10650); the log has the share that was. 0 leaves out none.
         average: decay a step of the exponential moving average of weights that is validated and kept; 0 for none.
         patience: epochs without improvement (at least 500 steps) that end training without a budget.
@@ -99,7 +99,7 @@ def settings(
         checkpoint_seconds: least time between checkpoints.
     """
     return Settings(
-        epochs, minutes, batch_size, lr, optimizer, weight_decay, schedule, lr_warmup, clip, skip, average,
+        epochs, minutes, batch_size, lr, optimizer, weight_decay, schedule, lr_warmup, clip, skip_above, average,
         patience, max_epochs, keep, precision, compile, device, seed, threads, checkpoint_seconds,
     )  # fmt: skip
 

@@ -35,7 +35,8 @@ LEAST_VALIDATIONS = 20  # in a run whose length is known
 AVERAGE_EVERY = 10  # steps between updates of the averaged weights: as good as every step, at a tenth of the cost
 OPEN_ENDED_EPOCHS, OPEN_ENDED_STEPS = 100, 3000  # progress without a budget is measured against these
 LEAST_PATIENCE_STEPS = 500
-STORM = 100  # steps left out in a row that end training: it has lost its way
+STORM = 100  # steps left out in a row, or all of a pass, that end training: it has lost its way
+LEAST_STORM = 10
 DROPS = 1  # times that the learning rate is cut before training without a budget ends
 
 
@@ -316,17 +317,17 @@ class Trainer:
         try:
             with compiling(s.batch_size if s.compile else None):
                 terms = phase.loss(self.model, batch, progress)
-            if not s.skip and self.device.type == "cpu" and not math.isfinite(terms.loss.item()):
+            if not s.skip_above and self.device.type == "cpu" and not math.isfinite(terms.loss.item()):
                 self._not_finite(terms.logged, terms.loss)
             optimizer.zero_grad(set_to_none=True)
             loss = terms.loss  # a weighted mean over the batch: what a batch counts follows from its rows' weights
             if "weight" in batch:
                 loss = loss * (batch["weight"].mean() / self._mean_weight)
             loss.backward()
-            if s.clip or s.skip:
+            if s.clip or s.skip_above:
                 norm = nn.utils.clip_grad_norm_(list(phase.parameters(self.model)), s.clip or math.inf).detach()
                 terms.logged["gradient_norm"] = norm
-                if s.skip and self._left_out(norm, terms):
+                if s.skip_above and self._left_out(norm, terms):
                     return
             optimizer.update() if isinstance(optimizer, LeanAdam) else optimizer.step()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
@@ -339,14 +340,19 @@ class Trainer:
 
     def _left_out(self, norm: Tensor, terms: Terms) -> bool:
         """Whether a step is to be left out for its gradient; counted in the log as the share `skipped`."""
-        taken = math.isfinite(terms.loss.item()) and norm.item() <= self.settings.skip
+        taken, size = math.isfinite(terms.loss.item()) and norm.item() <= self.settings.skip, norm.item()
         self.at.skipped = 0 if taken else self.at.skipped + 1
-        self._count({"skipped": torch.tensor(0.0 if taken else 1.0)}, 1.0)
-        if self.at.skipped >= STORM:
+        logged = {"skipped": torch.tensor(0.0 if taken else 1.0)}
+        if not taken and math.isfinite(size):
+            logged["gradient_norm"] = norm
+        self._count(logged, 1.0)
+        many = min(STORM, max(LEAST_STORM, self.steps_per_epoch))
+        if self.at.skipped >= many:
             raise TrainingError(
-                f"epoch {self.at.epoch + 1}, step {self.at.step + 1}: {STORM} steps in a row were left out; the last "
-                f"had a loss of {terms.loss.item():.4g} and a gradient norm of {norm.item():.4g}, and train.skip is "
-                f"{self.settings.skip:g}{self._keep_last_good()}. Try a lower --lr, train.clip, or a higher train.skip"
+                f"epoch {self.at.epoch + 1}, step {self.at.step + 1}: {many} steps in a row were left out; the last "
+                f"had a loss of {terms.loss.item():.4g} and a gradient norm of {size:.4g}, and train.skip_above is "
+                f"{self.settings.skip_above:g}{self._keep_last_good()}. Try a higher train.skip_above (norms are in nats and grow "
+                f"with the size of a datum), or a lower --lr"
             )
         return not taken
 
