@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness import machine
 from jensen.cli.memory import keep_freed_memory
 from jensen.cli.writing import write_result
 from jensen.core import seeded
@@ -173,7 +174,8 @@ def main() -> None:
             real = test.to(run.schema).take(slice(0, len(test)))["x"]
         samples, means, seconds = drawn(run, options.n)
         back = reconstructed(run, real, test.y)
-        table[path] = {
+        table[run.name] = {
+            "training": {key: run.log[-1][key] for key in ("step", "seconds")} | {"best": run.log[-1]["valid"]},
             "model": run.spec["model"],
             "data": run.spec["data"]["name"],
             "binarization": run.schema.binarization,
@@ -186,12 +188,13 @@ def main() -> None:
             "reconstructions": None if back is None else shares(sureness(classifier, back)),
         }
         pictures.append(samples[:30])
-        row = table[path]
+        row = table[run.name]
         told = {name: f"{row[name]['sure']:.1%}" for name in KINDS if row[name]}
         print(f"{path}: accuracy {accuracy:.2%}; p > {SURE}: " + ", ".join(f"{k} {v}" for k, v in told.items()))
         sys.stdout.flush()
     if options.out is not None:
-        options.out.write_text(json.dumps(table, indent=2) + "\n")
+        kept = {"what": __doc__.splitlines()[0], "sure": SURE, "runs": table, "machine": machine()}  # pyright: ignore
+        options.out.write_text(json.dumps(kept, indent=2) + "\n")
     if options.picture is not None:
         levels = int(max(p.max() for p in pictures)) + 1
         shown = torch.cat(pictures).round().numpy().astype(np.uint8)

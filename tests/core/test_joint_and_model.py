@@ -182,7 +182,7 @@ class TestCapabilities:
             (flow, "counting", True, False, "no", "yes"),
             (autoencoder, "counting", False, True, "yes", "no"),
             (autoencoder_with_prior, "counting", True, True, "yes", "no"),
-            (discrete_code, "counting", True, True, "no", "with bits-back"),
+            (discrete_code, "counting", True, True, "yes", "yes"),  # y, then x given y: no bits come back
             (conditional, "counting", True, True, "yes", "with bits-back"),
         ],
     )

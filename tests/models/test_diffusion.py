@@ -171,6 +171,19 @@ def test_the_training_loss_is_the_bound_on_average():
     assert abs(-losses.mean().item() - truth.rows.mean().item()) < 4 * error
 
 
+def test_validation_takes_several_terms_of_few_data():
+    """The bound on average, with less noise than one term of each."""
+    schema, rows = DATA["binary pictures"]
+    model, x = shaken(schema, steps=5), schema.prepare(rows).double()[:3]
+    with torch.no_grad(), seeded(0):
+        found = torch.stack([model.objective.validate(model, {"x": x})["elbo"] for _ in range(200)])
+        one = torch.stack([-5 * one_term(model, {"x": x}, spread(3, 5)).nats for _ in range(200)])
+        truth = elbo(model, {"x": x}, 2000)
+    assert found.shape == (200, 3)
+    assert ((found.mean(0) - truth.rows).abs() < 4.5 * (found.var(0) / 200 + truth.variance).sqrt()).all()
+    assert found.std(0).mean() < one.std(0).mean()
+
+
 def test_times_are_uniform_and_evenly_spread():
     with seeded(0):
         t = torch.stack([spread(10, 7) for _ in range(7000)])

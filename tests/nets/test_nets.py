@@ -17,6 +17,7 @@ from torch import nn
 from jensen import registry
 from jensen.errors import ConfigError
 from jensen.nets import Stack, conv, gated, linear, mlp, resconv, residual
+from jensen.nets.resnet import resnet
 from jensen.nets.convolutional import double, group_norm, halve
 
 Builder = Callable[[tuple[int, ...], tuple[int, ...]], Stack]
@@ -39,6 +40,8 @@ PICTURE: dict[str, Builder] = {
     "conv-bilinear": partial(conv, channels=[4, 6, 8], hidden=12, upsampling="bilinear"),
     "resconv": partial(resconv, channels=[8, 16], hidden=12),
     "resconv-dropout": partial(resconv, channels=[8, 8], blocks=2, hidden=12, dropout=0.3),
+    "resnet": partial(resnet, width=8),
+    "resnet-dropout": partial(resnet, width=8, blocks=2, dropout=0.3, activation="elu"),
     "resconv-transposed": partial(resconv, channels=[8], hidden=12, activation="relu", upsampling="transposed"),
 }
 VECTOR_TO_VECTOR = [((9,), (4,)), ((1,), (1,))]
@@ -109,7 +112,7 @@ def test_pictures_of_any_size(upsampling: str, c: int, height: int, width: int, 
 
 
 @pytest.mark.parametrize("shape", [(3, 28, 28), (1, 20, 28), (2, 97, 65), (1, 1, 1), (1, 1, 9)])
-@pytest.mark.parametrize("build", [conv, resconv])
+@pytest.mark.parametrize("build", [conv, resconv, resnet])
 def test_pictures_of_named_sizes_at_default_settings(build: Builder, shape: tuple[int, ...]):
     assert build(shape, (7,))(torch.randn(2, *shape)).shape == (2, 7)
     assert build((7,), shape)(torch.randn(2, 7)).shape == (2, *shape)

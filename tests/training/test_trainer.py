@@ -711,3 +711,28 @@ def test_the_log_is_json_lines_with_the_true_bound(tmp_path):
     valid = line["valid"]
     assert valid["elbo"] == pytest.approx(valid["reconstruction"] - valid["kl_z"], rel=1e-5)
     assert dataclasses.asdict(training_settings({"epochs": 2, "batch_size": 16})) == run.spec["training"]
+
+
+def test_stages_share_a_short_time(monkeypatch):
+    """A quarter and three quarters of 40 seconds, though twenty validations alone would take as long."""
+    clock = [0.0]
+
+    def tick() -> float:
+        clock[0] += 0.01
+        return clock[0]
+
+    def slow(model: Model, batch: Batch) -> dict[str, Tensor]:
+        clock[0] += 2
+        return {"elbo": torch.zeros(len(batch["x"]))}
+
+    fake = SimpleNamespace(perf_counter=tick, monotonic=tick)
+    monkeypatch.setattr("jensen.training.trainer.time", fake)
+    model = point(Stage((GradientPhase(ascend),)), validate=slow)
+    stages = tuple(
+        Stage((GradientPhase(ascend),), name=name, share=share) for name, share in (("a", 0.25), ("b", 0.75))
+    )
+    model.objective = dataclasses.replace(model.objective, stages=stages)
+    log = Trainer(model, rows(600), TensorSplit(torch.zeros(2, 1)), settings(batch_size=2, minutes=40 / 60)).run()
+    ends = {line["stage"]: line["seconds"] for line in log}
+    assert 6 < ends["a"] < 14
+    assert 32 < ends["b"] < 48

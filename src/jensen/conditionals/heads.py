@@ -208,7 +208,7 @@ def _inverse_soft_clamp(y: Tensor, limit: float) -> Tensor:
 def expect_numbers(support: Support, what: str) -> None:
     """Raise `ConfigError` where what takes numbers is given symbols."""
     if support.kind == "symbol":
-        raise ConfigError(f"{what} takes numbers, and a text is a row of symbols without an order")
+        raise ConfigError(f"{what} takes numbers, and a text or a code is a row of symbols without an order")
 
 
 def _accept(name: str, support: Support, *kinds: Kind) -> None:

@@ -459,7 +459,7 @@ class Trainer:
         step, left = (elapsed - self._compiling) / at.stage_step, max(0.0, budget - elapsed)
         seldom = left / (step + validation / (self.steps_per_epoch * self._affordable))
         often = (left - LEAST_VALIDATIONS * validation) / step  # where the run is short
-        each = left / (step + validation / self.steps_per_epoch)  # where so many epochs do not fit in
+        each = (left - 2 * validation) / (step + validation / self.steps_per_epoch)  # where it has fewer epochs
         at.total_steps = at.stage_step + max(1, int(min(seldom, max(often, each))))
 
     # Validation
