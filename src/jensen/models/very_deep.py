@@ -19,6 +19,7 @@ from torch import nn
 
 from jensen.conditionals.aggregated import completed
 from jensen.conditionals.amortized import Amortized, Rescale
+from jensen.conditionals.flows import onto
 from jensen.conditionals.heads import Support
 from jensen.conditionals.hierarchy import Joined, Node, Sizes, Through, on
 from jensen.conditionals.posteriors import diagonal
@@ -62,9 +63,10 @@ def very_deep(
     def block(size: tuple[int, int]) -> Bottleneck:
         return Bottleneck(channels, middle, size, depth, light)
 
-    def normal(size: tuple[int, int], inputs: int) -> Amortized:
-        """A normal density of z, given a picture of so many channels; it starts as N(0, I)."""
+    def normal(size: tuple[int, int], inputs: int, top: nn.Module | None = None) -> Amortized:
+        """A normal density of z, given a picture of so many channels; it starts as N(0, I), carried to the prior."""
         z = diagonal((latents, *size))
+        z = onto(z, top, (latents, *size)) if top is not None else z
         output = nn.Conv2d(channels, z.parameter_shape[0], 1)
         nn.init.zeros_(output.weight)
         nn.init.zeros_(output.bias)  # pyright: ignore[reportArgumentType]
@@ -84,8 +86,9 @@ def very_deep(
         size, d = places[scales[t - 1]], f"d{scales[t - 1]}"
         z, h = f"z{t}", f"h{t}"
         if t == depth:
-            q[on(z, d)] = normal(size, channels)
-            p[z] = completed(prior((latents, *size)), Through([*up, q[on(z, d)]]), support)
+            top = prior((latents, *size))
+            q[on(z, d)] = normal(size, channels, top)
+            p[z] = completed(top, Through([*up, q[on(z, d)]]), support)
         else:
             q[on(z, h, d)], p[on(z, h)] = normal(size, 2 * channels), normal(size, channels)
         project = nn.Conv2d(latents, channels, 1)

@@ -82,8 +82,10 @@ def entrance(shape: tuple[int, ...], width: int, size: Size2) -> list[nn.Module]
 
 
 def exit_(width: int, shape: tuple[int, ...], size: Size2) -> Stack:
-    """From `width` channels to the shape of a head's parameters."""
+    """From `width` channels to the shape of a head's parameters, or to a row of numbers for the whole picture."""
     kernel = 3 if min(size) > 2 else 1
+    if len(shape) == 1 and size != (1, 1):
+        return Stack(nn.SiLU(), nn.Flatten(), nn.Linear(width * math.prod(size), shape[0]))
     return Stack(nn.SiLU(), nn.Conv2d(width, shape[0], kernel, padding=kernel // 2), *from_picture(shape))
 
 
