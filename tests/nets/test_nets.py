@@ -17,8 +17,8 @@ from torch import nn
 from jensen import registry
 from jensen.errors import ConfigError
 from jensen.nets import Stack, conv, gated, linear, mlp, resconv, residual
-from jensen.nets.resnet import resnet
 from jensen.nets.convolutional import double, group_norm, halve
+from jensen.nets.resnet import resnet
 
 Builder = Callable[[tuple[int, ...], tuple[int, ...]], Stack]
 

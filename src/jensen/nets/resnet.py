@@ -93,7 +93,7 @@ def resnet(
 
 
 class Past(nn.Module):
-    """A network of pictures beside a linear map of every pixel: body(x) + W x, x resized for the latter, W from 0 on."""
+    """A network of pictures beside a linear map of each pixel: body(x) + W x, where x is resized and W starts at 0."""
 
     def __init__(self, body: Stack, channels: int, outputs: Shape):
         super().__init__()
