@@ -211,9 +211,10 @@ def test_presets_configure(name):
     assert {"model", "data", "settings", "about"} <= set(preset)
     configured, _, _ = check(preset["model"], {}, name, {})
     assert configured == configure(find(MODEL, preset["model"]), configured)
-    setting = next(key for key, value in configured.items() if type(value) is int)
-    changed, _, _ = check(preset["model"], {}, name, {setting: 3})
-    assert changed == {**configured, setting: 3}
+    setting, value = next((key, value) for key, value in configured.items() if type(value) in (int, bool))
+    other = 3 if type(value) is int else not value
+    changed, _, _ = check(preset["model"], {}, name, {setting: other})
+    assert changed == {**configured, setting: other}
 
 
 def test_there_are_presets_and_another_models_is_refused():

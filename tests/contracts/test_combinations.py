@@ -102,9 +102,13 @@ def pairs_of(row: Row) -> set[Pair]:
 ROWS = whole_rows()
 
 
+NOT_OF_A_VAE = {"encoder": {"unet"}, "decoder": {"unet"}}  # what it sees goes straight over to what it says
+
+
 def test_every_part_is_in_some_row():
     for slot, choices in CHOICES.items():
-        assert {row[slot] for row in ROWS if slot in row} == set(choices)
+        left_out = set(choices) - {row[slot] for row in ROWS if slot in row}
+        assert left_out == NOT_OF_A_VAE.get(slot, set())
 
 
 def test_rows_are_few():

@@ -341,7 +341,9 @@ def test_no_guidance_is_the_conditional_model_and_guidance_moves_on_from_none():
     z, t = torch.randn(24, 1, 2, 2, dtype=torch.float64), torch.full((24,), 4)
     with torch.no_grad():
         given, not_given = p.denoise(z, t, p.context).x, p.denoise(z, t, torch.zeros_like(p.context)).x
-        torch.testing.assert_close(p._guided(z, t, p.context, 2.0).x, 3 * given - 2 * not_given)
+        beyond = 3 * given - 2 * not_given
+        assert beyond.abs().max() > 1  # what guidance adds may lead out of where bits are, and is held there
+        torch.testing.assert_close(p._guided(z, t, p.context, 2.0).x, beyond.clamp(-1, 1))
     with seeded(0):
         assert not torch.equal(p.sampled(Sampling(guidance=2.0)).sample(), unguided)
 

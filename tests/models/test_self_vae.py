@@ -255,3 +255,18 @@ def test_vamp_starts_from_views():
     model.initialize({"x": x})
     assert model.p["u"].module.pseudo_inputs.shape == (3, 1, 2, 2)
     assert (model.p["u"].module.pseudo_inputs == 200).all()
+
+
+def test_capacity_is_of_what_is_drawn():
+    """The view is a function of the datum: what it costs stands with the reconstruction, outside of |KL − C|."""
+    model = made(objective="capacity", **{"objective.capacity": 5.0, "objective.gamma": 10.0, "objective.warmup": 0.0})
+    (phase,) = model.objective.stages[0].phases
+    x = all_pictures()
+    with seeded(0):
+        terms = phase.loss(model, {"x": x}, 1.0)
+    with seeded(0):
+        e = model.evidence({"x": x})
+    drawn = sum(e.kl(name) for name in ("u", "z1")).mean()
+    told = (e.log_p["x"] + e.log_p["y1"]).mean()
+    assert terms.loss.item() == pytest.approx((10 * (drawn - 5).abs() - told).item(), rel=1e-9)
+    assert terms.logged["elbo"].item() == pytest.approx((told - drawn).item(), rel=1e-9)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from jensen.core import Joint, Model, evidence, seeded
-from jensen.data import Dataset, Schema, Split
+from jensen.data import Dataset, Schema, Split, TensorSplit
 from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs.run import Run
 from jensen.jobs.train import train
@@ -19,6 +19,8 @@ from jensen.jobs.train_prior import train_prior
 from jensen.nets.causal import SequenceNet
 from jensen.objectives.estimators import elbo, prior
 from jensen.registry import build
+from jensen.training.settings import training_settings
+from jensen.training.trainer import Trainer
 
 TINY: dict[str, Any] = {
     "encoder": "linear",
@@ -283,3 +285,20 @@ def test_another_prior_is_fitted_to_codes(tmp_path):
     two = train("vqvae2", dataset(), settings=TWO, epochs=2)
     with pytest.raises(CapabilityError, match="several parts"):
         train_prior(two, "transformer")
+
+
+def test_a_step_that_is_not_finite_leaves_the_codebook():
+    """A codebook that follows its data does not follow what is not finite, and is looked at before a state is saved."""
+    model = shaken("vqvae", quantizer="ema").train()
+    (phase,) = model.objective.stages[0].phases
+    before = {n: b.clone() for n, b in model.named_buffers() if b.is_floating_point()}
+    x = torch.ones(4, 1, 2, 2, dtype=torch.float64)
+    phase.loss(model, {"x": torch.full_like(x, math.nan)}, 0.5)
+    for name, buffer in model.named_buffers():
+        if name in before:
+            torch.testing.assert_close(buffer, before[name], rtol=0, atol=0)
+    trainer = Trainer(model, TensorSplit(x), None, training_settings({"epochs": 1}))
+    assert trainer._not_finite_parameter() is None
+    name = next(n for n, b in model.state_dict().items() if n.endswith("vectors"))
+    model.state_dict()[name].fill_(math.nan)
+    assert trainer._not_finite_parameter() == name

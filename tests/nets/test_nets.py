@@ -130,7 +130,7 @@ def test_dropout_is_on_in_training_and_off_in_eval(name: str):
 
 def test_no_network_normalises_over_the_batch():
     for name in registry.names("network"):
-        net = registry.find("network", name).function((1, 8, 8), (4,))
+        net = registry.find("network", name).function((1, 8, 8), (1, 8, 8))
         assert not [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)], name
 
 

@@ -97,7 +97,7 @@ class Aggregated(nn.Module):
         if torch.is_grad_enabled():
             return Mixture(self.logits, self._posteriors())
         weights = [(p.data_ptr(), p._version, p.dtype) for p in (self.inputs, *self._q[0].parameters())]
-        key = weights, getattr(self._q[0], "precision", None)
+        key = weights, [getattr(part, "precision", None) for part in self._q[0].modules()]
         if self._cached is None or self._cached[0] != key:
             self._cached = key, self._posteriors()
         return Mixture(self.logits, self._cached[1])

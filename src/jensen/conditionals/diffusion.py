@@ -428,6 +428,7 @@ class Denoised(Distribution):
         event: shape of x.
         context: c, `(*batch, C)`; None where nothing is given.
         without: whether x̂ is known without conditions too.
+        limit: that x̂ keeps to when it is guided, or None.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -435,9 +436,15 @@ class Denoised(Distribution):
     _validate_args = False
 
     def __init__(
-        self, denoise: Denoise, gamma: Tensor, event: tuple[int, ...], context: Tensor | None, without: bool = False
+        self,
+        denoise: Denoise,
+        gamma: Tensor,
+        event: tuple[int, ...],
+        context: Tensor | None,
+        without: bool = False,
+        limit: float | None = None,
     ):
-        self.denoise, self.gamma, self.context, self.without = denoise, gamma, context, without
+        self.denoise, self.gamma, self.context, self.without, self.limit = denoise, gamma, context, without, limit
         self.event, self.event_dims = event, len(event)
         self.temperature, self.sampling = 1.0, None
 
@@ -524,6 +531,7 @@ class Denoised(Distribution):
             x, share = self.denoise(rows, times, given)
             if guidance and given is not None:
                 x = x + guidance * (x - self.denoise(rows, times, torch.zeros_like(given)).x)
+                x = x if self.limit is None else x.clamp(-self.limit, self.limit)
             parts.append((x, share))
         return Guess(*(torch.cat(part) if part[0].dim() else part[0] for part in zip(*parts, strict=True)))
 
@@ -579,7 +587,7 @@ class Denoising(nn.Module):
         c = None if self.context is None else self.context(*conditions)
         without = self.context is not None and self.context.dropout > 0
         d = self.denoiser
-        return Denoised(d.guess, d.schedule(), d.event, c, without)
+        return Denoised(d.guess, d.schedule(), d.event, c, without, d.limit)
 
 
 class FirstStep(nn.Module):

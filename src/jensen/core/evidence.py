@@ -236,6 +236,10 @@ class Evidence:
             return False
         return not any(self._descends(parent, name) for parent in self._p_factors[name].parents)
 
+    def hangs_on_draws(self, name: str) -> bool:
+        """Whether q of a variable depends on what was drawn of others."""
+        return any(self._descends(parent, other) for parent in self._q_factors[name].parents for other in self.q)
+
     def _descends(self, name: str, ancestor: str) -> bool:
         """Whether a variable is another or was computed or drawn from it, each looked at once."""
         known, waiting = {name}, [name]

@@ -22,6 +22,7 @@ from jensen.objectives.estimators import elbo, importance
 from jensen.objectives.refinement import PerDatum, refine
 from jensen.objectives.total_correlation import aggregate_terms
 
+ACTIVE_KL = 0.01  # nats, of a dimension that stands on what was drawn of other layers
 ACTIVE_VARIANCE = 0.01  # of the posterior mean over data, above which a unit is active (Burda et al. 2016)
 ACTIVE_SHARE = 0.5  # of units; with fewer active the posterior is called collapsed
 FLOOR_SHARE = 0.01  # of scales at their floor
@@ -46,7 +47,10 @@ def collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
         if terms is None and isinstance(e.p[name], StandardNormal):
             terms = _marginal_kl(mean, q.variance)
         kl.append(terms.flatten(1).mean(0).tolist() if terms is not None else [])
-        active.append(mean.expand(e.batch, *q.event_shape).flatten(1).var(0) > ACTIVE_VARIANCE)
+        moving = mean.expand(e.batch, *q.event_shape).flatten(1).var(0) > ACTIVE_VARIANCE
+        if e.hangs_on_draws(name) and terms is not None:  # its mean moves with the layer above, whatever the datum
+            moving &= terms.flatten(1).mean(0) > ACTIVE_KL
+        active.append(moving)
         layers[name] = {
             "kl": float(e.kl(name).mean()),
             "active_units": int(active[-1].sum()),
@@ -83,10 +87,11 @@ def mutual_information(e: Evidence, name: str) -> dict[str, Any]:
 
         I(x; z) = E log q(z | x) − E log (1/N) Σ_n q(z | x_n)
 
-    Empty where q's dimensions depend on one another, or its parameters do not differ from datum to datum.
+    Empty where q's dimensions depend on one another, or on what was drawn of other variables, or its parameters do not
+    differ from datum to datum.
     """
     q = e.q[name]
-    if not isinstance(q, Elementwise) or e.is_wide(e._q_factors[name]) or q.batch_shape != (e.batch,):
+    if not isinstance(q, Elementwise) or e.hangs_on_draws(name) or q.batch_shape != (e.batch,):
         return {}
     z, n = e.values[name], e.batch
     own = q.log_prob_terms(z).flatten(1)

@@ -63,14 +63,15 @@ def hvae(
     head, top = likelihood(support), alone(prior((latents[-1],)), "here q of the top layer stands on the one below")
     z = [f"z{level}" for level in range(1, len(latents) + 1)]
     codes = [posterior((n,)) for n in latents]
-    codes[-1] = onto(codes[-1], top, (latents[-1],))
+    normals = [diagonal((n,)) for n in latents[:-1]]
+    codes = [onto(code, above, (n,)) for code, above, n in zip(codes, [*normals, top], latents, strict=True)]
 
     q: dict[str, nn.Module] = {on(z[0], "x", *parents): encoding(encoder, support, codes[0], context)}
     p: dict[str, nn.Module] = {z[-1]: top}
     for low, high in pairwise(range(len(latents))):
         q[on(z[high], z[low])] = Amortized(upward((latents[low],), codes[high].parameter_shape), codes[high])
     for low, high in reversed(list(pairwise(range(len(latents))))):
-        normal = diagonal((latents[low],))
+        normal = normals[low]
         p[on(z[low], z[high])] = Amortized(downward((latents[high],), normal.parameter_shape), normal)
     below, size = z[0], latents[0]
     if skip:

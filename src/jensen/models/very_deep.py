@@ -4,7 +4,7 @@
     q(z | x) = q(z_T | x) Π_t q(z_t | h_t, d_s(x))
 
 The state h_t holds all layers above and is computed once for p and q; d_s(x) is what the way up gives at the size of
-the picture at which z_t stands. Every KL term is in closed form given the layers above.
+the picture at which z_t stands. Below the top every KL term is in closed form given the layers above.
 
 Child, "Very deep VAEs generalize autoregressive models and can outperform them on images", 2021, arXiv:2011.10650.
 Vahdat and Kautz, "NVAE: a deep hierarchical variational autoencoder", 2020, arXiv:2007.03898.
@@ -94,6 +94,7 @@ def very_deep(
         project = nn.Conv2d(latents, channels, 1)
         with torch.no_grad():
             project.weight.mul_(1 / math.sqrt(depth))
+            project.bias.zero_()  # pyright: ignore[reportOptionalMemberAccess]
         after = Node(StateAfter(project, block(size), places[scales[t - 2]] if t > 1 else size))
         parents = (z,) if t == depth else (z, h)
         q[on(f"h{t - 1}", *parents)] = p[on(f"h{t - 1}", *parents)] = after

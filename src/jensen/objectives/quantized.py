@@ -52,7 +52,7 @@ def _code_loss(model: Model, batch: Batch, progress: float) -> Terms:
         bound = bound + uniform(quantizer, k)
         logged |= {f"cost_{factor.name}": weighted_mean(cost.detach(), batch)}
         logged |= {name: value.to(cost.dtype) for name, value in _use(factor.name, k, quantizer).items()}
-        if model.training:
+        if model.training and torch.isfinite(h).all():  # else the step is refused, or left out
             quantizer.learn(h.detach(), k, batch.get("weight"))
     means = {"elbo": weighted_mean(bound, batch), "reconstruction": weighted_mean(reconstruction.detach(), batch)}
     return Terms(-weighted_mean(total, batch), means | logged)

@@ -61,6 +61,8 @@ def regularised(
         e = model.evidence(batch)
         expect_paths(e, name)
         divergences, reconstruction = e.divergences(closed), e.reconstruction()
+        for code in [name for name in divergences if name not in e.q]:  # of the data: what it costs is no divergence
+            reconstruction = reconstruction - divergences.pop(code)
         kl = sum(divergences.values(), torch.zeros_like(reconstruction))
         paid = cost(e, kl, batch, rise(progress))
         logged = {"elbo": weighted_mean((reconstruction - kl).detach(), batch)}

@@ -390,7 +390,9 @@ class Trainer:
         )
 
     def _not_finite_parameter(self) -> str | None:
-        return next((n for n, p in self.model.named_parameters() if not torch.isfinite(p).all()), None)
+        """Of the model; a buffer that is saved, as a codebook that follows its data, is one too."""
+        state = self.model.state_dict().items()
+        return next((n for n, p in state if p.is_floating_point() and not torch.isfinite(p).all()), None)
 
     def _keep_last_good(self) -> str:
         """Save what is still good after a failure; returns the words that say where it is."""
