@@ -4,8 +4,8 @@
     q(z | x) = q(z_L | x) Π_l q(z_l | z_{l+1}, x),        q(z_l | z_{l+1}, x) ∝ N(z_l; μ̂_l(x), σ̂²_l(x)) p(z_l | z_{l+1})
 
 On the way up d_l = network(d_{l−1}), d_0 = x, gives μ̂_l and σ̂_l; on the way down h_l = network(z_{l+1}) is at once the
-prior of z_l and what q merges with them, computed once for both. Below the top every KL term is in closed form given the
-layer above.
+prior of z_l and what q merges with them, computed once for both. Below the top every KL term is in closed form given
+the layer above.
 
 Sønderby, Raiko, Maaløe, Sønderby and Winther, "Ladder variational autoencoders", 2016, arXiv:1602.02282.
 """
