@@ -390,9 +390,10 @@ class Trainer:
         )
 
     def _not_finite_parameter(self) -> str | None:
-        """Of the model; a buffer that is saved, as a codebook that follows its data, is one too."""
-        state = self.model.state_dict().items()
-        return next((n for n, p in state if p.is_floating_point() and not torch.isfinite(p).all()), None)
+        """Of the model; a buffer that is saved, as a codebook that follows its data, may be infinite, as a bound is."""
+        spoilt = [n for n, p in self.model.named_parameters() if not torch.isfinite(p).all()]
+        spoilt += [n for n, b in self.model.named_buffers() if b.is_floating_point() and torch.isnan(b).any()]
+        return next(iter(spoilt), None)
 
     def _keep_last_good(self) -> str:
         """Save what is still good after a failure; returns the words that say where it is."""
