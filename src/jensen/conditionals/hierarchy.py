@@ -17,15 +17,6 @@ Sizes = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 """Of layers, from the data upwards."""
 
 
-def on(name: str, *parents: str) -> str:
-    """A factor, written as joints take it.
-
-    >>> on("x", "z", "y")
-    'x | z, y'
-    """
-    return f"{name} | {', '.join(parents)}"
-
-
 class Node(Deterministic):
     """A value computed by a module of its parents, which has no density.
 

@@ -1,7 +1,7 @@
 """The idea in four files: joint, evidence (the walk), model, score."""
 
 from jensen.core.evidence import Evidence, Observed, evidence
-from jensen.core.joint import Deterministic, Factor, Joint
+from jensen.core.joint import Deterministic, Factor, Joint, on
 from jensen.core.model import ESTIMATE, EXACT, LOWER_BOUND, Capabilities, Model, frozen
 from jensen.core.randomness import seeded
 from jensen.core.score import Difference, Score, difference, mean_and_stderr
@@ -23,5 +23,6 @@ __all__ = [
     "evidence",
     "frozen",
     "mean_and_stderr",
+    "on",
     "seeded",
 ]

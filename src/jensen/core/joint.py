@@ -32,6 +32,15 @@ class Deterministic(nn.Module):
         return self.module(*parents)
 
 
+def on(name: str, *parents: str) -> str:
+    """A factor, written as joints take it.
+
+    >>> on("x", "z", "y"), on("z")
+    ('x | z, y', 'z')
+    """
+    return f"{name} | {', '.join(parents)}" if parents else name
+
+
 @dataclass(frozen=True)
 class Factor:
     """One conditional of a joint: p(name | parents)."""
@@ -45,7 +54,7 @@ class Factor:
         return isinstance(self.module, Deterministic)
 
     def __str__(self) -> str:
-        return f"{self.name} | {', '.join(self.parents)}" if self.parents else self.name
+        return on(self.name, *self.parents)
 
 
 class Joint(nn.Module):

@@ -20,9 +20,9 @@ from jensen.conditionals.aggregated import alone
 from jensen.conditionals.amortized import Amortized, decoding, encoding
 from jensen.conditionals.flows import onto
 from jensen.conditionals.heads import Support
-from jensen.conditionals.hierarchy import Joined, Node, Sizes, on
+from jensen.conditionals.hierarchy import Joined, Node, Sizes
 from jensen.conditionals.posteriors import diagonal
-from jensen.core import Joint, Model
+from jensen.core import Joint, Model, on
 from jensen.data.schema import Schema
 from jensen.models.family import given
 from jensen.registry import Likelihood, Network, Objective, Posterior, Prior, model

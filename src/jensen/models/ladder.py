@@ -20,9 +20,9 @@ from jensen.conditionals.aggregated import alone, completed
 from jensen.conditionals.amortized import Amortized, decoding, reading
 from jensen.conditionals.flows import onto
 from jensen.conditionals.heads import Support
-from jensen.conditionals.hierarchy import Joined, Merged, Node, Sizes, Through, on
+from jensen.conditionals.hierarchy import Joined, Merged, Node, Sizes, Through
 from jensen.conditionals.posteriors import diagonal
-from jensen.core import Joint, Model
+from jensen.core import Joint, Model, on
 from jensen.data.schema import Schema
 from jensen.models.family import given
 from jensen.nets import linear

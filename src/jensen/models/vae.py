@@ -19,7 +19,7 @@ from jensen.conditionals.amortized import Amortized, decoding, encoding
 from jensen.conditionals.flows import Context, onto
 from jensen.conditionals.heads import Support
 from jensen.conditionals.posteriors import diagonal
-from jensen.core import Joint, Model
+from jensen.core import Joint, Model, on
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError
 from jensen.models.family import given
@@ -61,12 +61,8 @@ def vae(
     code = onto(posterior(z), p_z, z)
     p_x = decoding(decoder, z, head, context)
     q_z = encoding(encoder, support, code, context)
-    p = Joint({_on("z", parents if prior_given else []): completed(p_z, q_z, support), _on("x", ["z", *parents]): p_x})
-    return Model(p, Joint({_on("z", ["x", *parents]): q_z}), objective())
-
-
-def _on(name: str, parents: list[str]) -> str:
-    return f"{name} | {', '.join(parents)}" if parents else name
+    p = Joint({on("z", *(parents if prior_given else ())): completed(p_z, q_z, support), on("x", "z", *parents): p_x})
+    return Model(p, Joint({on("z", "x", *parents): q_z}), objective())
 
 
 def _given(z: tuple[int, ...], prior: str, context: Context | None) -> Amortized:

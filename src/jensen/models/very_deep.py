@@ -18,14 +18,16 @@ from pydantic import Field
 from torch import nn
 
 from jensen.conditionals.aggregated import completed
-from jensen.conditionals.amortized import Amortized, Rescale
+from jensen.conditionals.amortized import Amortized, rescaled
 from jensen.conditionals.flows import onto
 from jensen.conditionals.heads import Support
-from jensen.conditionals.hierarchy import Joined, Node, Sizes, Through, on
+from jensen.conditionals.hierarchy import Joined, Node, Sizes, Through
 from jensen.conditionals.posteriors import diagonal
-from jensen.core import Joint, Model
+from jensen.core import Joint, Model, on
 from jensen.data.schema import Schema
-from jensen.nets.bottleneck import Bottleneck, Halved, StateAfter, entrance, exit_, sizes
+from jensen.nets.bottleneck import Bottleneck, StateAfter, enter, leave
+from jensen.nets.convolutional import halves
+from jensen.nets.resnet import Resized
 from jensen.registry import Likelihood, Objective, Prior, model
 
 Count = Annotated[int, Field(ge=1)]
@@ -57,7 +59,8 @@ def very_deep(
         objective: what training maximises.
     """
     support = Support.of(schema)
-    head, places, depth = likelihood(support), sizes(support.shape, len(layers)), sum(layers)
+    picture = support.shape if len(support.shape) == 3 else (*support.shape, 1, 1)
+    head, places, depth = likelihood(support), halves(picture, len(layers) - 1), sum(layers)
     scales = [s for s, count in enumerate(layers) for _ in range(count)]  # of z_1, z_2, ...
 
     def block(size: tuple[int, int]) -> Bottleneck:
@@ -78,8 +81,9 @@ def very_deep(
     q: dict[str, nn.Module] = {}
     up: list[nn.Module] = []
     for s, (size, count) in enumerate(zip(places, layers, strict=True)):
-        start = [Halved()] if s else [*rescaling(support), *entrance(support.shape, channels, size)]
-        up.append(Node(nn.Sequential(*start, *(block(size) for _ in range(max(1, count // 2))))))
+        start = [Resized(size)] if s else enter(support.shape, channels, size)
+        stage = nn.Sequential(*start, *(block(size) for _ in range(max(1, count // 2))))
+        up.append(Node(stage if s else rescaled(stage, support)))
         q[on(f"d{s}", f"d{s - 1}" if s else "x")] = up[-1]
 
     for t in range(depth, 0, -1):
@@ -98,12 +102,7 @@ def very_deep(
         after = Node(StateAfter(project, block(size), places[scales[t - 2]] if t > 1 else size))
         parents = (z,) if t == depth else (z, h)
         q[on(f"h{t - 1}", *parents)] = p[on(f"h{t - 1}", *parents)] = after
-    p[on("x", "h0")] = Amortized(exit_(channels, head.parameter_shape, places[0]), head)
+    p[on("x", "h0")] = Amortized(leave(channels, head.parameter_shape, places[0]), head)
     del q[on("h0", *(("z1",) if depth == 1 else ("z1", "h1")))]  # p alone needs it
     trained = objective().of_several(objective.name) if depth > 1 else objective()
     return Model(Joint(p), Joint(q), trained)
-
-
-def rescaling(support: Support) -> list[nn.Module]:
-    """Levels to −1..1; all else is of order one already."""
-    return [Rescale(support.levels or 256)] if support.kind == "levels" else []

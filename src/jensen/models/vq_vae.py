@@ -19,7 +19,7 @@ from jensen.conditionals.amortized import Amortized, AmortizedCode, rescaled
 from jensen.conditionals.code_priors import code_prior
 from jensen.conditionals.heads import Support
 from jensen.conditionals.quantizers import Assign, Lookup, Through
-from jensen.core import Joint, Model
+from jensen.core import Joint, Model, on
 from jensen.data.schema import Schema
 from jensen.models.family import given
 from jensen.nets.stack import Size
@@ -74,9 +74,8 @@ def vqvae(
     head, codes = likelihood(support), quantizer()
     grid, shape = arranged(support.shape, halvings, cells)
     vectors = (codes.width, *grid)
-    on = f" | {', '.join(parents)}" if parents else ""
     p = {
-        f"k{on}": code_prior(prior, codes.codes, shape, context),
+        on("k", *parents): code_prior(prior, codes.codes, shape, context),
         "e | k": Lookup(codes, grid, shape),
         "x | e": Amortized(decoder(vectors, head.parameter_shape), head),
     }

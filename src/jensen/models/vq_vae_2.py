@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from jensen.conditionals.amortized import Amortized, AmortizedCode, rescaled
 from jensen.conditionals.code_priors import Beneath, code_prior
 from jensen.conditionals.heads import Support
+from jensen.conditionals.hierarchy import Node
 from jensen.conditionals.quantizers import Assign, Lookup, Through
-from jensen.core import Joint, Model
+from jensen.core import Joint, Model, on
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError
 from jensen.models.family import given
@@ -28,7 +29,7 @@ from jensen.objectives.quantized import quantized
 from jensen.registry import CausalSlot, Likelihood, Network, QuantizerSlot, model
 
 
-class Beside(nn.Module):
+class Raised(nn.Module):
     """Vectors of the bottom's cells and those of the top above them, as planes: (N, B, *grid), (N, D, *above)."""
 
     def __init__(self, grid: tuple[int, ...]):
@@ -45,17 +46,6 @@ class Pointwise(nn.Sequential):
     def __init__(self, width: int, outputs: int, grid: tuple[int, ...]):
         near = nn.Conv2d(width, outputs, 3, padding=1)
         super().__init__(nn.Upsample(size=grid, mode="nearest"), near, nn.ELU(), nn.Conv2d(outputs, outputs, 1))
-
-
-class FromBoth(AmortizedCode):
-    """h_b = network(f, e_t)."""
-
-    def __init__(self, join: Beside, network: nn.Module):
-        super().__init__(network)
-        self.join = join
-
-    def code(self, *parents: Tensor) -> Tensor:
-        return super().code(self.join(*parents))
 
 
 @model("vqvae2", paper="Razavi, van den Oord and Vinyals 2019, arXiv:1906.00446")
@@ -94,17 +84,15 @@ def vqvae2(
     fine, fine_shape = arranged(support.shape, halvings, 0)
     coarse, coarse_shape = arranged(support.shape, halvings + 1, 0)
     seen, above = (features, *fine), (top.width, *coarse)
-    joined = (features + top.width, *fine)
     _, under = given(schema, conditional)
     beneath = Beneath(Pointwise(top.width, features, fine), features, fine, under)
-    also = "".join(f", {name}" for name in parents)
     p = {
-        f"k_top{f' | {also[2:]}' if also else ''}": code_prior(prior, top.codes, coarse_shape, context),
+        on("k_top", *parents): code_prior(prior, top.codes, coarse_shape, context),
         "e_top | k_top": Lookup(top, coarse, coarse_shape),
-        f"k_bottom | e_top{also}": code_prior(prior, bottom.codes, fine_shape, beneath),
+        on("k_bottom", "e_top", *parents): code_prior(prior, bottom.codes, fine_shape, beneath),
         "e_bottom | k_bottom": Lookup(bottom, fine, fine_shape),
         "x | e_bottom, e_top": Amortized(
-            decoder((bottom.width + top.width, *fine), head.parameter_shape), head, Beside(fine)
+            decoder((bottom.width + top.width, *fine), head.parameter_shape), head, Raised(fine)
         ),
     }
     q = {
@@ -112,7 +100,7 @@ def vqvae2(
         "h_top | f": AmortizedCode(encoder(seen, above)),
         "k_top | h_top": Assign(top, coarse, coarse_shape),
         "e_top | h_top, k_top": Through(top, coarse, coarse_shape),
-        "h_bottom | f, e_top": FromBoth(Beside(fine), nn.Conv2d(joined[0], bottom.width, 3, padding=1)),
+        "h_bottom | f, e_top": Node(nn.Conv2d(features + top.width, bottom.width, 3, padding=1), Raised(fine)),
         "k_bottom | h_bottom": Assign(bottom, fine, fine_shape),
         "e_bottom | h_bottom, k_bottom": Through(bottom, fine, fine_shape),
     }

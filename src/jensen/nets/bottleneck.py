@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from jensen.nets.resnet import resize
 from jensen.nets.stack import Stack
 
 Size2 = tuple[int, int]
@@ -65,35 +66,18 @@ def from_picture(shape: tuple[int, ...]) -> list[nn.Module]:
     return [nn.Flatten()] if len(shape) == 1 else []
 
 
-def sizes(shape: tuple[int, ...], scales: int) -> list[Size2]:
-    """Height and width at each scale, from that of the datum down; each is half the one before, rounded up.
-
-    >>> sizes((1, 28, 20), 3)
-    [(28, 20), (14, 10), (7, 5)]
-    """
-    height, width = shape[1:] if len(shape) == 3 else (1, 1)
-    return [(-(-height // 2**s), -(-width // 2**s)) for s in range(scales)]
-
-
-def entrance(shape: tuple[int, ...], width: int, size: Size2) -> list[nn.Module]:
+def enter(shape: tuple[int, ...], width: int, size: Size2) -> list[nn.Module]:
     """From a datum to `width` channels."""
     kernel = 3 if min(size) > 2 else 1
     return [*to_picture(shape), nn.Conv2d(shape[0], width, kernel, padding=kernel // 2)]
 
 
-def exit_(width: int, shape: tuple[int, ...], size: Size2) -> Stack:
+def leave(width: int, shape: tuple[int, ...], size: Size2) -> Stack:
     """From `width` channels to the shape of a head's parameters, or to a row of numbers for the whole picture."""
     kernel = 3 if min(size) > 2 else 1
     if len(shape) == 1 and size != (1, 1):
         return Stack(nn.SiLU(), nn.Flatten(), nn.Linear(width * math.prod(size), shape[0]))
     return Stack(nn.SiLU(), nn.Conv2d(width, shape[0], kernel, padding=kernel // 2), *from_picture(shape))
-
-
-class Halved(nn.Module):
-    """A picture at half its size, rounded up, by means of 2 × 2 pixels, or of those that are there."""
-
-    def forward(self, h: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(h, 2, ceil_mode=True) if max(h.shape[2:]) > 1 else h
 
 
 class StateAfter(nn.Module):
@@ -106,4 +90,4 @@ class StateAfter(nn.Module):
     def forward(self, z: Tensor, h: Tensor | None = None) -> Tensor:
         state = self.project(z) if h is None else h + self.project(z)
         state = self.block(state)
-        return state if state.shape[2:] == self.size else nn.functional.interpolate(state, self.size, mode="nearest")
+        return resize(state, self.size)

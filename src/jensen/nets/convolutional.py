@@ -205,7 +205,7 @@ def _hourglass(
     layers: list[nn.Module] = []
     middle = inputs
     if from_picture:
-        *sizes, smallest = _halves(inputs, len(channels))
+        *sizes, smallest = halves(inputs, len(channels))
         for n, m, size in zip([inputs[0], *channels], channels, sizes, strict=False):
             layers += down(n, m, size)
         middle = (channels[-1], *smallest)
@@ -213,7 +213,7 @@ def _hourglass(
         layers += _dense(middle, hidden, outputs, activation)
         return Stack(*layers, *stack.unflatten(outputs))
 
-    *sizes, smallest = _halves(outputs, len(channels))
+    *sizes, smallest = halves(outputs, len(channels))
     start = (channels[-1], *smallest)
     if not from_picture:
         layers += _dense(middle, hidden, start, activation)
@@ -232,7 +232,7 @@ def _stages(large: Shape, small: Shape) -> int:
     >>> _stages((1, 28, 28), (64, 7, 7)), _stages((1, 28, 28), (64, 5, 7))
     (2, 0)
     """
-    sizes = _halves(large, max(large[1:]).bit_length())
+    sizes = halves(large, max(large[1:]).bit_length())
     return sizes.index(small[1:]) if small[1:] in sizes else 0  # pyright: ignore[reportArgumentType]
 
 
@@ -244,7 +244,7 @@ def _one_way(
     rising: bool = False,
 ) -> Stack:
     """Only down, or only up, and a convolution to the output's channels."""
-    *sizes, _ = _halves(outputs if rising else inputs, len(channels))
+    *sizes, _ = halves(outputs if rising else inputs, len(channels))
     chain = [*reversed(channels), channels[0]] if rising else [inputs[0], *channels]
     steps = zip(pairwise(chain), reversed(sizes) if rising else sizes, strict=True)
     layers = [layer for (n, m), size in steps for layer in step(n, m, size)]
@@ -261,10 +261,10 @@ def _dense(inputs: Shape, hidden: int, outputs: Shape, activation: Activation) -
     ]
 
 
-def _halves(picture: Shape, times: int) -> list[Size2]:
+def halves(picture: Shape, times: int) -> list[Size2]:
     """Height and width of a picture, and halved so many times, rounded up.
 
-    >>> _halves((1, 13, 7), 2)
+    >>> halves((1, 13, 7), 2)
     [(13, 7), (7, 4), (4, 2)]
     """
     _, height, width = picture
