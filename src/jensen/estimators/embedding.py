@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
+from jensen.data import Dataset
 from jensen.estimators.base import Estimator, as_scikit_learn
 
 
@@ -25,7 +26,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
         whole = self._whole(self._checked(X, reset=True))
         self._fit(whole, needs="encode")
         first = whole.split("train").rows(np.arange(1))
-        self._n_features_out = self.run_.encode(type(whole)(whole.name, self.run_.schema, {"all": first})).shape[1]
+        self._n_features_out = self.run_.encode(Dataset(whole.name, self.run_.schema, {"all": first})).shape[1]
         return self
 
     def transform(self, X: Any) -> np.ndarray:

@@ -23,7 +23,7 @@ from jensen.jobs.job import job
 from jensen.jobs.precision import as_in, doubled, log_densities, precision
 from jensen.jobs.run import Run
 from jensen.objectives import refinement
-from jensen.objectives.estimators import ESTIMATORS, Estimate, each_alone, rows_within
+from jensen.objectives.estimators import ESTIMATORS, Estimate, rows_within
 
 DEFAULT_PARTICLES = {"exact": 1, "elbo": 1, "iw": 500, "prior": 5000, "ais": 16, "trace": 10}
 REFINABLE = ("elbo", "iw")  # estimators that draw from q
@@ -64,9 +64,9 @@ def score(
         limit: score a random subset of so many.
         seed: of draws and subset.
         memory: megabytes that a walk may take; particles are walked in blocks to keep within it.
-        common_draws: walk every datum by the same random numbers, those of the seed, as if it were the only one. Its
-            score then depends on no other datum, and differences between data are less noisy; but errors of the
-            estimator no longer average out over data, as `stderr_mc` supposes.
+        common_draws: walk each datum alone, all by the same random numbers. A datum's score then depends on no other,
+            at a millisecond a datum or more; errors of the estimator no longer average out over data, as `stderr_mc`
+            supposes.
         keep: add the score to the run folder's scores.json.
         listener: called with the share done, in [0, 1].
 
@@ -100,8 +100,6 @@ def score(
     if k < 1:
         raise ConfigError(f"--particles: expected >= 1, got {k}")
     k = 1 if estimator == "exact" or (estimator == "elbo" and not run.model.hidden) else k
-    if refine and common_draws:
-        raise ConfigError("--refine: it seeks a q for many data at once, and with common_draws each is alone")
     if refine < 0 or (refine and estimator not in REFINABLE):
         told = "expected >= 0" if refine < 0 else f"it changes q, of which --estimator {estimator} makes no use"
         raise ConfigError(f"--refine: {told}, got {refine}")
@@ -110,8 +108,10 @@ def score(
     tensors, index = run.tensors(part), torch.from_numpy(chosen)
     weights = None if part.weight is None else torch.from_numpy(part.weight[chosen])
 
+    alone = common_draws and estimator != "exact" and bool(run.model.hidden)
+
     def walk(model: Model, which: Tensor) -> Estimate:
-        return _estimate(model, tensors, which, estimator, k, refine, seed, memory, common_draws, run.device, listener)
+        return _estimate(model, tensors, which, estimator, k, refine, seed, memory, alone, run.device, listener)
 
     estimate, how = _precise(run.model.eval(), walk, tensors, index, estimator, weights, seed, run.device)
     rows, sizes = estimate.rows + run.schema.log_jacobian, estimate.effective_sample_size
@@ -212,7 +212,7 @@ def _estimate(
     refined: int,
     seed: int,
     memory: float,
-    common_draws: bool,
+    alone: bool,
     device: torch.device,
     listener: Any,
 ) -> Estimate:
@@ -220,8 +220,11 @@ def _estimate(
     with seeded(seed, device):
         rows = rows_within(model, as_in(model, tensors.take(slice(0, 1))), memory)
     batch_size = max(1, BATCH if particles <= BATCH else BATCH // 10)  # between two calls of the listener
+    batch_size = 1 if alone else batch_size
     with seeded(seed, device):
         for start in range(0, len(chosen), batch_size):
+            if alone:
+                torch.manual_seed(seed)
             batch = as_in(model, tensors.take(chosen[start : start + batch_size].to(device)))
             observed = {n: v for n, v in batch.items() if n in ("x", *model.context)}
             try:
@@ -229,10 +232,7 @@ def _estimate(
                 if refined:
                     own, parameters = refinement.refine(model, observed, refined)
                     walked, observed = own.model, {**observed, **parameters}
-                if common_draws and walked.hidden:
-                    estimate = each_alone(ESTIMATORS[estimator], walked, observed, particles, rows, seed)
-                else:
-                    estimate = ESTIMATORS[estimator].estimate(walked, observed, particles, rows)
+                estimate = ESTIMATORS[estimator].estimate(walked, observed, particles, rows)
             except JensenError:
                 raise
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:

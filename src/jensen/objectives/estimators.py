@@ -24,7 +24,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from jensen.core import ESTIMATE, EXACT, LOWER_BOUND, Joint, Model, evidence, seeded
+from jensen.core import ESTIMATE, EXACT, LOWER_BOUND, Joint, Model, evidence
 from jensen.errors import CapabilityError
 
 Observed = Mapping[str, Tensor]
@@ -240,36 +240,6 @@ ESTIMATORS: dict[str, Estimator] = {
     "ais": Estimator("ais", ESTIMATE, annealed),
     "trace": Estimator("trace", ESTIMATE, trace),
 }
-
-
-@torch.no_grad()
-def each_alone(
-    estimator: Estimator, model: Model, observed: Observed, particles: int, rows: int, seed: int
-) -> Estimate:
-    """Each datum as if it were the only one, its random numbers those of the seed: the same for all.
-
-    Data are walked together where all that is computed can be (`torch.vmap`), else one after another.
-    """
-    names, values = list(observed), tuple(observed.values())
-
-    def alone(*datum: Tensor) -> tuple[Tensor, ...]:
-        found = estimator.estimate(model, dict(zip(names, (v[None] for v in datum), strict=True)), particles, rows)
-        size = found.effective_sample_size
-        return (found.rows[0], found.variance[0]) if size is None else (found.rows[0], found.variance[0], size[0])
-
-    device = values[0].device
-    try:
-        with seeded(seed, device):
-            together = torch.vmap(alone, randomness="same", chunk_size=max(1, rows // particles))
-            return Estimate(*together(*values))
-    except RuntimeError as e:
-        if "vmap" not in str(e) and "data-dependent" not in str(e):
-            raise
-    parts = []
-    for datum in zip(*values, strict=True):
-        with seeded(seed, device):
-            parts.append(alone(*datum))
-    return Estimate(*(torch.stack(part) for part in zip(*parts, strict=True)))
 
 
 def rows_within(model: Model, observed: Observed, megabytes: float) -> int:
