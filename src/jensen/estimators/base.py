@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,11 +11,12 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array, check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jensen.core import seeded
 from jensen.data import Dataset, Schema, load_data, splits
+from jensen.data.schema import Field
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.estimators import frames
 from jensen.jobs.job import REASONS
@@ -89,27 +91,37 @@ class Estimator(BaseEstimator):
 
     # Data
 
-    def _checked(self, X: Any, *, reset: bool, gaps: bool = False) -> Any:
+    def _checked(self, X: Any, *, reset: bool) -> Any:
         """X as an array or as the frame that it is, after scikit-learn's checks.
 
         Args:
             reset: whether these are the data to be fitted.
-            gaps: whether cells may be missing.
         """
-        finite = "allow-nan" if gaps else True
+        finite = "allow-nan" if get_tags(self).input_tags.allow_nan else True
         if not frames.library(X):
             return validate_data(self, X, reset=reset, ensure_all_finite=finite)
         validate_data(self, X, reset=reset, skip_check_array=True)
-        check_array(X, dtype="numeric" if frames.is_numeric(X) else None, ensure_all_finite=finite)
+        if frames.is_numeric(X):
+            check_array(X, ensure_all_finite=finite)
+        else:
+            check_array(X.head(1), dtype=None, ensure_all_finite=False)  # that there is something at all
         return X
 
-    def _dataset(self, X: Any, *, gaps: bool = False) -> Dataset:
-        """Rows that are to be used, fitted to the schema of the run."""
+    def _table(self, X: Any) -> Any:
+        """Rows that are to be used, checked, under the names that the run knows their columns by."""
         check_is_fitted(self)
-        schema = self.run_.schema
-        table = frames.named(self._checked(X, reset=False, gaps=gaps), schema.names)
+        return frames.named(self._checked(X, reset=False), self.run_.schema.names)
+
+    def _dataset(self, X: Any) -> Dataset:
+        """Rows that are to be used, fitted to the schema of the run."""
+        table = self._table(X)
         with as_scikit_learn():
-            return load_data(table, schema=schema, gaps=gaps)
+            return load_data(table, schema=self.run_.schema)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = takes_gaps(self.model)
+        return tags
 
     # Training
 
@@ -122,7 +134,10 @@ class Estimator(BaseEstimator):
             fixed: settings of the model that the estimator needs.
         """
         self._seed = _seed(self.random_state)
-        settings: Mapping[str, Any] = {**(self.settings or {}), **fixed}
+        given = {} if self.settings is None else self.settings
+        if not isinstance(given, Mapping):
+            raise ValueError(f"settings: expected a dictionary or None, got {given!r}")
+        settings = {**given, **fixed}
         options = {
             "epochs": self.epochs,
             "minutes": self.minutes,
@@ -165,6 +180,18 @@ class Estimator(BaseEstimator):
             )
         assert score.rows is not None
         return score.rows.double().numpy()
+
+
+@functools.lru_cache
+def takes_gaps(model: str) -> bool:
+    """Whether a model learns from a table with empty cells."""
+    schema = Schema(fields=tuple(Field(name=name, kind="real", gaps=True) for name in "ab"))
+    try:
+        with seeded(0):
+            build(model, schema)
+    except ConfigError:
+        return False
+    return True
 
 
 @contextmanager

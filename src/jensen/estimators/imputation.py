@@ -8,13 +8,14 @@ import numpy as np
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils._set_output import _get_output_config
 
-from jensen.errors import ConfigError
 from jensen.estimators import frames
-from jensen.estimators.base import Estimator, as_scikit_learn
+from jensen.estimators.base import Estimator, as_scikit_learn, takes_gaps
+from jensen.registry import MODEL, find
 
 
 class Imputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
-    """A transformer that fills in missing cells (NaN), each row by itself, by E[missing | observed] or by a draw.
+    """A transformer that fills in missing cells (NaN), each row by itself: numbers by E[missing | observed], names by
+    the likeliest one, or all by a draw.
 
     Args:
         sample_posterior: fill in a draw of p(missing | observed) in place of its mean, as multiple imputation needs.
@@ -25,7 +26,7 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
 
     def __init__(
         self,
-        model: str = "maf",
+        model: str = "vae",
         *,
         settings: dict[str, Any] | None = None,
         sample_posterior: bool = False,
@@ -47,36 +48,34 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
         self.particles = particles
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Learn p(x) from rows (n, D) with gaps."""
-        table = self._checked(X, reset=True, gaps=True)
+        """Learn p(x) from rows (n, D) with gaps, or, where the model takes none, from the rows without any.
+
+        A model with a choice of objectives is trained by the importance-weighted bound, as MIWAE is, unless the
+        settings say otherwise.
+        """
+        table = self._checked(X, reset=True)
         with as_scikit_learn():
-            self._fit(self._whole(_complete_rows(table)), needs="likelihood")
+            choice = "objective" in find(MODEL, self.model).settings and "objective" not in (self.settings or {})
+        rows = table if takes_gaps(self.model) else _complete_rows(table)
+        self._fit(self._whole(rows), needs="likelihood", **({"objective": "iw"} if choice else {}))
         return self
 
     def transform(self, X: Any) -> Any:
         """Rows whole, (n, D): an array, or as `set_output` asks a frame with the dtypes of the rows; what was observed
         is exactly as it was.
         """
-        data = self._dataset(X, gaps=True)
-        table = frames.named(X, self.run_.schema.names) if frames.library(X) else data
+        table = self._table(X)
         with as_scikit_learn():
             found = self.run_.impute(table, particles=self.particles, seed=self._seed)
         whole = found.completed(0 if self.sample_posterior else None)
-        if not frames.library(X):
-            return whole
         asked = _get_output_config("transform", self)["dense"]
-        if asked == "polars":
-            return frames.polars_like(whole, X if frames.library(X) == "polars" else None)
-        return whole if asked == "pandas" else np.asarray(whole)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        return tags
+        if not frames.library(X) or asked == "default":
+            return np.asarray(whole)
+        return whole if asked == "pandas" else frames.polars_like(whole, X if frames.library(X) == "polars" else None)
 
 
 def _complete_rows(X: Any) -> Any:
-    """The rows of a table without gaps. Raises `ConfigError` where there are none."""
+    """The rows of a table without gaps. Raises `ValueError` where there are none."""
     if frames.library(X) == "polars":
         whole = X.fill_nan(None).drop_nulls()
     elif frames.library(X) == "pandas":
@@ -84,5 +83,5 @@ def _complete_rows(X: Any) -> Any:
     else:
         whole = X[~np.isnan(X).any(1)]
     if not len(whole):
-        raise ConfigError("expected at least one row without gaps to learn from, got none")
+        raise ValueError("this model learns from rows without gaps only, and there are none; vae takes gaps")
     return whole

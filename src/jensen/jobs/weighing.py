@@ -60,6 +60,8 @@ def weigh(
     )
     start = None if guess is None else guess[model.data].mean(0)
     rows = missing.flatten(1).any(1).nonzero()[:, 0]
+    if not len(rows):
+        return
     size = _rows_at_once(run, x, context, particles)
     for block in rows.split(size):
         hole = missing[block]
