@@ -104,7 +104,7 @@ class Estimator(BaseEstimator):
         if frames.is_numeric(X):
             check_array(X, ensure_all_finite=finite)
         else:
-            check_array(X.head(1), dtype=None, ensure_all_finite=False)  # that there is something at all
+            check_array(np.zeros((min(1, X.shape[0]), X.shape[1])))  # that there is something at all
         return X
 
     def _table(self, X: Any) -> Any:

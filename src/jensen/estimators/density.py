@@ -53,7 +53,7 @@ class DensityEstimator(DensityMixin, Estimator):
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn p(x) from rows (n, D)."""
         table = self._checked(X, reset=True)
-        self._library = frames.library(X)
+        self._polars = X.head(0) if frames.library(X) == "polars" else None
         self._fit(self._whole(table), needs="likelihood")
         return self
 
@@ -74,4 +74,4 @@ class DensityEstimator(DensityMixin, Estimator):
         check_is_fitted(self)
         with as_scikit_learn():
             rows = self.run_.sample(n_samples, seed=_seed(random_state))
-        return frames.polars_like(rows) if self._library == "polars" else rows
+        return rows if self._polars is None else frames.polars_like(rows, self._polars)

@@ -73,6 +73,11 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
             return np.asarray(whole)
         return whole if asked == "pandas" else frames.polars_like(whole, X if frames.library(X) == "polars" else None)
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
 
 def _complete_rows(X: Any) -> Any:
     """The rows of a table without gaps. Raises `ValueError` where there are none."""
