@@ -107,7 +107,8 @@ def fitted(fields: Sequence[Field], train: np.ndarray, every: Sequence[np.ndarra
     found = []
     for j, field in enumerate(fields):
         present = train[:, j][~np.isnan(train[:, j])]
-        update: dict[str, Any] = {"gaps": any(bool(np.isnan(x[:, j]).any()) for x in every)}
+        share = len(present) / max(1, len(train))
+        update: dict[str, Any] = {"gaps": any(bool(np.isnan(x[:, j]).any()) for x in every), "present": share}
         if field.kind in ("real", "time", "count"):
             update["center"], update["scale"] = moments(present)
         elif field.kind == "positive":
@@ -175,7 +176,7 @@ def _asked(name: str, spec: Any) -> dict[str, Any]:
 
 
 def _wordlike(columns: Sequence[Any], told: str | None, source: Source) -> bool:
-    """Whether a column holds words or dates. Raises `DataError` where most of its cells are numbers and some are not."""
+    """Whether a column holds words or dates. Raises `DataError` where half of the cells are numbers and others not."""
     import pandas
 
     if told is not None:

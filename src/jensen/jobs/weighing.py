@@ -5,8 +5,8 @@ With z_k ~ q(z | x_o) and w̃_k the normalised weights of p(x_o, z_k) / q(z_k | 
     E[x_m | x_o] ≈ Σ_k w̃_k E[x_m | z_k],        and  x_m ~ p(x_m | z_k) with k ~ w̃  is a draw of p(x_m | x_o)
 
 as K grows (Mattei and Frellsen, "MIWAE: deep generative modelling and imputation of incomplete data sets", 2019,
-arXiv:1812.02633). A q that takes a mask sees what is there; any other is shown a guess in place of what is missing, made
-better in a few rounds. Either is a proposal, and the weights make good what it gets wrong, if it is not far off.
+arXiv:1812.02633). A q that takes a mask sees what is there; any other is shown a guess in place of what is missing,
+made better in a few rounds. Either is a proposal, and the weights make good what it gets wrong, if it is not far off.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ Keep = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
 
 
 def hides(model: Model) -> list[str]:
-    """What q draws that represents a datum."""
-    return [name for name in model.hidden if not model.is_noise(name)]
+    """What q draws that represents a datum, or completes it."""
+    drawn = [(name, model.q[name].module) for name in model.hidden]
+    return [name for name, part in drawn if not model.is_noise(name) or getattr(part, "completes", False)]
 
 
 def weigh(
@@ -55,13 +56,10 @@ def weigh(
     model = run.model
     x, context = as_in(model, {"x": x})["x"], as_in(model, dict(context))
     masked = "seen" in model.context
-    guess = (
-        None if masked else model.sample(GUESSES, {n: v[:1].expand(GUESSES, *v.shape[1:]) for n, v in context.items()})
-    )
-    start = None if guess is None else guess[model.data].mean(0)
     rows = missing.flatten(1).any(1).nonzero()[:, 0]
     if not len(rows):
         return
+    start = None if masked else _usual(model, context)
     size = _rows_at_once(run, x, context, particles)
     for block in rows.split(size):
         hole = missing[block]
@@ -76,6 +74,12 @@ def weigh(
         spread = drawn.std(0)
         point, spread = _by_kind(e.p[model.data], point, spread, drawn)
         keep(block, drawn[:draws], point, spread, 1 / weights.square().sum(0))
+
+
+def _usual(model: Model, context: Mapping[str, Tensor]) -> Tensor:
+    """The mean of samples of the model, (*event)."""
+    few = {name: value[torch.arange(GUESSES) % len(value)] for name, value in context.items()}
+    return model.sample(GUESSES, few)[model.data].mean(0)
 
 
 def _walk(model: Model, x: Tensor, hole: Tensor, context: Mapping[str, Tensor], particles: int) -> Evidence:
