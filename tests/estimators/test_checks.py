@@ -31,7 +31,9 @@ def test_names_of_columns_are_kept_and_compared(estimator):
 
 
 @pytest.mark.filterwarnings("ignore:X .*feature names")  # the checks mix them
-@pytest.mark.parametrize("estimator", [e for e in ESTIMATORS if hasattr(e, "transform")], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "estimator", [e for e in ESTIMATORS if hasattr(e, "transform")], ids=lambda e: type(e).__name__
+)
 @pytest.mark.parametrize(
     "check",
     [

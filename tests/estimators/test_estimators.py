@@ -1,4 +1,4 @@
-"""The estimators against the runs that they hold, Bayes' rule, scikit-learn's own, and the frames that they were given."""
+"""The estimators against the runs that they hold, Bayes' rule, scikit-learn's own, and the frames that came."""
 
 from __future__ import annotations
 
@@ -185,7 +185,10 @@ def test_signs_are_scikit_learns():
     rng = np.random.default_rng(0)
     X = np.concatenate([rng.normal(size=(285, 3)), rng.uniform(4, 8, size=(15, 3))])
     strange = np.arange(300) >= 285
-    for found in (OutlierDetector("maf", settings=FLOW, contamination=0.05, epochs=5), IsolationForest(contamination=0.05)):
+    for found in (
+        OutlierDetector("maf", settings=FLOW, contamination=0.05, epochs=5),
+        IsolationForest(contamination=0.05),
+    ):
         found.set_params(random_state=0).fit(X)
         assert roc_auc_score(~strange, found.score_samples(X)) > 0.97
         assert_array_equal(found.predict(X), np.where(found.decision_function(X) < 0, -1, 1))
@@ -227,7 +230,9 @@ def test_classes_with_far_means_are_told_apart():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 400)
     X = np.array([[0, 0], [3, 0], [0, 3]])[y] + rng.normal(size=(400, 2))
-    found = Classifier(settings=VAE, particles=20, epochs=30, batch_size=32, lr=1e-2, random_state=0).fit(X[:300], y[:300])
+    found = Classifier(settings=VAE, particles=20, epochs=30, batch_size=32, lr=1e-2, random_state=0).fit(
+        X[:300], y[:300]
+    )
     assert found.score(X[300:], y[300:]) > LogisticRegression().fit(X[:300], y[:300]).score(X[300:], y[300:]) - 0.05
 
 
@@ -260,6 +265,7 @@ def test_a_grid_search_and_a_pipeline_end_to_end(cancer):
     assert list(names) == [f"embedder{j}" for j in range(8)]
 
 
+@pytest.mark.slow  # a fresh process imports everything
 def test_a_pickle_gives_the_same_numbers_in_a_fresh_process(mixed, tmp_path):
     y = mixed["smokes"].to_numpy()
     fitted = {
@@ -282,13 +288,13 @@ def test_a_pickle_gives_the_same_numbers_in_a_fresh_process(mixed, tmp_path):
 
 def test_fitting_is_quiet_repeatable_and_leaves_torch_as_it_was(capfd, caplog):
     state, threads, dtype = torch.random.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype()
-    numbers = np.random.get_state()[1].copy()
+    numbers = np.random.get_state()[1].copy()  # noqa: NPY002
     scores = [Classifier(settings=VAE, particles=5, **QUICK).fit(normal(40), np.arange(40) % 2).predict_proba(normal(9))
               for _ in range(2)]  # fmt: skip
     assert_array_equal(*scores)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert (torch.get_num_threads(), torch.get_default_dtype()) == (threads, dtype)
-    assert_array_equal(np.random.get_state()[1], numbers)
+    assert_array_equal(np.random.get_state()[1], numbers)  # noqa: NPY002
     assert not any(capfd.readouterr()) and not caplog.records
 
 

@@ -97,7 +97,7 @@ class Estimator(BaseEstimator):
         Args:
             reset: whether these are the data to be fitted.
         """
-        finite = "allow-nan" if get_tags(self).input_tags.allow_nan else True
+        finite: Any = "allow-nan" if get_tags(self).input_tags.allow_nan else True
         if not frames.library(X):
             return validate_data(self, X, reset=reset, ensure_all_finite=finite)
         validate_data(self, X, reset=reset, skip_check_array=True)
@@ -125,15 +125,15 @@ class Estimator(BaseEstimator):
 
     # Training
 
-    def _fit(self, whole: Dataset, needs: str, stratify: np.ndarray | None = None, **fixed: Any) -> None:
+    def _fit(self, whole: Dataset, needs: str, fixed: Mapping[str, Any] = {}, stratify: Any = None) -> None:
         """Train `run_` on the rows of a data set whose only split is "train".
 
         Args:
             needs: what the model must offer, a name in `Capabilities`.
-            stratify: classes (N,), each of which is cut alike into rows for training and for validation.
             fixed: settings of the model that the estimator needs.
+            stratify: classes (N,), each of which is cut alike into rows for training and for validation; or None.
         """
-        self._seed = _seed(self.random_state)
+        self._seed = seed_of(self.random_state)
         given = {} if self.settings is None else self.settings
         if not isinstance(given, Mapping):
             raise ValueError(f"settings: expected a dictionary or None, got {given!r}")
@@ -159,7 +159,7 @@ class Estimator(BaseEstimator):
         with as_scikit_learn():
             return load_data(X, fractions=(1.0, 0.0, 0.0), kinds=self.kinds)
 
-    def _cut(self, whole: Dataset, stratify: np.ndarray | None) -> Dataset:
+    def _cut(self, whole: Dataset, stratify: Any) -> Dataset:
         share, rows = self.validation_fraction, whole.split("train")
         if not 0 <= share < 1:
             raise ConfigError(f"validation_fraction: expected a share in [0, 1), got {share!r}")
@@ -208,7 +208,7 @@ def relabelled(data: Dataset, y: np.ndarray, schema: Schema) -> Dataset:
     return Dataset(data.name, schema, {name: replace(part, y=y[part.index]) for name, part in data.splits.items()})
 
 
-def _seed(random_state: Any) -> int:
+def seed_of(random_state: Any) -> int:
     """A whole number is the seed itself, so that a run can be repeated by `jensen.train`."""
     if isinstance(random_state, Integral):
         return int(random_state)

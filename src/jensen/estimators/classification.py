@@ -1,6 +1,6 @@
 """Classification by what each class says of a row: Bayes' rule.
 
-    p(y | x) = p(y) p(x | y) / Σ_y' p(y') p(x | y')
+p(y | x) = p(y) p(x | y) / Σ_y' p(y') p(x | y')
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import logsumexp
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import assert_all_finite, check_consistent_length, column_or_1d, validate_data
+from sklearn.utils.validation import assert_all_finite, check_consistent_length, column_or_1d
 
 from jensen.errors import ConfigError
 from jensen.estimators.base import Estimator, as_scikit_learn, relabelled
@@ -61,7 +61,7 @@ class Classifier(ClassifierMixin, Estimator):
     def fit(self, X: Any, y: Any) -> Self:
         """Learn p(x | y) and p(y) from rows (n, D) and their classes (n,)."""
         if y is None:
-            validate_data(self, X, y)  # which says that it is required
+            raise ValueError("Classifier requires y to be passed, but the target y is None")
         table = self._checked(X, reset=True)
         labels = column_or_1d(y, warn=True)
         assert_all_finite(labels, input_name="y")
@@ -74,7 +74,7 @@ class Classifier(ClassifierMixin, Estimator):
         whole = self._whole(table)
         words = tuple(str(name) for name in self.classes_.tolist())
         schema = whole.schema.model_copy(update={"classes": words})
-        self._fit(relabelled(whole, which, schema), "likelihood", stratify=which, conditional=True)
+        self._fit(relabelled(whole, which, schema), "likelihood", {"conditional": True}, stratify=which)
         return self
 
     def predict_joint_log_proba(self, X: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from sklearn.base import DensityMixin
 from sklearn.utils.validation import check_is_fitted
 
 from jensen.estimators import frames
-from jensen.estimators.base import Estimator, _seed, as_scikit_learn
+from jensen.estimators.base import Estimator, as_scikit_learn, seed_of
 
 
 class DensityEstimator(DensityMixin, Estimator):
@@ -73,5 +73,5 @@ class DensityEstimator(DensityMixin, Estimator):
         """
         check_is_fitted(self)
         with as_scikit_learn():
-            rows = self.run_.sample(n_samples, seed=_seed(random_state))
+            rows = self.run_.sample(n_samples, seed=seed_of(random_state))
         return rows if self._polars is None else frames.polars_like(rows, self._polars)

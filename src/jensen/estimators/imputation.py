@@ -57,7 +57,7 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
         with as_scikit_learn():
             choice = "objective" in find(MODEL, self.model).settings and "objective" not in (self.settings or {})
         rows = table if takes_gaps(self.model) else _complete_rows(table)
-        self._fit(self._whole(rows), needs="likelihood", **({"objective": "iw"} if choice else {}))
+        self._fit(self._whole(rows), "likelihood", {"objective": "iw"} if choice else {})
         return self
 
     def transform(self, X: Any) -> Any:
