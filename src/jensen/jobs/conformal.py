@@ -3,8 +3,8 @@
     p(x) = (1 + #{i : s(x_i) ≥ s(x)}) / (n + 1)        x_1 … x_n data for calibration
 
 If x and these are exchangeable, P(p(x) ≤ α) ≤ α for every α: the rate of false alarms holds in the mean over draws of
-the data for calibration. Given these it is itself random, about Beta(k, n + 1 − k) with k = ⌊α (n + 1)⌋. The p-values of
-a batch hang together through the data for calibration, in such a way that the procedure of Benjamini and Hochberg holds.
+the data for calibration. Given these it is itself random, about Beta(k, n + 1 − k) with k = ⌊α (n + 1)⌋. The p-values
+of a batch hang together through the data for calibration, in such a way that Benjamini and Hochberg's procedure holds.
 
 Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005.
 Bates, Candès, Lei, Romano and Sesia, "Testing for outliers with conformal p-values", 2023, arXiv:2104.08279.

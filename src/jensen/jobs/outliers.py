@@ -9,8 +9,8 @@
 | ensemble       | −(mean − variance) of log p(x) over several runs, WAIC | likelihoods |
 
 A score alone says nothing about how rare it is. Data for calibration, which training did not fit, do: see
-`jensen.jobs.conformal`. Likelihood is of a density, which changes with the coordinates of the data (Le Lan and Dinh 2021,
-arXiv:2012.03808) and which simple pictures have more of (Nalisnick et al. 2019a, arXiv:1810.09136).
+`jensen.jobs.conformal`. Likelihood is of a density, which changes with the coordinates of the data (Le Lan and Dinh
+2021, arXiv:2012.03808) and which simple pictures have more of (Nalisnick et al. 2019a, arXiv:1810.09136).
 
 Nalisnick, Matsukawa, Teh and Lakshminarayanan, "Detecting out-of-distribution inputs to deep generative models using
 typicality", 2019, arXiv:1906.02994. Choi, Jang and Alemi, "WAIC, but why?", 2018, arXiv:1810.01392. Lee, Lee, Lee and
@@ -76,7 +76,7 @@ class Outliers:
     split: str
 
     def table(self) -> Any:
-        """A frame of one row a datum: row, score, p_value, outlier; and by column, where asked for, bits of surprise and
+        """A frame of one row a datum: row, score, p_value, outlier; where asked for, by column, bits of surprise and
         what was expected.
         """
         import pandas
@@ -164,8 +164,8 @@ def outliers(
 
     Args:
         data, split: what to look at; by default the test part of the run's own data.
-        method: "likelihood", "typicality", "reconstruction", "latent", "ensemble", or "auto": the ensemble where further
-            runs are given, else likelihood where the model has one, else reconstruction.
+        method: "likelihood", "typicality", "reconstruction", "latent", "ensemble", or "auto": the ensemble where
+            further runs are given, else likelihood where the model has one, else reconstruction.
         ensemble: further runs, or their folders, of the same data; for the method of that name.
         alpha: rate of false alarms.
         fdr: let it be the share of false alarms among the outliers of the batch instead, by Benjamini and Hochberg.
@@ -190,7 +190,7 @@ def outliers(
         raise DataError(f"{found.name}: expected data to look at, got none")
     usual, where = _calibration(run, calibration, seed)
     k = particles or PARTICLES
-    both = METHODS[method](runs, [usual, part], k, seed)
+    both = outlier_scores(method, runs, [usual, part], k, seed)
     p = conformal_p_values(*both)
     judged = benjamini_hochberg(p) if fdr else p
     told = surprise(run, run.tensors(part), np.arange(len(part)), particles or OF_SURPRISE, seed) if columns else None
@@ -314,6 +314,13 @@ METHODS: dict[str, Callable[[Sequence[Run], Parts, int, int], list[np.ndarray]]]
     "latent": _latent,
     "ensemble": _ensemble,
 }
+
+
+def outlier_scores(
+    method: str, runs: Sequence[Run], parts: Sequence[Split], particles: int = PARTICLES, seed: int = 0
+) -> list[np.ndarray]:
+    """Scores alone, (n,) of each part, by a method of the table above; of all but "ensemble" by the first run."""
+    return METHODS[method](runs, parts, particles, seed)
 
 
 def _training(run: Run, seed: int) -> Split:

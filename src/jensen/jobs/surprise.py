@@ -1,7 +1,7 @@
 """Surprise: how unlikely the value in a column is given all the others of its row, and what was expected there.
 
-Where columns are independent given what is hidden, p(x | z) = Π_d p(x_d | z), the particles z_k of weight w_k that explain
-the whole row explain it without x_d when its own term is taken out of them,
+Where columns are independent given what is hidden, p(x | z) = Π_d p(x_d | z), the particles z_k of weight w_k that
+explain the whole row explain it without x_d when its own term is taken out of them,
 
     p(x_d | x_−d) = 1 / E[1 / p(x_d | z) | x] ≈ Σ_k v_k p(x_d | z_k) / Σ_k v_k        v_k = w_k / p(x_d | z_k)
 
