@@ -39,9 +39,10 @@ class Modelled:
     p_m are a few variational autoencoders, p_apart is N(0, I), and t are normal scores of the columns. A density
     changes with the coordinates of the data, and where a column repeats values it rises without bound, whatever that
     says of strangeness (Le Lan and Dinh 2021, arXiv:2012.03808); so columns are taken by their ranks among usual rows,
-    as ECOD takes them. log p_m − log p_apart is then the logarithm of a copula, which much less is known of than of columns: it
-    counts by half. Its variance is one a column: where a network gives a row its own, the likelihood has no bound
-    (Mattei and Frellsen 2018, arXiv:1802.04826). Several models, for each settles where it was started.
+    as ECOD takes them. log p_m − log p_apart is then the logarithm of a copula, of which far less is known than of
+    columns: it counts by half. The models' variance is one a column: where a network gives a row its own, the
+    likelihood has no bound (Mattei and Frellsen 2018, arXiv:1802.04826). Several models, for each settles where it was
+    started.
 
     Args:
         seed: of the cut, the models' weights and draws.

@@ -19,6 +19,7 @@ Shin, "A simple unified framework for detecting out-of-distribution samples", 20
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ class Outliers:
             )
             return [f"{few}; more of them, by --calibration, or a larger --alpha"]
         if self.fdr and least * len(self.rows) > self.alpha:
-            many = round(least * len(self.rows) / self.alpha)
+            many = math.ceil(least * len(self.rows) / self.alpha - 1e-9)
             return [f"with {n:,} data for calibration --fdr needs {many:,} rows as strange as can be, or it finds none"]
         return []
 
