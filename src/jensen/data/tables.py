@@ -81,8 +81,8 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words, gaps: boo
             columns = ", ".join(f"{frame.columns[j]!r} ({counts[j]})" for j in np.flatnonzero(counts))
             row = int(wrong.any(axis=1).argmax())
             raise DataError(
-                f"{name}: {what}, which are not supported yet, first at {line(row)}; in columns: {columns}"
-                "; fill them in, or leave out those rows, or those columns with --drop COLUMN"
+                f"{name}: {what}, which are not taken here, first at {line(row)}; in columns: {columns}"
+                "; fill them in (jensen impute), or leave out those rows, or those columns with --drop COLUMN"
             )
     return out
 
@@ -125,7 +125,9 @@ def _numeric(column: Any, line: Line) -> np.ndarray:
     import pandas
 
     if column.dtype == object:
-        column = column.infer_objects()
+        present = column.dropna().infer_objects()
+        whole = len(present) == len(column) or present.dtype.kind not in "biuf"
+        column = column.infer_objects() if whole else present.astype(np.float64).reindex(column.index)
     kind = getattr(column.dtype, "kind", "O")
     if kind in "biuf" and not isinstance(column.dtype, pandas.CategoricalDtype):
         numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
