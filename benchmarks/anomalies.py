@@ -83,7 +83,8 @@ def parts(table: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     y = np.concatenate([split.y for split in data.splits.values() if split.y is not None])
     order = np.argsort(np.concatenate([split.index for split in data.splits.values()]))
     x, y = x[order], y[order]
-    train, test, of_train, of_test = train_test_split(x, y, test_size=0.3, stratify=y, random_state=seed)
+    split = train_test_split(x, y, test_size=0.3, stratify=y, random_state=seed)
+    train, test, of_train, of_test = map(np.asarray, split)
     usual = train[of_train == 0]
     standardised = Standardised().fit(usual)
     return standardised(usual), standardised(test), of_test

@@ -74,15 +74,14 @@ class Modelled:
         parts = {name: Split(self.columns(x[index])) for name, index in rows.items()}
         schema = Schema.of_table(parts["train"].x, [f"x{d}" for d in range(x.shape[1])])
         data = Dataset("rows", schema, parts)
-        budget = {} if self.epochs is None else {"epochs": self.epochs}
         seeds = [self.members * self.seed + m for m in range(self.members)]
-        self.runs = [train(self.model, data, settings=self.settings, seed=seed, **budget) for seed in seeds]
+        self.runs = [train(self.model, data, settings=self.settings, seed=seed, epochs=self.epochs) for seed in seeds]
         return self
 
     def score(self, x: np.ndarray) -> np.ndarray:
         t = self.columns(x)
         found = [outlier_scores("likelihood", [run], [Split(t)], PARTICLES, self.seed)[0] for run in self.runs]
-        return self.apart * -norm.logpdf(t).sum(1) + (1 - self.apart) * np.mean(found, axis=0)
+        return self.apart * -np.nansum(norm.logpdf(t), 1) + (1 - self.apart) * np.mean(found, axis=0)
 
 
 class Ecod:
@@ -161,7 +160,7 @@ class KernelDensity:
     def fit(self, x: np.ndarray) -> Self:
         from sklearn.neighbors import KernelDensity as Density
 
-        self.density = Density(bandwidth=self.bandwidth).fit(x)
+        self.density = Density(bandwidth=self.bandwidth).fit(x)  # pyright: ignore[reportArgumentType]
         return self
 
     def score(self, x: np.ndarray) -> np.ndarray:
