@@ -6,6 +6,7 @@ k nearest neighbours and a kernel density.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, Self
 
@@ -20,7 +21,7 @@ from jensen.jobs.train import train
 
 NEIGHBOURS = 5
 SETTINGS = {"latents": 8, "likelihood": {"name": "gaussian", "variance": "learned"}}
-EPOCHS, MEMBERS, APART, VALID = 80, 3, 0.5, 0.15
+STEPS, BATCH, MEMBERS, APART, VALID = 5000, 128, 3, 0.5, 0.15
 
 
 class Detector(Protocol):
@@ -46,7 +47,8 @@ class Modelled:
 
     Args:
         seed: of the cut, the models' weights and draws.
-        model, settings, epochs: of the models.
+        model, settings: of the models.
+        steps: of training, of each; the weights kept are those of the best validation.
         members: how many.
         apart: weight of the columns taken apart, in [0, 1].
         scores: whether columns are carried to normal scores, or standardised only.
@@ -57,12 +59,12 @@ class Modelled:
         seed: int = 0,
         model: str = "vae",
         settings: Mapping[str, Any] = SETTINGS,
-        epochs: int | None = EPOCHS,
+        steps: int = STEPS,
         members: int = MEMBERS,
         apart: float = APART,
         scores: bool = True,
     ):
-        self.seed, self.model, self.settings, self.epochs = seed, model, settings, epochs
+        self.seed, self.model, self.settings, self.steps = seed, model, settings, steps
         self.members, self.apart, self.scores = members, apart, scores
 
     def fit(self, x: np.ndarray) -> Self:
@@ -75,7 +77,8 @@ class Modelled:
         schema = Schema.of_table(parts["train"].x, [f"x{d}" for d in range(x.shape[1])])
         data = Dataset("rows", schema, parts)
         seeds = [self.members * self.seed + m for m in range(self.members)]
-        self.runs = [train(self.model, data, settings=self.settings, seed=seed, epochs=self.epochs) for seed in seeds]
+        budget = {"epochs": math.ceil(self.steps / math.ceil(len(rows["train"]) / BATCH)), "batch_size": BATCH}
+        self.runs = [train(self.model, data, settings=self.settings, seed=seed, **budget) for seed in seeds]
         return self
 
     def score(self, x: np.ndarray) -> np.ndarray:
