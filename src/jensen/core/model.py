@@ -69,21 +69,26 @@ class Model(nn.Module):
         What is hidden is drawn from q as it starts out, and only where such a conditional stands on it. Where a
         conditional of what is hidden starts from data all the same, it has `initialize_from(x)`.
         """
-        for factor in self.p:
-            if hasattr(factor.module, "initialize_from"):
-                factor.module.initialize_from(batch[self.data])  # pyright: ignore[reportCallIssue]
         starting = [f for f in [*self.p, *self.q] if hasattr(f.module, "initialize")]
+        seen = batch
         if "seen" in batch:
-            batch = {**batch, self.data: batch[self.data].masked_fill(~batch["seen"], math.nan)}
-        data = self._functions_of(batch)
+            seen = {**batch, self.data: batch[self.data].masked_fill(~batch["seen"], math.nan)}
+        for factor in [*self.p, *self.q]:
+            if hasattr(factor.module, "initialize_from"):
+                factor.module.initialize_from(seen[self.data])  # pyright: ignore[reportCallIssue]
+        data = self._functions_of(seen)
         values: Mapping[str, Tensor] = data
-        if any(self.is_noisy(f.name) for f in starting):
+        if any(self._is_the_datum(f.name) for f in starting):
             with torch.no_grad():
                 values = self.evidence(batch).values
         for factor in starting:
-            if factor.name in data or self.is_noisy(factor.name):
+            if factor.name in data or self._is_the_datum(factor.name):
                 parents = [values[name] for name in factor.parents if name in values]
                 factor.module.initialize(values[factor.name], *parents)  # pyright: ignore[reportCallIssue]
+
+    def _is_the_datum(self, name: str) -> bool:
+        """Whether q draws the datum itself, with noise added or with its gaps filled."""
+        return self.is_noisy(name) or (name in self.q and getattr(self.q[name].module, "completes", False))
 
     def _functions_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A batch, with what q computes of it without anything learned: views of the data."""
@@ -107,11 +112,15 @@ class Model(nn.Module):
 
         `seen` says which elements of the datum are there, (B, *event); others add nothing, and are never looked at.
         """
-        known = {name: value for name, value in observed.items() if name in self._known}
-        x, seen = known.get(self.data), observed.get("seen")
-        if isinstance(x, Tensor) and isinstance(seen, Tensor):
-            known[self.data] = Observed(x, seen)
+        known = {name: value for name, value in self.masked(observed).items() if name in self._known}
         return evidence(self.p, self.q, known, particles, paths)
+
+    def masked(self, observed: Mapping[str, Tensor | Observed]) -> dict[str, Tensor | Observed]:
+        """What was observed, the datum with its mask where `seen` says which elements are there."""
+        x, seen = observed.get(self.data), observed.get("seen")
+        if isinstance(x, Tensor) and isinstance(seen, Tensor):
+            return {**observed, self.data: Observed(x, seen)}
+        return dict(observed)
 
     @property
     def hidden(self) -> list[str]:
@@ -145,9 +154,14 @@ class Model(nn.Module):
 
     @property
     def context(self) -> list[str]:
-        """What must be given and is never explained (a condition)."""
+        """What must be given with a datum: conditions, which are never explained, and which of its elements are there."""
         given = set(self.p.context) | set(self.q.context)
-        return sorted(given - set(self.p.names) - set(self.q.names))
+        return sorted(given - set(self.p.names) - set(self.q.names) | ({"seen"} if self.sees_gaps else set()))
+
+    @property
+    def sees_gaps(self) -> bool:
+        """Whether q is told which elements of the datum are there."""
+        return any("seen" in factor.parents for factor in self.q)
 
     def sample(
         self,
