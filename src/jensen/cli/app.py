@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from jensen.cli.clustering import cluster
+from jensen.cli.evaluating import evaluate
 from jensen.cli.failures import Guarded
 from jensen.cli.filling import impute
 from jensen.cli.inferring import infer
@@ -56,6 +57,7 @@ for panel, commands in {
 }.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
+app.add_typer(evaluate, rich_help_panel=JUDGE)
 
 
 def main() -> None:
