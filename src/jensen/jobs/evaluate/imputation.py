@@ -123,7 +123,7 @@ def imputation(
     how = {"mcar": "completely at random", "mar": "at random", "mnar": "not at random"}[mechanism]
     numbers = [f"{len(truth):,} rows", f"{len(columns):,} columns, {about['categories']:,} of them categories"]
     title = (
-        f"filling in {name}: {', '.join(numbers)}; {about['hidden_share']:.0%} of the cells hidden {how}, "
+        f"filling in {name}: {', '.join(numbers)}; {rate:.0%} of the cells hidden {how}, "
         f"protocol {protocol!r}, seeds {seed} to {seed + masks - 1}"
     )
     return Evaluation("imputation", title, about, METRICS, values, ours, seconds, "masks")
