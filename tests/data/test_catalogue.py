@@ -118,12 +118,6 @@ def test_what_is_not_here_says_where_to_put_it(no_data):
         load_data("frey-faces")
 
 
-@pytest.mark.parametrize("name", ["adult"])
-def test_what_cannot_be_read_yet_says_so(name):
-    with pytest.raises(DataError, match="not supported by this version"):
-        load_data(name)
-
-
 def test_catalogue_tells_where_a_set_comes_from(no_data, tmp_path, monkeypatch):
     rows = {row["name"]: row for row in catalogue()}
     assert list(rows) == list(ENTRIES)

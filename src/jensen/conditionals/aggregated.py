@@ -66,6 +66,8 @@ class Aggregated(nn.Module):
         Raises:
             ConfigError: the data are symbols, between which nothing can be learned; or q stands on conditions too.
         """
+        if support.gaps or support.columns:
+            raise ConfigError("prior: it is made of q(z | x), and pseudo-rows of mixed columns or with gaps are none")
         if getattr(posterior, "join", None) is not None:
             raise ConfigError("prior: it is made of q(z | x), and here q depends on what is given, too")
         if support.kind == "symbol" and self.learned:

@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from jensen.conditionals.flows import Context
 from jensen.conditionals.heads import Head, Support
+from jensen.conditionals.record import cells
 from jensen.core import Deterministic
 from jensen.errors import ConfigError
 from jensen.nets.reading import Reader
@@ -51,19 +52,20 @@ class Beside(nn.Module):
     Args:
         context: turns the conditions into one context, (N, C), or into planes.
         first: what is done to the value, as rescaling.
+        own: how many of the parents `first` takes.
     """
 
-    def __init__(self, context: Context, first: nn.Module | None = None):
+    def __init__(self, context: Context, first: nn.Module | None = None, own: int = 1):
         super().__init__()
-        self.context, self.first = context, first if first is not None else nn.Identity()
+        self.context, self.first, self.own = context, first if first is not None else nn.Identity(), own
 
     def shape(self, value: tuple[int, ...]) -> tuple[int, ...]:
         """Of both together, where the value has that shape."""
         more = self.context.channels if len(value) == 3 else self.context.size
         return (value[0] + more, *value[1:])
 
-    def forward(self, value: Tensor, *conditions: Tensor) -> Tensor:
-        value = self.first(value)
+    def forward(self, *parents: Tensor) -> Tensor:
+        value, conditions = self.first(*parents[: self.own]), parents[self.own :]
         picture = value.dim() == 4
         c = self.context.planes(value.shape[2:], *conditions) if picture else self.context(*conditions)  # pyright: ignore
         return torch.cat([value, c.to(value.dtype)], 1)
@@ -148,12 +150,25 @@ def reading(
     Raises:
         ConfigError: the data are symbols, and something is given or the network takes numbers.
     """
+    if support.columns or support.gaps:
+        return _reading_cells(network, support, outputs, context)
     if context is None:
         return rescaled(network(support.shape, outputs), support), None
     if support.kind == "symbol":
         raise ConfigError("given: an encoder of texts takes no conditions")
     join = Beside(context, Rescale(support.levels or 256) if support.kind == "levels" else None)
     return network(join.shape(support.shape), outputs), join
+
+
+def _reading_cells(
+    network: Build, support: Support, outputs: tuple[int, ...], context: Context | None
+) -> tuple[nn.Module, nn.Module]:
+    """A network of the cells of a table, and what makes its input of the row, which cells are there, and a context."""
+    first = cells(support)
+    assert first is not None
+    join = first if context is None else Beside(context, first, len(support.parents))
+    built = network((first.size,) if context is None else join.shape((first.size,)), outputs)  # pyright: ignore
+    return built, join
 
 
 def decoding(network: Build, z: tuple[int, ...], head: Head, context: Context | None = None) -> Amortized:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
+from jensen.data.schema import Field as Column
 from jensen.data.schema import Kind, Schema
 from jensen.distributions import (
     Affine,
@@ -31,9 +31,6 @@ from jensen.distributions import (
     Symbols,
 )
 from jensen.errors import ConfigError
-from jensen.registry import component
-
-Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,8 @@ class Support:
 
     `binary` zeros and ones; `levels` the whole numbers 0..levels−1 (grey levels of a picture); `count` 0, 1,
     2, …; `real` real numbers, standardised; `symbol` the whole numbers 0..levels−1 without an order, of which one may
-    be the `end` of a row. `shape` is that of one datum: (C, H, W) or (D,).
+    be the `end` of a row; `mixed` what each of the `columns` says. `shape` is that of one datum: (C, H, W) or (D,).
+    With `gaps`, elements may be missing, and `seen` says which are there.
 
     A network works in numbers of order one: levels are `middle + unit·f` with f in [−1, 1].
 
@@ -55,23 +53,31 @@ class Support:
     shape: tuple[int, ...]
     levels: int | None = None
     end: int | None = None
+    columns: tuple[Column, ...] = ()
+    gaps: bool = False
 
     def __post_init__(self):
         if (self.kind in ("levels", "symbol")) != (self.levels is not None) or (self.levels or 2) < 2:
             raise ValueError(f"levels: expected 2 or more for levels and symbols and None otherwise, got {self}")
 
     @classmethod
-    def of(cls, schema: Schema, symbols: bool = False) -> Support:
+    def of(cls, schema: Schema, symbols: bool = False, cells: bool = False) -> Support:
         """What the data of a schema can be.
 
         Args:
             symbols: whether a model takes symbols too, which are no numbers.
+            cells: whether it takes tables of mixed columns, and with gaps.
 
         Raises:
-            ConfigError: the data are symbols, and the model takes none.
+            ConfigError: the data are symbols, of mixed columns or with gaps, and the model takes none.
         """
         if not symbols:
             schema.expect_numbers()
+        if not cells:
+            schema.expect_one_kind()
+        if schema.kind == "mixed" or schema.gaps:
+            columns = schema.fields if schema.kind == "mixed" else ()
+            return cls(schema.kind, schema.event_shape, columns=columns, gaps=schema.gaps)
         if schema.is_text:
             return cls(schema.kind, schema.event_shape, schema.levels, schema.tokens.end)
         return cls(schema.kind, schema.event_shape, schema.levels if schema.kind == "levels" else None)
@@ -80,6 +86,11 @@ class Support:
     def of_levels(cls, shape: tuple[int, ...], levels: int) -> Support:
         """Whole numbers 0..levels−1; of two levels, binary."""
         return cls("binary", shape) if levels == 2 else cls("levels", shape, levels)
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """What q looks at: the datum, and which of its elements are there."""
+        return ("x", "seen") if self.gaps else ("x",)
 
     @property
     def middle(self) -> float:
@@ -173,7 +184,14 @@ class Head(nn.Module):
     def _mean_and_std(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Of data `(N, *event)`, in the network's units."""
         f = (x.float() - self.support.middle) / self.support.unit
-        return f.mean(0), f.std(0, correction=0)
+        mean, variance = moments_of_seen(f)
+        return mean, variance.sqrt()
+
+
+def moments_of_seen(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the data (N, *event) of each element where it is there; 0 where it never is."""
+    mean = x.nanmean(0).nan_to_num()
+    return mean, (x - mean).square().nanmean(0).nan_to_num()
 
 
 def positive(raw: Tensor, floor: float, start: float) -> Tensor:
@@ -209,32 +227,6 @@ def expect_numbers(support: Support, what: str) -> None:
     """Raise `ConfigError` where what takes numbers is given symbols."""
     if support.kind == "symbol":
         raise ConfigError(f"{what} takes numbers, and a text or a code is a row of symbols without an order")
-
-
-def _accept(name: str, support: Support, *kinds: Kind) -> None:
-    """Raise `ConfigError` unless the head is a likelihood for such data."""
-    if support.kind in kinds:
-        return
-    data = f"{support.kind} data" if support.kind != "levels" else f"levels 0..{(support.levels or 0) - 1}"
-    raise ConfigError(
-        f"likelihood: {name!r} is for {' or '.join(kinds)} data and no likelihood for {data}; "
-        f"choose {' or '.join(map(repr, FITTING[support.kind]))}"
-    )
-
-
-def _below(min_scale: float, start: float) -> None:
-    if min_scale >= start:
-        raise ConfigError(f"min_scale: expected less than {start}, where the scale starts, got {min_scale}")
-
-
-FITTING: dict[Kind, list[str]] = {
-    "binary": ["bernoulli"],
-    "levels": ["discretized-logistic", "discretized-logistic-mixture", "categorical", "continuous-bernoulli"],
-    "count": ["negative-binomial", "poisson"],
-    "real": ["gaussian", "student-t"],
-    "symbol": ["categorical"],
-}
-"""Heads that are a likelihood for each kind of data, the default first."""
 
 
 class BernoulliHead(Head):
@@ -437,7 +429,7 @@ class NegativeBinomialHead(Head):
     def initial_bias(self, x: Tensor) -> Tensor:
         log_mean = _log_mean(x)
         mean = log_mean.exp()
-        dispersion = ((x.float().var(0, correction=0) - mean) / mean.square()).clamp(max=100.0)
+        dispersion = ((moments_of_seen(x.float())[1] - mean) / mean.square()).clamp(max=100.0)
         raw = inverse_positive(dispersion, self.floor, 1.0)
         return self._join(_inverse_soft_clamp(log_mean, LOG_RATE_LIMIT), raw)
 
@@ -448,129 +440,9 @@ LOG_RATE_LIMIT = 20.0
 
 def _smoothed_mean(x: Tensor) -> Tensor:
     """Share of ones, with half a one and half a zero added: never 0 or 1."""
-    return (x.float().sum(0) + 0.5) / (len(x) + 1)
+    return (x.float().nansum(0) + 0.5) / ((~x.isnan()).sum(0) + 1)
 
 
 def _log_mean(x: Tensor) -> Tensor:
     """Of counts, as if half a count had been seen where there is none."""
-    return x.float().mean(0).clamp(min=0.5 / len(x)).log()
-
-
-@component("likelihood", "auto")
-def auto(support: Support) -> Head:
-    """The likelihood that fits the data.
-
-    Binary: Bernoulli. Levels: discretised logistic. Counts: negative binomial. Real: Gaussian. Symbols: categorical.
-    """
-    by_default = {
-        "binary": bernoulli,
-        "levels": discretized_logistic,
-        "count": negative_binomial,
-        "real": gaussian,
-        "symbol": categorical,
-    }
-    return by_default[support.kind](support)
-
-
-@component("likelihood", "bernoulli")
-def bernoulli(support: Support) -> Head:
-    """Bernoulli likelihood of zeros and ones."""
-    _accept("bernoulli", support, "binary")
-    return BernoulliHead(support)
-
-
-@component("likelihood", "gaussian")
-def gaussian(
-    support: Support,
-    *,
-    variance: Literal["input", "learned", "fixed"] = "input",
-    scale: Positive = 1.0,
-    min_scale: Positive = 0.01,
-) -> Head:
-    """Gaussian likelihood of real data, with a floor under its scale.
-
-    Without the floor the likelihood is unbounded: a decoder that reproduces one datum may shrink its scale for
-    ever. For pictures the density is over real grey levels; it is not the probability of a level.
-
-    Settings:
-        variance: "input" puts out a scale for every datum and element, "learned" has one for each element,
-            "fixed" is `scale` throughout.
-        scale: where training starts, or the fixed scale; in prepared units, for pictures half the grey range.
-        min_scale: the floor under a scale that is not fixed, in the same units.
-    """
-    _accept("gaussian", support, "real", "levels")
-    if variance != "fixed":
-        _below(min_scale, scale)
-    return GaussianHead(support, variance, scale, min_scale)
-
-
-@component("likelihood", "continuous-bernoulli", paper="Loaiza-Ganem and Cunningham 2019, arXiv:1907.06845")
-def continuous_bernoulli(support: Support) -> Head:
-    """Continuous Bernoulli likelihood of grey levels, as a density over real grey levels.
-
-    Not comparable with the probability of a level: its measure is another.
-    """
-    _accept("continuous-bernoulli", support, "levels")
-    return ContinuousBernoulliHead(support)
-
-
-@component("likelihood", "categorical", paper="van den Oord et al. 2016, arXiv:1601.06759")
-def categorical(support: Support) -> Head:
-    """Probability of each level or symbol by a softmax over all of them; the most flexible and the largest head."""
-    _accept("categorical", support, "levels", "symbol")
-    return CategoricalHead(support)
-
-
-@component("likelihood", "student-t")
-def student_t(support: Support, *, df: Annotated[float | None, Field(gt=1)] = None, min_scale: Positive = 0.01) -> Head:
-    """Student-t likelihood of real data with outliers.
-
-    Settings:
-        df: degrees of freedom, above 1 so that there is a mean; None learns them for each element, above 2.
-        min_scale: the floor that bounds the likelihood, in prepared units, for pictures half the grey range.
-    """
-    _accept("student-t", support, "real", "levels")
-    _below(min_scale, 1.0)
-    return StudentTHead(support, df, min_scale)
-
-
-@component("likelihood", "discretized-logistic", paper="Kingma et al. 2016, arXiv:1606.04934")
-def discretized_logistic(support: Support, *, min_scale: Positive = 1e-3) -> Head:
-    """Probability of each level by a logistic density cut into bins.
-
-    Settings:
-        min_scale: a floor, in units of half the range of levels, that keeps gradients in bounds; the probability
-            is bounded without it.
-    """
-    _accept("discretized-logistic", support, "levels")
-    _below(min_scale, DiscretizedLogisticHead.start)
-    return DiscretizedLogisticHead(support, min_scale)
-
-
-@component("likelihood", "discretized-logistic-mixture", paper="Salimans et al. 2017, arXiv:1701.05517")
-def discretized_logistic_mixture(
-    support: Support, *, components: Annotated[int, Field(ge=1)] = 5, min_scale: Positive = 1e-3
-) -> Head:
-    """Probability of each level by a mixture of logistic densities cut into bins.
-
-    Settings:
-        components: logistic densities in the mixture, for each element.
-        min_scale: a floor under their scales, in units of half the range of levels.
-    """
-    _accept("discretized-logistic-mixture", support, "levels")
-    _below(min_scale, DiscretizedLogisticMixtureHead.start)
-    return DiscretizedLogisticMixtureHead(support, components, min_scale)
-
-
-@component("likelihood", "poisson")
-def poisson(support: Support) -> Head:
-    """Poisson likelihood of counts: the variance equals the mean."""
-    _accept("poisson", support, "count")
-    return PoissonHead(support)
-
-
-@component("likelihood", "negative-binomial")
-def negative_binomial(support: Support) -> Head:
-    """Negative binomial likelihood of counts: a Poisson with more variance than its mean, μ + α μ²."""
-    _accept("negative-binomial", support, "count")
-    return NegativeBinomialHead(support)
+    return moments_of_seen(x.float())[0].clamp(min=0.5 / len(x)).log()

@@ -17,7 +17,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from jensen.conditionals.heads import GaussianHead, Head, Positive, Support, positive
+from jensen.conditionals.heads import GaussianHead, Head, Support, positive
+from jensen.conditionals.likelihoods import Positive
 from jensen.distributions.multivariate import FullNormal, LowRankNormal
 from jensen.registry import component
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ class Model(nn.Module):
             if hasattr(factor.module, "initialize_from"):
                 factor.module.initialize_from(batch[self.data])  # pyright: ignore[reportCallIssue]
         starting = [f for f in [*self.p, *self.q] if hasattr(f.module, "initialize")]
+        if "seen" in batch:
+            batch = {**batch, self.data: batch[self.data].masked_fill(~batch["seen"], math.nan)}
         data = self._functions_of(batch)
         values: Mapping[str, Tensor] = data
         if any(self.is_noisy(f.name) for f in starting):
@@ -100,8 +103,15 @@ class Model(nn.Module):
         return self.is_noisy(name) or (name in self.q and getattr(self.q[name].module, "is_noise", False))
 
     def evidence(self, observed: Mapping[str, Tensor | Observed], particles: int = 1, paths: bool = True) -> Evidence:
-        """Walk (p, q); `observed` by name, (B, *event). See `jensen.core.evidence.evidence`."""
-        return evidence(self.p, self.q, {k: v for k, v in observed.items() if k in self._known}, particles, paths)
+        """Walk (p, q); `observed` by name, (B, *event). See `jensen.core.evidence.evidence`.
+
+        `seen` says which elements of the datum are there, (B, *event); others add nothing, and are never looked at.
+        """
+        known = {name: value for name, value in observed.items() if name in self._known}
+        x, seen = known.get(self.data), observed.get("seen")
+        if isinstance(x, Tensor) and isinstance(seen, Tensor):
+            known[self.data] = Observed(x, seen)
+        return evidence(self.p, self.q, known, particles, paths)
 
     @property
     def hidden(self) -> list[str]:

@@ -35,7 +35,6 @@ class Entry:
         package: name of an installed package that ships it, and a function that reads it from there.
         idx: the four IDX files of a set in MNIST's format, looked for in a folder of the data set's name.
         label, drop: columns that are the label, and that are left out.
-        unsupported: what it holds that cannot be read yet.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Entry:
     idx: tuple[download.Remote, ...] = ()
     label: str | None = None
     drop: tuple[str, ...] = ()
-    unsupported: str = ""
 
     @property
     def files(self) -> list[str]:
@@ -91,11 +89,9 @@ class Entry:
             path: where to look, instead of the usual places.
 
         Raises:
-            DataError: it cannot be had here, or this version cannot read it.
+            DataError: it cannot be had here.
             IntegrityError: a downloaded file has the wrong digest.
         """
-        if self.unsupported:
-            raise DataError(f"{self.name}: holds {self.unsupported}, which is not supported by this version")
         found = self.find_at(path) if path is not None else self.find()
         if found is None and self.idx:
             own = cache_folder() / self.name
@@ -132,10 +128,8 @@ def catalogue() -> list[dict[str, Any]]:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    found = None if entry.unsupported else entry.find()
-    if entry.unsupported:
-        origin = "not supported by this version"
-    elif found:
+    found = entry.find()
+    if found:
         origin = found[0]
     else:
         origin = "download" if entry.idx else f"put {entry.file} into $JENSEN_DATA"
@@ -208,6 +202,15 @@ def _read_fsdd(path: Path) -> Raw:
         for s, index in rows.items()
     }
     return Raw(parts, classes=_TEN)
+
+
+def _read_adult(path: Path) -> Raw:
+    """Its column `split` says which rows are the published test part."""
+    raw = files.read_path(path)
+    frame: Any = raw.parts[ALL].x
+    part, rows = frame["split"], frame.drop(columns="split")
+    parts = {name: Part(rows[part == name].reset_index(drop=True)) for name in ("train", "test")}
+    return Raw(parts, named=True, notes=raw.notes)
 
 
 def _read_member(name: str, path: Path) -> Raw:
@@ -403,7 +406,13 @@ ENTRIES: dict[str, Entry] = {
         _debd("dna", "DNA splice junctions, 180 binary columns; published split"),
         _debd("mushrooms", "mushrooms, 112 binary columns; published split"),
         _debd("accidents", "traffic accidents, 111 binary columns; published split"),
-        Entry("adult", "census income, mixed columns with gaps", unsupported="a table of mixed types with gaps"),
+        Entry(
+            "adult",
+            "census income: 14 columns of numbers and words with gaps; label income, published test part",
+            "adult.csv.gz",
+            _read_adult,
+            label="income",
+        ),
         Entry(
             "ptb",
             "Penn Treebank, 10,000 words, a sentence a line; published split",

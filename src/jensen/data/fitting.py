@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from jensen.data import pictures, tables
+from jensen.data.columns import encode
 from jensen.data.raw import ALL
-from jensen.data.schema import Schema, check_kind
+from jensen.data.schema import Schema
 from jensen.data.sources import Source
 from jensen.errors import DataError
 
@@ -92,7 +93,4 @@ def fit_table(x: Any, source: Source, schema: Schema, gaps: bool = False) -> np.
         raise DataError(f"{source.name}: expected {schema.dims} columns as in training, got {x.shape[1]}")
     elif missing:
         raise DataError(f"{source.name}: columns missing that the model was trained on: {', '.join(missing)}")
-    x = tables.values(x[schema.names], source.name, source.line, gaps)
-    for field, column in zip(schema.fields, x.T, strict=True):
-        check_kind(field.name, field.kind, column)
-    return x
+    return encode(x, schema.fields, source, gaps or schema.gaps)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jensen.data import audio, pictures, splits, tables
 from jensen.data.audio_levels import Encoding
+from jensen.data.columns import encode, fitted, infer, sidecar
 from jensen.data.conditions import (
     check_present,
     conditions,
@@ -22,7 +23,7 @@ from jensen.data.dataset import Dataset, Split
 from jensen.data.fitting import fit_pictures, fit_sound, fit_table
 from jensen.data.raw import ALL
 from jensen.data.rows import Rows, take_apart
-from jensen.data.schema import Schema, column_kinds
+from jensen.data.schema import Field, Schema
 from jensen.data.sources import Source, by_position, open_source, reference
 from jensen.data.text import fit_rows, load_text, refuse_columns
 from jensen.data.views import named_view, view_of
@@ -46,7 +47,7 @@ def load_data(
     time: str | None = None,
     weight: str | None = None,
     fractions: Sequence[float] = _FRACTIONS,
-    kinds: Mapping[str, str] | None = None,
+    kinds: Mapping[str, Any] | None = None,
     length: int | None = None,
     rate: int | None = None,
     levels: int | None = None,
@@ -75,7 +76,9 @@ def load_data(
         time: column of times; the oldest rows are the training split.
         weight: column of non-negative row weights.
         fractions: shares of train, valid and test, where the data bring no split of their own.
-        kinds: kind of a column, `real`, `binary` or `count`, where it is not to be guessed.
+        kinds: kind of a column where it is not to be guessed, by name: `real`, `positive`, `count`, `binary`,
+            `category`, `ordinal` or `time`; or a mapping, as {kind: bounded, low: 0, high: 1} or {kind: ordinal,
+            categories: [low, high]}. Beside a file FILE they may stand in FILE.columns.yaml.
         length: of sound, samples of a clip; by default enough for 95 % of the training recordings, and at most 16,000.
             A longer recording becomes several clips, which stay in one split.
         rate: of sound, in Hz, to which recordings of another are resampled; by default that of most of them.
@@ -84,7 +87,7 @@ def load_data(
         text: of text, what its tokens are and what a datum is: see `jensen.data.text.TextOptions`.
         schema: that of a trained model, which these data must fit. Registered data sets are split as ever;
             other data that bring no split of their own are one split, `all`.
-        gaps: cells of a table may be empty, NaN in its rows; it takes the schema of a trained model.
+        gaps: cells of a table may be empty, NaN in its rows, whatever the trained model whose schema it takes.
 
     Raises:
         ConfigError: the name, path, column or option does not exist.
@@ -113,6 +116,8 @@ def load_data(
         if schema is None and ref.schema.levels == 2:
             raise ConfigError(f"binarize: {ref.name} is binarised already ({ref.schema.binarization})")
     source = open_source(ref)
+    if schema is None:
+        kinds = {**sidecar(ref), **(kinds or {})}
     if source.raw.texts is not None:
         refuse_columns({**options, **of_sound, "drop": drop, "given": given, "kinds": kinds}, source)
         return load_text(source, text, schema, seed, shares, recipe)
@@ -136,12 +141,14 @@ def load_data(
     columns = {"label": label, "group": group, "time": time, "weight": weight}
     rows = {name: take_apart(part, source, columns, drop, given) for name, part in source.raw.parts.items()}
 
-    x = {name: matrix(part, source, schema, gaps) for name, part in rows.items()}
+    columns = _columns(rows, kinds or {}, source) if schema is None else schema.fields
+    x = {name: matrix(part, source, schema, columns, gaps) for name, part in rows.items()}
     _check_shapes(x, source)
     chosen, note = _choose(rows, seed, shares, source, whole=schema is not None)
     if schema is None:
         train, index = chosen["train"]
-        schema = _schema(source, rows, x, train, index, binarize, seed, label, kinds or {}, given_view)
+        schema = _schema(source, rows, x, columns, train, index, binarize, seed, label)
+        schema = _with_given(schema, source, rows, train, index, kinds or {}, given_view)
     c = {name: _conditions(part, schema, source, name) for name, part in rows.items()}
     found = {
         name: _seen(_binarized(rows[part].split(x[part], c[part], index, schema.classes), schema, name), schema)
@@ -197,7 +204,7 @@ def _recipe(
     drop: Sequence[str],
     given: Sequence[str],
     fractions: Sequence[float],
-    kinds: Mapping[str, str] | None,
+    kinds: Mapping[str, Any] | None,
 ) -> tuple[str, dict[str, Any]] | None:
     """What a run records of data, in plain values; options that are not given stay out."""
     where = reference(ref)
@@ -220,7 +227,7 @@ def _check_options(
     label: str | None,
     drop: Sequence[str],
     given: Sequence[str],
-    kinds: Mapping[str, str] | None,
+    kinds: Mapping[str, Any] | None,
     schema: Schema | None,
 ) -> None:
     """Raises `ConfigError` listing every option that is wrong or does not go with another."""
@@ -247,7 +254,25 @@ def _check_options(
         raise ConfigError(problems)
 
 
-def matrix(part: Rows, source: Source, schema: Schema | None, gaps: bool = False) -> np.ndarray:
+def _columns(rows: Mapping[str, Rows], kinds: Mapping[str, Any], source: Source) -> tuple[Field, ...]:
+    """A field for each column of a table that has no schema yet, moments left out; () of all else."""
+    frames = [part.x for part in rows.values()]
+    if any(isinstance(frame, np.ndarray) for frame in frames):
+        return ()
+    if len({tuple(frame.columns) for frame in frames}) > 1:
+        _check_shapes({name: part.x.to_numpy() for name, part in rows.items()}, source)
+    first = next(iter(rows.values()))
+    given = [] if first.given is None or source.raw.brings_given else list(first.given.columns)
+    names = [*first.x.columns, *given]
+    for name in kinds:
+        if name not in names:
+            raise ConfigError(f"kinds: {source.name} has no column {name!r}{did_you_mean(name, names)}")
+    return infer(frames, {name: kind for name, kind in kinds.items() if name not in given}, source)
+
+
+def matrix(
+    part: Rows, source: Source, schema: Schema | None, columns: Sequence[Field] = (), gaps: bool = False
+) -> np.ndarray:
     """x as it goes into a split: uint8 pictures, float32 clips, or the checked float64 cells of a table."""
     if schema is not None and schema.is_text:
         return fit_rows(part.x, source, schema)
@@ -255,7 +280,7 @@ def matrix(part: Rows, source: Source, schema: Schema | None, gaps: bool = False
         return (fit_sound if schema.is_sound else fit_pictures)(part.x, source, schema)
     if schema is not None:
         return fit_table(part.x, source, schema, gaps)
-    return part.x if isinstance(part.x, np.ndarray) else tables.values(part.x, source.name, source.line)
+    return part.x if isinstance(part.x, np.ndarray) else encode(part.x, columns, source)
 
 
 def _check_shapes(x: Mapping[str, np.ndarray], source: Source) -> None:
@@ -297,47 +322,16 @@ def _schema(
     source: Source,
     rows: Mapping[str, Rows],
     x: Mapping[str, np.ndarray],
+    columns: Sequence[Field],
     train: str,
     index: np.ndarray,
     binarize: Binarize | None,
     seed: int,
     label: str | None,
-    kinds: Mapping[str, str],
-    given_view: Mapping[str, Any] | None = None,
 ) -> Schema:
-    """The schema of data that have none yet; kinds by all rows, moments by the training rows, those at an index."""
-    beside = source.raw.brings_given
-    found = _schema_of_rows(source, rows, x, train, index, binarize, seed, label, kinds)
-    if given_view is not None:
-        view = view_of(found.event_shape, found.levels or 2, given_view)
-        return found.model_copy(update={"given": (picture_field(view.shape, view.levels, given_view),)})
-    if not beside:
-        return found
-    first = rows[train].given
-    if isinstance(first, np.ndarray):
-        fields = (picture_field(first.shape[1:], source.raw.given_levels or 256),)
-    else:
-        fields = fit_conditions([part.given for part in rows.values()], first.iloc[index], kinds, source)
-    return found.model_copy(update={"given": fields})
-
-
-def _schema_of_rows(
-    source: Source,
-    rows: Mapping[str, Rows],
-    x: Mapping[str, np.ndarray],
-    train: str,
-    index: np.ndarray,
-    binarize: Binarize | None,
-    seed: int,
-    label: str | None,
-    kinds: Mapping[str, str],
-) -> Schema:
-    """The schema of rows, with the columns of them that are given."""
+    """The schema of data that have none yet, but for what is given; moments by the training rows, those at an index."""
     labelled = any(part.y is not None for part in rows.values())
     classes = source.raw.classes or _classes(rows) if labelled else None
-    if kinds and (source.raw.is_image or source.raw.sound is not None):
-        kind = "sound" if source.raw.sound is not None else "pictures"
-        raise ConfigError(f"kinds: expected a table with columns, got {kind} ({source.name})")
     if source.raw.sound is not None and binarize in (None, "none"):
         return Schema(fields=(source.raw.sound,), classes=classes)
     if source.raw.is_image:
@@ -345,24 +339,43 @@ def _schema_of_rows(
     if binarize not in (None, "none"):
         kind = "sound" if source.raw.sound is not None else "a table"
         raise ConfigError(f"binarize: expected grey pictures, got {kind} ({source.name})")
-    first = next(iter(rows.values()))
-    names, dtypes = list(first.x.columns), [str(dtype) for dtype in first.x.dtypes]
-    given = [] if first.given is None or source.raw.brings_given else list(first.given.columns)
-    for name in kinds:
-        if name not in (*names, *given):
-            raise ConfigError(f"kinds: {source.name} has no column {name!r}{did_you_mean(name, [*names, *given])}")
-    found = column_kinds(names, dtypes, np.concatenate(list(x.values())), kinds)
-    extra: dict[str, Any] = {}
-    columns: Any = next(iter(source.raw.parts.values())).x
-    if given:
-        frames = [part.given for part in rows.values()]
-        extra["given"] = fit_conditions(frames, rows[train].given.iloc[index], kinds, source)
+    extra: dict[str, Any] = {"classes": classes, "label": label, "container": source.container}
+    frame: Any = next(iter(source.raw.parts.values())).x
     if label is not None:
-        extra["label_dtype"] = str(columns[label].dtype)
-    if given or label is not None:
-        extra["order"] = tuple(column for column in columns.columns if column in (label, *names, *given))
-    extra |= {"classes": classes, "label": label, "container": source.container}
-    return Schema.of_table(x[train][index], names, found, dtypes, **extra)
+        extra["label_dtype"] = str(frame[label].dtype)
+        taken = (label, *(field.name for field in columns))
+        extra["order"] = tuple(column for column in frame.columns if column in taken)
+    return Schema(fields=fitted(columns, x[train][index], list(x.values())), **extra)
+
+
+def _with_given(
+    schema: Schema,
+    source: Source,
+    rows: Mapping[str, Rows],
+    train: str,
+    index: np.ndarray,
+    kinds: Mapping[str, Any],
+    given_view: Mapping[str, Any] | None,
+) -> Schema:
+    """A schema with what is given: a view of the picture, what comes beside the rows, or columns of them."""
+    if kinds and schema.is_array:
+        kind = "sound" if schema.is_sound else "pictures"
+        raise ConfigError(f"kinds: expected a table with columns, got {kind} ({source.name})")
+    if given_view is not None:
+        view = view_of(schema.event_shape, schema.levels or 2, given_view)
+        return schema.model_copy(update={"given": (picture_field(view.shape, view.levels, given_view),)})
+    first = rows[train].given
+    if first is None:
+        return schema
+    if isinstance(first, np.ndarray):
+        return schema.model_copy(update={"given": (picture_field(first.shape[1:], source.raw.given_levels or 256),)})
+    fields = fit_conditions([part.given for part in rows.values()], first.iloc[index], kinds, source)
+    if source.raw.brings_given:
+        return schema.model_copy(update={"given": fields})
+    frame: Any = next(iter(source.raw.parts.values())).x
+    taken = (schema.label, *schema.names, *(field.name for field in fields))
+    order = tuple(column for column in frame.columns if column in taken)
+    return schema.model_copy(update={"given": fields, "order": order})
 
 
 def _classes(rows: Mapping[str, Rows]) -> tuple[str, ...] | None:

@@ -17,16 +17,20 @@ from jensen.errors import ConfigError, DataError
 if TYPE_CHECKING:
     import pandas
 
-FieldKind = Literal["image", "real", "binary", "count", "category", "ordinal", "text", "audio"]
+FieldKind = Literal[
+    "image", "text", "audio", "real", "positive", "bounded", "time", "binary", "count", "category", "ordinal"
+]
 Binarization = Literal["none", "static", "dynamic", "given"]
 Measure = Literal["counting", "lebesgue", "mixed"]
-Kind = Literal["binary", "levels", "count", "real", "symbol"]
+Kind = Literal["binary", "levels", "count", "real", "symbol", "mixed"]
+CONTINUOUS = ("real", "positive", "bounded", "time")
 
 
 class Field(BaseModel):
     """One picture, one clip of sound or one column of a datum.
 
-    A real column reaches the model as `(x - center) / scale`, a waveform as levels; every other kind as it is.
+    A column of real or positive numbers, of numbers between bounds or of times reaches the model as
+    `(x - center) / scale`, a waveform as levels; every other kind as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +48,14 @@ class Field(BaseModel):
     center: float = 0.0
     scale: float = 1.0
     categories: tuple[str, ...] | None = None
-    """Of a category, its values in words; a value is a position among them."""
+    """Of a category or ordinal, its values in words; a value is a position among them."""
+    low: float | None = None
+    high: float | None = None
+    """Of a bounded column, its bounds."""
+    step: float | None = None
+    """Of times, of how many seconds all are multiples."""
+    gaps: bool = False
+    """Whether cells may be missing."""
     rate: int | None = None
     """Of a sound, samples per second."""
     encoding: Encoding | None = None
@@ -55,6 +66,11 @@ class Field(BaseModel):
     """Of a picture that is given: the view of the datum that it is, by name and settings; None for one that comes with
     the datum.
     """
+
+    @property
+    def continuous(self) -> bool:
+        """Whether its values are real numbers, of which a density is one with respect to length."""
+        return self.kind in CONTINUOUS
 
     @property
     def width(self) -> int:
@@ -203,6 +219,22 @@ class Schema(BaseModel):
                 "likelihood.network=rnn"
             )
 
+    def expect_one_kind(self) -> None:
+        """Raises `ConfigError` where columns are of different kinds, or cells are missing, naming the columns."""
+        if self.kind == "mixed":
+            kinds = {field.kind: field.name for field in reversed(self.fields)}
+            listed = ", ".join(f"{name!r} is {kind}" for kind, name in kinds.items())
+            raise ConfigError(
+                f"this model takes columns of one kind, and these differ ({listed}); for such a table there are vae, "
+                "hvae and ladder, or leave columns out with --drop, or make them one with kinds"
+            )
+        if self.gaps:
+            listed = ", ".join(repr(field.name) for field in self.fields if field.gaps)
+            raise ConfigError(
+                f"this model takes no empty cells (or NaN), and there are some in the columns {listed}; vae, hvae and "
+                "ladder take them; else fill them in, or leave out those columns with --drop"
+            )
+
     @property
     def is_array(self) -> bool:
         """Whether a datum is one array, a picture, a clip or a text, and no row of columns."""
@@ -224,22 +256,26 @@ class Schema(BaseModel):
 
     @property
     def kind(self) -> Kind:
-        """What the elements of x are: `binary`, `levels` (0..levels-1), `count`, `real`, or `symbol`, whole numbers
-        0..levels-1 without an order.
+        """What the elements of x are: `binary`, `levels` (0..levels-1), `count`, `real`, `symbol`, whole numbers
+        0..levels-1 without an order, or `mixed`, of each column its own.
         """
         if self.is_text:
             return "symbol"
         if self.is_array:
             return "binary" if self.levels == 2 else "levels"
         kinds = {field.kind for field in self.fields}
-        if kinds == {"binary"}:
-            return "binary"
-        return "count" if kinds == {"count"} else "real"
+        (kind,) = kinds if len(kinds) == 1 else ("mixed",)
+        return kind if kind in ("binary", "count", "real") else "mixed"  # pyright: ignore[reportReturnType]
+
+    @property
+    def gaps(self) -> bool:
+        """Whether cells may be missing: a batch then says which were seen."""
+        return any(field.gaps for field in self.fields)
 
     @property
     def measure(self) -> Measure:
         """What densities are with respect to."""
-        continuous = {field.kind == "real" for field in self.fields}
+        continuous = {field.continuous for field in self.fields}
         if continuous == {True, False}:
             return "mixed"
         return "lebesgue" if continuous == {True} else "counting"
@@ -247,10 +283,10 @@ class Schema(BaseModel):
     @property
     def log_jacobian(self) -> float:
         """log |d prepared / d user|: added to a log-density of prepared data, in nats, to give the user's."""
-        return -math.fsum(math.log(field.scale) for field in self.fields)
+        return -math.fsum(math.log(field.scale) for field in self.fields if field.continuous)
 
     def prepare(self, x: np.ndarray) -> torch.Tensor:
-        """Values in the user's units (N, *event) as the model sees them, float32 (N, *event).
+        """Values in the user's units (N, *event) as the model sees them, float32 (N, *event); gaps stay NaN.
 
         Raises:
             DataError: the shape is not that of this schema.
@@ -258,8 +294,8 @@ class Schema(BaseModel):
         x = np.asarray(x)
         if x.shape[1:] != self.event_shape:
             raise DataError(f"expected data of shape (N, {_listed(self.event_shape)}), got {x.shape}")
-        if self.kind == "real":
-            x = (x - self._centers) / self._scales
+        if not self.is_array:
+            x = (x - self._centers) / self._scales if self.measure != "counting" else x
         elif self.is_sound:
             x = to_levels(x, *self.quantisation)
         return torch.from_numpy(np.array(x, dtype=np.float32, order="C"))
@@ -310,21 +346,19 @@ class Schema(BaseModel):
             return to_wave(_finite(values, "x"), *self.quantisation).astype(np.float32)
         if self.is_text:
             return np.array([self.tokens.decode(row) for row in np.rint(values)], dtype=object)
-        values = values * self._scales + self._centers
-        return self.table(values, c, y)
+        return self.table(self.in_units(values), c, y)
 
     def table(
         self, x: np.ndarray, c: np.ndarray | None = None, y: np.ndarray | None = None
     ) -> np.ndarray | pandas.DataFrame:
         """Rows in the user's units (N, D) in the user's own dtypes and container; `c` and `y` as in `restore`."""
-        columns = {field.name: (field.dtype, as_dtype(x[:, j], field)) for j, field in enumerate(self.fields)}
+        columns = {field.name: (field.dtype, in_dtype(x[:, j], field)) for j, field in enumerate(self.fields)}
         for j, field in enumerate(self.given if c is not None and self.given_picture is None else ()):
             assert c is not None
-            found = as_dtype(c[:, j], field) if field.categories is None else _of_words(c[:, j], field)
-            columns[field.name] = field.dtype, found
+            columns[field.name] = field.dtype, in_dtype(c[:, j], field)
         if y is not None and self.label is not None:
             as_field = Field(name=self.label, kind="category", dtype=self.label_dtype, categories=self.classes)
-            columns[self.label] = self.label_dtype, _of_words(y, as_field)
+            columns[self.label] = self.label_dtype, in_dtype(y, as_field)
         columns = {name: columns[name] for name in self.order or columns if name in columns}
         if self.container == "array":
             return np.stack([column for _, column in columns.values()], axis=1)
@@ -342,11 +376,15 @@ class Schema(BaseModel):
 
     @property
     def _centers(self) -> np.ndarray:
-        return np.array([field.center for field in self.fields])
+        return np.array([field.center if field.continuous else 0.0 for field in self.fields])
 
     @property
     def _scales(self) -> np.ndarray:
-        return np.array([field.scale for field in self.fields])
+        return np.array([field.scale if field.continuous else 1.0 for field in self.fields])
+
+    def in_units(self, x: np.ndarray) -> np.ndarray:
+        """Prepared values of a table (*, D) in the user's units, categories as positions; the inverse of `prepare`."""
+        return x * self._scales + self._centers
 
 
 def column_kinds(
@@ -370,9 +408,16 @@ def column_kinds(
     return found
 
 
-def check_kind(name: str, kind: str, column: np.ndarray) -> None:
-    """Raises `DataError` naming the first value of a binary or count column that cannot be one; a gap (NaN) may be."""
-    if kind == "binary":
+def check_kind(
+    name: str, kind: str, column: np.ndarray, bounds: tuple[float | None, float | None] = (None, None)
+) -> None:
+    """Raises `DataError` naming the first value of a column that its kind cannot have; a gap (NaN) may be."""
+    if kind == "positive":
+        wrong, expected = column <= 0, "a number above 0"
+    elif kind == "bounded":
+        low, high = bounds
+        wrong, expected = (column < low) | (column > high), f"a number from {low:g} to {high:g}"
+    elif kind == "binary":
         wrong, expected = ~np.isin(column, (0, 1)), "0 or 1"
     elif kind == "count":
         wrong, expected = (column < 0) | (column != np.rint(column)), "a count 0, 1, 2, ..."
@@ -405,16 +450,41 @@ def as_dtype(column: np.ndarray, field: Field) -> np.ndarray:
     return column.astype(kind) if kind in ("float16", "float32") else column
 
 
-def _of_words(positions: np.ndarray, field: Field) -> Any:
-    """Positions (N,) among a field's categories as their values, of its dtype."""
-    assert field.categories is not None
-    words = np.array(field.categories, dtype=object)[positions.astype(int)]
+def in_dtype(column: np.ndarray, field: Field) -> Any:
+    """Values of a column (N,) in the user's units, positions of categories, as values of its own dtype."""
+    if field.kind == "time":
+        return _times(column, field)
+    if field.categories is None:
+        return as_dtype(column, field)
+    top = len(field.categories) - 1
+    words = np.array([*field.categories], dtype=object)[
+        np.clip(np.rint(_finite(column, field.name)), 0, top).astype(int)
+    ]
     kind = field.dtype.lower()
     if kind.startswith("bool"):
         return words == "True"
     if "int" in kind or "float" in kind:
         return words.astype(np.float64 if "float" in kind else np.int64)
+    if kind == "category":
+        import pandas
+
+        return pandas.Categorical(words, categories=list(field.categories), ordered=field.kind == "ordinal")
     return words
+
+
+def _times(seconds: np.ndarray, field: Field) -> Any:
+    """Seconds since 1970 (N,) as dates of the column's own dtype; as text, years first."""
+    import pandas
+
+    step = field.step or 1e-6
+    micro = np.rint(np.rint(_finite(seconds, field.name) / step) * step * 1e6).astype(np.int64)
+    times = pandas.Series(micro.astype("datetime64[us]"))
+    if not field.dtype.startswith("datetime64"):
+        return times.dt.strftime("%Y-%m-%d" if step >= 86400 else "%Y-%m-%dT%H:%M:%S").to_numpy(dtype=object)
+    if "," in field.dtype:
+        zone = field.dtype.split(",")[1].strip(" ]")
+        return times.dt.tz_localize("UTC").dt.tz_convert(zone)
+    return times.to_numpy()
 
 
 def _finite(values: np.ndarray, name: str) -> np.ndarray:

@@ -81,8 +81,8 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words, gaps: boo
             columns = ", ".join(f"{frame.columns[j]!r} ({counts[j]})" for j in np.flatnonzero(counts))
             row = int(wrong.any(axis=1).argmax())
             raise DataError(
-                f"{name}: {what}, which are not supported yet, first at {line(row)}; in columns: {columns}"
-                "; fill them in, or leave out those rows, or those columns with --drop COLUMN"
+                f"{name}: {what}, which are not taken here, first at {line(row)}; in columns: {columns}"
+                "; fill them in (jensen impute), or leave out those rows, or those columns with --drop COLUMN"
             )
     return out
 

@@ -58,7 +58,9 @@ class Run:
 
     @cached_property
     def measure(self) -> str:
-        """What densities of the datum are with respect to: "counting" or "lebesgue"."""
+        """What densities of the datum are with respect to: "counting", "lebesgue" or "mixed"."""
+        if self.schema.kind == "mixed":
+            return self.schema.measure
         discrete = self.toy_evidence().p[self.model.data].support.is_discrete  # pyright: ignore[reportOptionalMemberAccess]
         return "counting" if discrete else "lebesgue"
 
@@ -71,7 +73,8 @@ class Run:
 
     def _toy_context(self) -> dict[str, Tensor]:
         c = torch.zeros(1, *self.schema.given_shape, device=self.device)
-        toys = {"y": torch.zeros(1, dtype=torch.long, device=self.device), "c": c}
+        seen = torch.ones(1, *self.schema.event_shape, dtype=torch.bool, device=self.device)
+        toys = {"seen": seen, "y": torch.zeros(1, dtype=torch.long, device=self.device), "c": c}
         return {name: toys[name] for name in self.model.context if name in toys}
 
     @cached_property

@@ -59,14 +59,14 @@ def hvae(
         objective: what training maximises.
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
-    support, (parents, context) = Support.of(schema, symbols=True), given(schema, conditional)
+    support, (parents, context) = Support.of(schema, symbols=True, cells=True), given(schema, conditional)
     head, top = likelihood(support), alone(prior((latents[-1],)), "here q of the top layer stands on the one below")
     z = [f"z{level}" for level in range(1, len(latents) + 1)]
     codes = [posterior((n,)) for n in latents]
     normals = [diagonal((n,)) for n in latents[:-1]]
     codes = [onto(code, above, (n,)) for code, above, n in zip(codes, [*normals, top], latents, strict=True)]
 
-    q: dict[str, nn.Module] = {on(z[0], "x", *parents): encoding(encoder, support, codes[0], context)}
+    q: dict[str, nn.Module] = {on(z[0], *support.parents, *parents): encoding(encoder, support, codes[0], context)}
     p: dict[str, nn.Module] = {z[-1]: top}
     for low, high in pairwise(range(len(latents))):
         q[on(z[high], z[low])] = Amortized(upward((latents[low],), codes[high].parameter_shape), codes[high])

@@ -62,7 +62,7 @@ def ladder(
         objective: what training maximises.
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
-    support, (parents, context) = Support.of(schema, symbols=True), given(schema, conditional)
+    support, (parents, context) = Support.of(schema, symbols=True, cells=True), given(schema, conditional)
     head, top = likelihood(support), prior((latents[-1],))
     levels = range(1, len(latents) + 1)
     z, d, h = ([f"{letter}{level}" for level in levels] for letter in "zdh")
@@ -70,7 +70,7 @@ def ladder(
     p: dict[str, nn.Module] = {}
     up = [Node(*reading(encoder, support, (features,), context))]
     up += [Node(upward((features,), (features,))) for _ in z[1:]]
-    q: dict[str, nn.Module] = {on(d[0], "x", *parents): up[0]}
+    q: dict[str, nn.Module] = {on(d[0], *support.parents, *parents): up[0]}
     q |= {on(d[high], d[low]): up[high] for low, high in pairwise(range(len(z)))}
 
     code = onto(posterior((latents[-1],)), top, (latents[-1],))

@@ -58,6 +58,7 @@ def log_linear(
         top: the highest count that is enumerated, of columns of counts.
     """
     schema.expect_numbers()
+    schema.expect_one_kind()
     if labels and not schema.classes:
         raise ConfigError("labels: expected data with labels, got none")
     k = len(schema.classes) if labels and schema.classes else classes

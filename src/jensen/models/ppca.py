@@ -47,6 +47,7 @@ def ppca(
         min_scale: floor under σ, in the prepared data's units.
     """
     schema.expect_numbers()
+    schema.expect_one_kind()
     dims = math.prod(schema.event_shape)
     if latents >= dims:
         raise ConfigError(f"latents: expected fewer than the data's {dims} dimensions, got {latents}")

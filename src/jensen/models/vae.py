@@ -54,7 +54,8 @@ def vae(
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
         prior_given: whether what is given moves the prior, p(z | c) a normal by a small network, in place of `prior`.
     """
-    support, z, (parents, context) = Support.of(schema, symbols=True), (latents,), given(schema, conditional)
+    support, z = Support.of(schema, symbols=True, cells=True), (latents,)
+    parents, context = given(schema, conditional)
     head, p_z = likelihood(support), prior(z)
     if prior_given:
         p_z = _given(z, prior.name, context)
@@ -62,7 +63,7 @@ def vae(
     p_x = decoding(decoder, z, head, context)
     q_z = encoding(encoder, support, code, context)
     p = Joint({on("z", *(parents if prior_given else ())): completed(p_z, q_z, support), on("x", "z", *parents): p_x})
-    return Model(p, Joint({on("z", "x", *parents): q_z}), objective())
+    return Model(p, Joint({on("z", *support.parents, *parents): q_z}), objective())
 
 
 def _given(z: tuple[int, ...], prior: str, context: Context | None) -> Amortized:

@@ -1,0 +1,321 @@
+"""Columns of a table: what kind each is, and its cells as numbers.
+
+A table of numbers alone is of one kind throughout: binary where all its columns are, else real. As soon as one column
+holds words or dates, or its kind is told, the table is mixed, and each column has a kind of its own:
+
+    real       numbers
+    positive   numbers above 0 that spread over orders of magnitude
+    bounded    numbers between two bounds (told)
+    count      whole numbers 0, 1, 2, ...
+    binary     truth values, or 0 and 1
+    category   words
+    ordinal    words with an order (told, or an ordered categorical)
+    time       dates and times
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from jensen.data import tables
+from jensen.data.schema import Field, check_kind, column_kinds, moments
+from jensen.data.sources import Source
+from jensen.errors import ConfigError, DataError, did_you_mean
+
+KINDS = ("real", "positive", "bounded", "count", "binary", "category", "ordinal", "time")
+NUMERIC = ("real", "positive", "bounded", "count", "binary")
+CONTINUOUS = ("real", "positive", "bounded", "time")
+IDENTIFIER = 50  # different words above which, where most rows have one of their own, a column is no category
+SKEWED = 2.0  # skewness above which numbers above 0 are taken as positive, where that of their logarithm is below half
+EXACT = 2**24  # whole numbers up to which float32 is exact
+DAY = 86400.0
+SIDECAR = ".columns.yaml"
+
+Told = Mapping[str, Any]
+"""By column, its kind, or a mapping with `kind` and what that takes: `low` and `high`, or `categories` in order."""
+
+
+def infer(frames: Sequence[Any], told: Told, source: Source) -> tuple[Field, ...]:
+    """A field for each column of data frames with the same columns; moments are left to `fitted`.
+
+    Raises:
+        ConfigError: a kind that is told is none, or lacks what it takes.
+        DataError: cells are not what a kind takes, or a column is a name of rows.
+    """
+    names = list(frames[0].columns)
+    for name in told:
+        if name not in names:
+            raise ConfigError(f"kinds: {source.name} has no column {name!r}{did_you_mean(name, names)}")
+    columns = {name: [frame[name] for frame in frames] for name in names}
+    asked = {name: _asked(name, spec) for name, spec in told.items()}
+    words = {name: _wordlike(columns[name], asked.get(name, {}).get("kind"), source) for name in names}
+    special = any(words.values()) or any(spec["kind"] not in ("real", "binary", "count") for spec in asked.values())
+    dtypes = [str(columns[name][0].dtype) for name in names]
+    if not special:
+        cells = np.concatenate([tables.values(frame, source.name, source.line, gaps=True) for frame in frames])
+        kinds = column_kinds(names, dtypes, cells, {name: spec["kind"] for name, spec in asked.items()})
+        if len(set(kinds)) == 1 or "count" not in kinds:
+            common = kinds[0] if len(set(kinds)) == 1 else "real"
+            return tuple(Field(name=n, kind=common, dtype=d) for n, d in zip(names, dtypes, strict=True))
+    return tuple(_field(name, columns[name], asked.get(name, {}), words[name], source) for name in names)
+
+
+def encode(frame: Any, fields: Sequence[Field], source: Source, gaps: bool = True) -> np.ndarray:
+    """The cells of columns as numbers, float64 (N, D): positions of categories, seconds of times; NaN where empty.
+
+    Args:
+        gaps: cells may be empty.
+
+    Raises:
+        DataError: a cell is empty, infinite, or not what its column's kind takes; all columns are named.
+    """
+    import pandas
+
+    if all(field.kind in NUMERIC for field in fields):
+        x = tables.values(frame[[field.name for field in fields]], source.name, source.line, gaps)
+        for field, column in zip(fields, x.T, strict=True):
+            check_kind(field.name, field.kind, column, (field.low, field.high))
+        return x
+    columns, problems = {}, []
+    for field in fields:
+        try:
+            columns[field.name] = _numbers(frame[field.name], field, source)
+        except DataError as e:
+            problems.append(str(e).removeprefix(f"{source.name}: "))
+    if problems:
+        raise DataError(f"{source.name}: " + "\n  ".join(problems))
+    x = tables.values(pandas.DataFrame(columns, copy=False), source.name, source.line, gaps)
+    for field, column in zip(fields, x.T, strict=True):
+        check_kind(field.name, field.kind, column, (field.low, field.high))
+    return x
+
+
+def fitted(fields: Sequence[Field], train: np.ndarray, every: Sequence[np.ndarray]) -> tuple[Field, ...]:
+    """The fields with how their columns are standardised, by the cells that are there in the training rows.
+
+    Args:
+        train: training rows, (N, D), NaN where empty.
+        every: all rows, part by part: whether cells are missing is seen from all.
+    """
+    found = []
+    for j, field in enumerate(fields):
+        present = train[:, j][~np.isnan(train[:, j])]
+        update: dict[str, Any] = {"gaps": any(bool(np.isnan(x[:, j]).any()) for x in every)}
+        if field.kind in ("real", "time", "count"):
+            update["center"], update["scale"] = moments(present)
+        elif field.kind == "positive":
+            update["scale"] = float(np.exp(np.log(present).mean())) if len(present) else 1.0
+        elif field.kind == "bounded":
+            assert field.low is not None and field.high is not None
+            update |= {"center": field.low, "scale": field.high - field.low}
+        if field.kind == "time":
+            steps = (DAY, 1.0)
+            update["step"] = next((s for s in steps if len(present) and (present % s == 0).all()), None)
+        found.append(field.model_copy(update=update))
+    return tuple(found)
+
+
+def sidecar(ref: Any) -> dict[str, Any]:
+    """What FILE.columns.yaml beside a file says of its columns; {} where there is none.
+
+    Raises:
+        DataError: it is no mapping of columns.
+    """
+    if not isinstance(ref, str | os.PathLike):
+        return {}
+    path = Path(f"{os.fspath(ref)}{SIDECAR}").expanduser()
+    if not path.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as e:
+        raise DataError(f"{path}: no YAML: {str(e).splitlines()[0]}") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: expected columns with their kinds, as age: count, got {type(found).__name__}")
+    return {str(name): spec for name, spec in found.items()}
+
+
+def described(fields: Sequence[Field]) -> str:
+    """Fields as a sidecar has them, to be corrected."""
+    found: dict[str, Any] = {}
+    for field in fields:
+        if field.kind == "bounded":
+            found[field.name] = {"kind": field.kind, "low": field.low, "high": field.high}
+        elif field.kind == "ordinal":
+            found[field.name] = {"kind": field.kind, "categories": list(field.categories or ())}
+        else:
+            found[field.name] = field.kind
+    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
+
+
+def _asked(name: str, spec: Any) -> dict[str, Any]:
+    """What is told of a column, checked."""
+    spec = {"kind": spec} if isinstance(spec, str) else dict(spec)
+    unknown = set(spec) - {"kind", "low", "high", "categories"}
+    if unknown:
+        known = "kind, low, high, categories"
+        raise ConfigError(f"kinds: {name}: expected {known}, got {', '.join(sorted(unknown))}")
+    kind = spec.get("kind")
+    if kind not in KINDS:
+        raise ConfigError(f"kinds: {name}: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if (kind == "bounded") != (spec.keys() >= {"low", "high"}) or (spec.keys() & {"low", "high"} and kind != "bounded"):
+        raise ConfigError(f"kinds: {name}: low and high go with bounded, which takes both")
+    if kind == "bounded" and not -math.inf < float(spec["low"]) < float(spec["high"]) < math.inf:
+        raise ConfigError(f"kinds: {name}: expected low < high, got {spec['low']} and {spec['high']}")
+    if "categories" in spec and kind not in ("category", "ordinal"):
+        raise ConfigError(f"kinds: {name}: categories go with category and ordinal, got {kind}")
+    return spec
+
+
+def _wordlike(columns: Sequence[Any], told: str | None, source: Source) -> bool:
+    """Whether a column holds words or dates. Raises `DataError` where most of its cells are numbers and some are not."""
+    import pandas
+
+    if told is not None:
+        return told not in NUMERIC
+    found = False
+    for column in columns:
+        if isinstance(column.dtype, pandas.CategoricalDtype) or column.dtype.kind == "M":
+            found = True
+        elif column.dtype.kind not in "biuf":
+            present = column.dropna().infer_objects()
+            if present.dtype.kind in "biuf" or not len(present):
+                continue
+            if present.dtype.kind != "M":
+                numeric: Any = pandas.to_numeric(present.astype(str), errors="coerce")
+                numeric = numeric.notna()
+                if numeric.all():
+                    continue
+                commas = present.astype(str).str.fullmatch(r"\s*[-+]?\d+,\d+\s*")
+                if numeric.mean() >= 0.5 or (numeric | commas).all():
+                    tables.values(column.to_frame(), source.name, source.line, gaps=True)  # names the cell
+            found = True
+    return found
+
+
+def _field(name: str, columns: Sequence[Any], asked: Mapping[str, Any], wordlike: bool, source: Source) -> Field:
+    """The field of one column of a mixed table."""
+    import pandas
+
+    dtype = columns[0].dtype
+    extra: dict[str, Any] = {"name": name, "dtype": str(dtype)}
+    kind = asked.get("kind")
+    if kind is None and wordlike:
+        if isinstance(dtype, pandas.CategoricalDtype):
+            kind = "ordinal" if dtype.ordered else "category"
+        else:
+            kind = "time" if all(_are_times(column) for column in columns) else "category"
+    if kind in ("category", "ordinal"):
+        return Field(kind=kind, categories=_categories(name, columns, asked, source), **extra)
+    if kind == "time":
+        return Field(kind=kind, **extra)
+    cells = np.concatenate([tables.values(c.to_frame(), source.name, source.line, gaps=True)[:, 0] for c in columns])
+    kind = kind or _kind_of_numbers(cells[~np.isnan(cells)], dtype)
+    check_kind(name, kind, cells, (asked.get("low"), asked.get("high")))
+    if kind == "bounded":
+        extra |= {"low": float(asked["low"]), "high": float(asked["high"])}
+    return Field(kind=kind, **extra)  # pyright: ignore[reportArgumentType]
+
+
+def _kind_of_numbers(cells: np.ndarray, dtype: Any) -> str:
+    """Of a column of a mixed table, by its cells."""
+    whole = bool((cells == np.rint(cells)).all())
+    if len(cells) and (dtype.kind == "b" or (whole and np.isin(cells, (0, 1)).all())):
+        return "binary"
+    if len(cells) and whole and cells.min() >= 0 and cells.max() < EXACT:
+        return "count"
+    if len(cells) > 2 and cells.min() > 0 and _skewness(cells) > SKEWED and abs(_skewness(np.log(cells))) < SKEWED / 2:
+        return "positive"
+    return "real"
+
+
+def _skewness(x: np.ndarray) -> float:
+    deviation = (x - x.mean()) / (x.std() or 1.0)
+    return float((deviation**3).mean())
+
+
+def _are_times(column: Any) -> bool:
+    """Whether all cells are dates, in a dtype of their own or written year first."""
+    import pandas
+
+    if column.dtype.kind == "M":
+        return True
+    present = column.dropna()
+    if not len(present) or not all(isinstance(cell, str) for cell in present):
+        present = present.infer_objects()
+        return bool(len(present)) and present.dtype.kind == "M"
+    if not present.str.match(r"\d{4}-\d{2}-\d{2}").all():
+        return False
+    return bool(pandas.to_datetime(present, format="ISO8601", errors="coerce", utc=True).notna().all())
+
+
+def _categories(name: str, columns: Sequence[Any], asked: Mapping[str, Any], source: Source) -> tuple[str, ...]:
+    """The words of a column: those that are told, those of a categorical, or those that occur."""
+    import pandas
+
+    if "categories" in asked:
+        return tuple(map(str, asked["categories"]))
+    dtype = columns[0].dtype
+    if isinstance(dtype, pandas.CategoricalDtype):
+        return tuple(tables.words(pandas.Series(dtype.categories))[0])
+    cells = [cell for column in columns for cell in _words(column, name, source) if cell is not None]
+    found = set(cells)
+    if "kind" not in asked and len(found) > IDENTIFIER and len(found) > len(cells) / 2:
+        raise DataError(
+            f"{source.name}: column {name!r} holds {len(found):,} different words in {len(cells):,} cells, as names of "
+            f"rows do; leave it out with --drop {name}, or keep it with kinds {name}=category"
+        )
+    return tuple(sorted(found, key=tables.order))
+
+
+def _words(column: Any, name: str, source: Source) -> np.ndarray:
+    words, real = tables.words(column)
+    if real is not None:
+        raise DataError(f"{source.name}: column {name!r}: expected categories, got the real number {real}")
+    return words
+
+
+def _numbers(column: Any, field: Field, source: Source) -> np.ndarray:
+    """The cells of one column, float64 (N,), NaN where empty."""
+    if field.kind == "time":
+        return _seconds(column, field, source)
+    if field.categories is None:
+        return tables.values(column.to_frame(), source.name, source.line, gaps=True)[:, 0]
+    import pandas
+
+    words = _words(column, field.name, source)
+    codes = pandas.Index(field.categories).get_indexer(pandas.Index(words, dtype=object)).astype(np.float64)
+    empty = np.array([word is None for word in words])
+    unknown = (codes < 0) & ~empty
+    if unknown.any():
+        row = int(unknown.argmax())
+        raise DataError(
+            f"{source.name}: column {field.name!r}, {source.line(row)}: {words[row]!r} is no category of the data that "
+            f"the model was trained on{did_you_mean(words[row], field.categories)}; empty the cell to have it "
+            "taken as missing"
+        )
+    codes[empty] = np.nan
+    return codes
+
+
+def _seconds(column: Any, field: Field, source: Source) -> np.ndarray:
+    """Times as seconds since 1970, UTC where they have no zone."""
+    import pandas
+
+    present = column.notna().to_numpy()
+    try:
+        times = pandas.to_datetime(column, utc=True, format=None if column.dtype.kind == "M" else "ISO8601")
+    except (ValueError, TypeError) as e:
+        reason = str(e).split(". ")[0]
+        raise DataError(f"{source.name}: column {field.name!r}: expected dates ({reason})") from None
+    out = np.full(len(column), np.nan)
+    micro = times[present].dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)
+    out[present] = micro / 1e6
+    return out
