@@ -130,11 +130,11 @@ def privacy(run: Run, rows: Any = None, *, data: Any = None, n: int | None = Non
     return nearness(*(frame[shared] for frame in (synthetic, training, held_out)), seed=seed)
 
 
-def nearness(
-    synthetic: pandas.DataFrame, training: pandas.DataFrame, held_out: pandas.DataFrame, seed: int = 0
-) -> Privacy:
+def nearness(synthetic: Any, training: Any, held_out: Any, seed: int = 0) -> Privacy:
     """The check itself, of frames with the same columns; of more than 2,000 synthetic or held-out rows some."""
-    columns = Columns.of(training)
+    import pandas
+
+    columns = Columns.of(pandas.concat([training, held_out, synthetic], ignore_index=True))
     numbers = [columns.numbers(frame) for frame in (training, held_out, synthetic)]
     scaled = columns.standardised(numbers[0])
     rng = np.random.default_rng(seed)

@@ -2,68 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jensen.data.sources import open_source
+from jensen.data import columns as kinds
+from jensen.data.raw import ALL, Part, Raw
+from jensen.data.schema import Field, in_dtype
+from jensen.data.sources import Source, open_source
 from jensen.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas
 
 BESIDE = "label"  # the column that labels become which lie beside the rows
-TO_DAYS = 1 / 86_400e9  # of nanoseconds
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column; a number stands as (value - center) / scale, a category, whose values are listed, by its position."""
-
-    name: str
-    dtype: Any
-    categories: tuple[Any, ...] | None = None
-    center: float = 0.0
-    scale: float = 1.0
-
-    def numbers(self, cells: pandas.Series) -> np.ndarray:
-        """Cells as float64 (N,), NaN for an empty one, or for a value that is no category of this column."""
-        import pandas
-
-        if self.categories is not None:
-            if np.issubdtype(np.asarray(self.categories).dtype, np.number) and _is_number(cells):
-                return _nearest(cells.to_numpy(np.float64, na_value=np.nan), np.asarray(self.categories, np.float64))
-            place = {value: float(i) for i, value in enumerate(self.categories)}
-            return np.array([np.nan if pandas.isna(v) else place.get(v, np.nan) for v in cells], dtype=np.float64)
-        if cells.dtype.kind == "M":
-            gaps = cells.isna().to_numpy()
-            days = cells.to_numpy("datetime64[ns]").astype(np.int64) * TO_DAYS
-            return (np.where(gaps, np.nan, days) - self.center) / self.scale
-        return (cells.to_numpy(np.float64, na_value=np.nan) - self.center) / self.scale
-
-    def cells(self, numbers: np.ndarray) -> pandas.Series:
-        """The inverse of `numbers`, with the column's own dtype where that can hold what is empty."""
-        import pandas
-
-        gaps = np.isnan(numbers)
-        if self.categories is not None:
-            values = np.array([*self.categories, None], dtype=object)
-            found = pandas.Series(values[np.where(gaps, -1, numbers).astype(int)], name=self.name)
-            return found.astype(self.dtype) if not gaps.any() or _holds_gaps(self.dtype) else found.infer_objects()
-        values = numbers * self.scale + self.center
-        if self.dtype.kind == "M":
-            days = np.where(gaps, 0, np.rint(values / TO_DAYS)).astype(np.int64)
-            return pandas.Series(pandas.to_datetime(days), name=self.name).where(~gaps)
-        values = np.rint(values) if self.dtype.kind in "iu" else values
-        found = pandas.Series(values, name=self.name)
-        return found.astype(self.dtype) if not gaps.any() or _holds_gaps(self.dtype) else found
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Columns:
-    """All columns of a table.
+    """All columns of a table: a number stands as (value - center) / scale, a category by its position.
 
     >>> import pandas
     >>> frame = pandas.DataFrame({"size": [1.0, 3.0, None], "colour": ["red", None, "blue"]})
@@ -72,100 +31,157 @@ class Columns:
     array([[ 1.,  1.],
            [ 3., nan],
            [nan,  0.]])
+
+    Attributes:
+        fields: of the table; numbers of any kind are real here, as any method may put out any.
+        levels: (D,), how many categories a column has; 0 for numbers.
+        centers, scales: (D,), of numbers; 0 and 1 of categories.
+        told: kinds of columns as a user gives them.
     """
 
-    columns: tuple[Column, ...]
+    fields: tuple[Field, ...]
+    levels: np.ndarray
+    centers: np.ndarray
+    scales: np.ndarray
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, frame: pandas.DataFrame) -> Columns:
+    def of(cls, frame: Any, told: Mapping[str, Any] | None = None) -> Columns:
         """Words, truth values and whole numbers 0 and 1 are categories, all else numbers.
 
         Raises:
             DataError: a column holds something else than numbers, words, truth values and times.
         """
-        return cls(tuple(_column(str(name), frame.iloc[:, j]) for j, name in enumerate(frame.columns)))
+        found = kinds.infer([frame], told or {}, _source(frame))
+        fields = tuple(f.model_copy(update={"kind": "real"}) if f.kind in kinds.NUMERIC else f for f in found)
+        levels = [len(f.categories) if f.categories is not None else 0 for f in found]
+        for j, one in enumerate(found):
+            cells = frame.iloc[:, j].dropna()
+            whole = one.dtype.lower().startswith(("int", "uint", "bool"))
+            if one.categories is None and one.kind != "time" and len(cells) and cells.isin((0, 1)).all():
+                levels[j] = 2 if whole or one.kind == "binary" else 0
+        return cls(fields, np.array(levels), np.zeros(len(fields)), np.ones(len(fields)), dict(told or {}))
 
     def __len__(self) -> int:
-        return len(self.columns)
+        return len(self.fields)
 
     @property
     def names(self) -> list[str]:
-        return [column.name for column in self.columns]
+        return [one.name for one in self.fields]
 
     @property
     def is_category(self) -> np.ndarray:
         """(D,), True for a category."""
-        return np.array([column.categories is not None for column in self.columns])
+        return self.levels > 0
 
-    def numbers(self, frame: pandas.DataFrame) -> np.ndarray:
-        """A frame as float64 (N, D), NaN where cells are empty."""
-        return np.stack([c.numbers(frame.iloc[:, j]) for j, c in enumerate(self.columns)], axis=1)
+    @property
+    def kinds(self) -> dict[str, Any]:
+        """What `jensen.train` is to be told of the columns: all categories, though some rows lack some."""
+        words = {f.name: {"kind": f.kind, "categories": list(f.categories)} for f in self.fields if f.categories}
+        return {**self.told, **words}
+
+    def numbers(self, frame: Any) -> np.ndarray:
+        """A frame as float64 (N, D), NaN where cells are empty; 0 or 1, whichever is nearer, of what is binary.
+
+        Raises:
+            DataError: a cell is not what its column takes.
+        """
+        x = kinds.encode(frame[self.names], self.fields, _source(frame))
+        for j in np.flatnonzero(self.levels == 2):
+            x[:, j] = np.where(np.isnan(x[:, j]), np.nan, x[:, j] >= 0.5)
+        return self.scale(x)
 
     def frame(self, x: np.ndarray) -> pandas.DataFrame:
-        """The inverse of `numbers`."""
+        """The inverse of `numbers`; whole numbers with gaps are real, as pandas reads them."""
         import pandas
 
-        return pandas.concat([c.cells(x[:, j]) for j, c in enumerate(self.columns)], axis=1)
+        found = {}
+        for j, one in enumerate(self.fields):
+            rows = np.flatnonzero(~np.isnan(x[:, j]))
+            values = in_dtype(x[rows, j] * self.scales[j] + self.centers[j], one)
+            found[one.name] = pandas.Series(values, index=rows).reindex(range(len(x)))
+        return pandas.DataFrame(found)
 
     def standardised(self, x: np.ndarray) -> Columns:
         """The same columns, numbers standardised by the mean and deviation of observed cells of x (N, D), which are in
         their own units; one that is constant, or empty, has the scale 1.
         """
-        found = []
-        for j, column in enumerate(self.columns):
+        centers, scales = np.zeros(len(self)), np.ones(len(self))
+        for j in np.flatnonzero(~self.is_category):
             seen = x[~np.isnan(x[:, j]), j]
-            if column.categories is None and len(seen):
-                scale = float(seen.std())
-                column = replace(column, center=float(seen.mean()), scale=scale if scale > 0 else 1.0)
-            found.append(column)
-        return Columns(tuple(found))
+            if len(seen):
+                centers[j], scales[j] = seen.mean(), seen.std() if np.ptp(seen) > 0 else 1.0
+        return replace(self, centers=centers, scales=scales)
 
     @property
     def bare(self) -> Columns:
         """Columns of standardised numbers as if these were the data: of real numbers, without center and scale."""
-        real = np.dtype(np.float64)
-        return Columns(
-            tuple(c if c.categories is not None else Column(c.name, real) for c in self.columns),
-        )
+        fields = [
+            one if category else Field(name=one.name, kind="real")
+            for one, category in zip(self.fields, self.is_category, strict=True)
+        ]
+        told = {name: kind for name, kind in self.told.items() if self.is_category[self.names.index(name)]}
+        return Columns(tuple(fields), self.levels, np.zeros(len(self)), np.ones(len(self)), told)
 
     def take(self, index: np.ndarray) -> Columns:
         """Some of the columns."""
-        return Columns(tuple(self.columns[j] for j in index))
+        fields = tuple(self.fields[j] for j in index)
+        return Columns(fields, self.levels[index], self.centers[index], self.scales[index])
+
+    def scale(self, x: np.ndarray) -> np.ndarray:
+        """Numbers in their own units (N, D), as these columns stand."""
+        return (x - self.centers) / self.scales
 
     def indicators(self, x: np.ndarray) -> np.ndarray:
-        """Numbers (N, D) with an indicator, of length 1/√2, for each category in place of its position, (N, W): rows of
-        two different ones lie 1 apart. All indicators of an empty cell are NaN.
+        """Numbers (N, D) with an indicator, of length 1/√2, for each category in place of its position, (N, W): rows
+        of two different ones lie 1 apart. All indicators of an empty cell are NaN.
         """
         out = np.empty((len(x), self._starts[-1]))
-        for j, column in enumerate(self.columns):
+        for j, count in enumerate(self.levels):
             cells = x[:, j, None]
-            if column.categories:
-                cells = np.where(np.isnan(cells), np.nan, (cells == np.arange(len(column.categories))) * 0.5**0.5)
+            if count:
+                cells = np.where(np.isnan(cells), np.nan, (cells == np.arange(count)) * 0.5**0.5)
             out[:, self._starts[j] : self._starts[j + 1]] = cells
         return out
 
     def from_indicators(self, found: np.ndarray) -> np.ndarray:
         """Of numbers (N, W) the categories whose indicators are largest, and the other numbers, (N, D)."""
         blocks = np.split(found, self._starts[1:-1], axis=1)
-        return np.stack(
-            [b.argmax(1) if c.categories else b[:, 0] for b, c in zip(blocks, self.columns, strict=True)], axis=1
-        ).astype(np.float64)
+        columns = [b.argmax(1) if count else b[:, 0] for b, count in zip(blocks, self.levels, strict=True)]
+        return np.stack(columns, axis=1).astype(np.float64)
 
     @property
     def _starts(self) -> np.ndarray:
-        return np.cumsum([0, *(max(1, len(c.categories or ())) for c in self.columns)])
-
-    def scale(self, x: np.ndarray) -> np.ndarray:
-        """Numbers in their own units (N, D), as these columns stand."""
-        centers, scales = (np.array([getattr(c, name) for c in self.columns]) for name in ("center", "scale"))
-        return (x - centers) / scales
+        return np.cumsum([0, *np.maximum(1, self.levels)])
 
 
-def open_table(data: Any, drop: Sequence[str] = ()) -> tuple[str, pandas.DataFrame, str | None]:
-    """A name, a path or a frame as one frame of all its rows, and the column of labels, where that is known.
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A frame of all rows, with the name of its data, the column of labels, where that is known, and kinds told."""
+
+    name: str
+    frame: pandas.DataFrame
+    label: str | None
+    told: Mapping[str, Any]
+
+    def limited(self, limit: int | None, seed: int) -> pandas.DataFrame:
+        """So many of the rows at random. Raises `ConfigError` for fewer than two."""
+        if limit is None or limit >= len(self.frame):
+            return self.frame
+        if limit < 2:
+            raise ConfigError(f"--limit: expected >= 2, got {limit}")
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self.frame))[:limit])
+        return self.frame.iloc[chosen].reset_index(drop=True)
+
+
+def open_table(data: Any, label: str | None = None, drop: Sequence[str] = ()) -> Table:
+    """What a name, a path or a frame holds, as one table.
 
     Labels that lie beside the rows become the last column, `label`. Columns that a registered set leaves out are left
     out.
+
+    Args:
+        label: the column of labels; None for that of a registered set.
 
     Raises:
         DataError: the data are no table.
@@ -176,59 +192,24 @@ def open_table(data: Any, drop: Sequence[str] = ()) -> tuple[str, pandas.DataFra
     source = open_source(data)
     parts = list(source.raw.parts.values())
     if not parts or any(isinstance(part.x, np.ndarray) for part in parts):
-        raise DataError(f"{source.name}: expected a table, got {_what(source)}")
-    frame: Any = pandas.concat([part.x for part in parts], ignore_index=True)
-    label = source.label
-    if all(part.y is not None for part in parts) and label is None:
-        labels = np.concatenate([np.asarray(part.y) for part in parts])
-        frame, label = frame.assign(**{BESIDE: labels}), BESIDE
-    for column in drop:
-        if column not in frame.columns:
-            raise ConfigError(f"--drop: {source.name} has no column {column!r}{did_you_mean(column, frame.columns)}")
-    frame = frame.drop(columns=[*drop, *(c for c in source.drop if c in frame.columns and c not in drop)])
-    label = label if label in frame.columns else None
-    if frame.shape[1] - (label is not None) < 1 or len(frame) < 2:
+        what = "pictures" if source.raw.is_image else "sound" if parts else "a text"
+        raise DataError(f"{source.name}: expected a table, got {what}")
+    rows: list[Any] = [part.x for part in parts]
+    frame: Any = pandas.concat(rows, ignore_index=True)
+    known = source.label if source.has(source.label) else None
+    if known is None and all(part.y is not None for part in parts):
+        frame, known = frame.assign(**{BESIDE: np.concatenate([np.asarray(part.y) for part in parts])}), BESIDE
+    for option, names in (("--drop", drop), ("--label", [label] if label is not None else [])):
+        for name in names:
+            if name not in frame.columns:
+                raise ConfigError(f"{option}: {source.name} has no column {name!r}{did_you_mean(name, frame.columns)}")
+    label = label or known
+    frame = frame.drop(columns=list({*drop, *(c for c in source.drop if c in frame.columns)}))
+    if frame.shape[1] == 0 or len(frame) < 2:
         raise DataError(f"{source.name}: expected two rows or more of one column or more, got {frame.shape}")
-    return source.name, frame, label
+    told = {name: kind for name, kind in kinds.sidecar(data).items() if name in frame.columns}
+    return Table(source.name, frame, label if label in frame.columns else None, told)
 
 
-def _what(source: Any) -> str:
-    return "pictures" if source.raw.is_image else "sound" if source.raw.parts else "text"
-
-
-def _column(name: str, cells: pandas.Series) -> Column:
-    import pandas
-
-    kind = getattr(cells.dtype, "kind", "O")
-    seen = cells.dropna()
-    if isinstance(cells.dtype, pandas.CategoricalDtype):
-        return Column(name, cells.dtype, tuple(cells.cat.categories))
-    if kind == "M":
-        return Column(name, cells.dtype)
-    if kind in "iu" and len(seen) and seen.isin((0, 1)).all():
-        return Column(name, cells.dtype, (0, 1))
-    if kind == "b":
-        return Column(name, cells.dtype, (False, True))
-    if kind in "iuf":
-        if np.isinf(seen.to_numpy(np.float64)).any():
-            raise DataError(f"column {name!r}: expected finite numbers, got an infinite one")
-        return Column(name, cells.dtype)
-    try:
-        return Column(name, cells.dtype, tuple(sorted(set(seen))))
-    except TypeError:
-        kinds = sorted({type(v).__name__ for v in seen})
-        raise DataError(f"column {name!r}: expected numbers, words or times, got {', '.join(kinds)}") from None
-
-
-def _is_number(cells: pandas.Series) -> bool:
-    return getattr(cells.dtype, "kind", "O") in "biuf"
-
-
-def _holds_gaps(dtype: Any) -> bool:
-    return dtype.kind in "fM" or not isinstance(dtype, np.dtype)
-
-
-def _nearest(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Positions of the nearest of few levels, (N,); NaN stays."""
-    place = np.abs(values[:, None] - levels).argmin(1).astype(np.float64) if len(levels) else values * np.nan
-    return np.where(np.isnan(values), np.nan, place)
+def _source(frame: Any) -> Source:
+    return Source(Raw({ALL: Part(frame)}, named=True), "table", container="pandas")

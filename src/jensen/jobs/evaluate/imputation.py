@@ -70,18 +70,14 @@ def imputation(
         DataError: the data are no table, or nothing in them can be judged.
     """
     _check(protocol, mechanism, rate, masks, baselines, settings, model)
-    name, frame, known = open_table(data, drop)
-    label = label or known
-    if label is not None and label not in frame.columns:
-        raise ConfigError(f"--label: {name} has no column {label!r}{did_you_mean(label, frame.columns)}")
-    frame = frame.drop(columns=[label]) if label is not None else frame
-    if limit is not None and limit < len(frame):
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(frame))[:limit])
-        frame = frame.iloc[chosen].reset_index(drop=True)
-    columns = Columns.of(frame)
-    truth = columns.numbers(frame)
-    if not len(columns) or np.isnan(truth).all():
+    table = open_table(data, label, drop)
+    name, frame = table.name, table.limited(limit, seed)
+    if table.label is not None:
+        frame = frame.drop(columns=[table.label])
+    if frame.shape[1] == 0 or frame.isna().all(axis=None):
         raise DataError(f"{name}: expected cells to hide, got none")
+    columns = Columns.of(frame, {c: kind for c, kind in table.told.items() if c in frame.columns})
+    truth = columns.numbers(frame)
     methods: dict[str, Imputer] = {b: BASELINES[b] for b in baselines}
     ours = None
     if model is not None:
@@ -168,7 +164,7 @@ def by_model(name: str, settings: Mapping[str, Any], complete_rows: bool, option
                     "a lower --rate leaves more"
                 )
         budget = {"seed": seed, "fractions": (0.9, 0.1, 0.0)}
-        run = train(name, frame, settings={**budget, **settings})
+        run = train(name, frame, settings={**budget, **settings}, kinds=table.columns.kinds or None)
         whole = run.impute(filled.frame(), **{"seed": seed, **options}).completed()
         return np.where(np.isnan(filled.x), filled.columns.numbers(whole), filled.x)
 

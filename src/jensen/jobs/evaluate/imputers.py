@@ -54,7 +54,7 @@ def neighbours(train: Gapped, filled: Gapped, seed: int) -> np.ndarray:
     donors = train.x[some_rows(len(train.x), DONORS, seed)]
     coded = train.columns.indicators
     nearest = max(1, min(NEIGHBOURS, math.isqrt(len(donors))))
-    imputer = KNNImputer(n_neighbors=nearest, keep_empty_features=True).fit(coded(donors))
+    imputer: Any = KNNImputer(n_neighbors=nearest, keep_empty_features=True).fit(coded(donors))
     found = np.concatenate(
         [imputer.transform(coded(part)) for part in np.array_split(filled.x, -(-len(filled.x) // 2000))]
     )
@@ -105,7 +105,7 @@ def _chained(
     from sklearn.impute import IterativeImputer
 
     d = len(train.columns)
-    imputer = IterativeImputer(
+    imputer: Any = IterativeImputer(
         regressor,
         max_iter=rounds,
         n_nearest_features=None if d <= WIDE else PREDICTORS,
@@ -141,7 +141,8 @@ def _chained_kinds(
             rows = rows[some_rows(len(rows), ROWS, seed)]
             if len(np.unique(x[rows, j])) < 2:
                 continue
-            model = clone(classifier if train.is_category[j] else regressor).fit(inputs[rows], x[rows, j])
+            model: Any = clone(classifier if train.is_category[j] else regressor)
+            model.fit(inputs[rows], x[rows, j])
             x[gaps[:, j], j] = model.predict(inputs[gaps[:, j]])
     return x[len(train.x) :] if own else x
 

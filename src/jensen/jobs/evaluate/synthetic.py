@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jensen.data import splits
-from jensen.errors import ConfigError, DataError, did_you_mean
+from jensen.errors import ConfigError, DataError
 from jensen.jobs.evaluate.columns import Columns, open_table
 from jensen.jobs.evaluate.comparison import Evaluation, Metric
 from jensen.jobs.privacy import nearness
@@ -85,15 +85,11 @@ def synthetic(
         check(model, settings or {}, None, {})
     elif settings:
         raise ConfigError(f"{', '.join(settings)}: settings of a model, but no --model is named")
-    name, frame, known = open_table(data, drop)
-    label = label or known
-    if label is not None and label not in frame.columns:
-        raise ConfigError(f"--label: {name} has no column {label!r}{did_you_mean(label, frame.columns)}")
-    if limit is not None and limit < len(frame):
-        frame = frame.iloc[np.sort(np.random.default_rng(seed).permutation(len(frame))[:limit])].reset_index(drop=True)
+    table = open_table(data, label, drop)
+    name, frame, label = table.name, table.limited(limit, seed), table.label
     methods: dict[str, Generator] = {REAL: lambda train, n, seed: train, INDEPENDENT: independent}
     if rows is not None:
-        _, made, _ = open_table(rows)
+        made = open_table(rows).frame
         missing = [column for column in frame.columns if column not in made.columns]
         if missing:
             raise DataError(f"synthetic rows: expected the columns of {name}, without {', '.join(missing)}")
@@ -101,9 +97,9 @@ def synthetic(
     ours = None
     if model is not None:
         ours = model if isinstance(model, str) else "method"
-        own = by_model(model, settings or {}, label) if isinstance(model, str) else model
+        own = by_model(model, settings or {}, label, table.told) if isinstance(model, str) else model
         methods = {ours: own, **methods}
-    columns = Columns.of(frame)
+    columns = Columns.of(frame, table.told)
     values: dict[str, dict[str, list[float]]] = {m: {} for m in methods}
     seconds: dict[str, list[float]] = {m: [] for m in methods}
     for turn in range(seeds):
@@ -143,14 +139,16 @@ def independent(train: pandas.DataFrame, n: int, seed: int) -> pandas.DataFrame:
     return type(train)(drawn)
 
 
-def by_model(name: str, settings: Mapping[str, Any], label: str | None) -> Generator:
+def by_model(name: str, settings: Mapping[str, Any], label: str | None, told: Mapping[str, Any]) -> Generator:
     """A registered model as a way to make rows: trained on the training rows, and drawn from."""
     from jensen.jobs.train import train
 
     def generate(rows: pandas.DataFrame, n: int, seed: int) -> pandas.DataFrame:
         conditional = label is not None and bool(settings.get("conditional"))
-        options: dict[str, Any] = {"seed": seed, "fractions": (0.9, 0.1, 0.0)}
-        run = train(name, rows, settings={**options, **settings}, **({"label": label} if conditional else {}))
+        budget = {"seed": seed, "fractions": (0.9, 0.1, 0.0)}
+        kinds = {column: kind for column, kind in told.items() if not (conditional and column == label)}
+        run = train(name, rows, settings={**budget, **settings}, kinds=kinds or None,
+                    label=label if conditional else None)  # fmt: skip
         given = None
         if conditional:
             labels = rows[label].iloc[np.random.default_rng(seed).integers(len(rows), size=n)]
@@ -169,7 +167,7 @@ def judged(
     seed: int,
 ) -> dict[str, float]:
     """All that is measured of synthetic rows."""
-    frames = (made[columns.names], train, held)
+    frames: Any = (made[columns.names], train, held)
     x, _, real = (columns.numbers(frame) for frame in frames)
     found: dict[str, float] = {}
     if label is not None:
@@ -189,20 +187,18 @@ def learnt(x: np.ndarray, real: np.ndarray, columns: Columns, label: int, seed: 
 
     (inputs, y), (tests, truth) = (_told(rows, label, columns) for rows in (x, real))
     some = np.random.default_rng(seed).permutation(len(y))[:ROWS]
-    categories = columns.columns[label].categories
-    if categories is None:
+    count = int(columns.levels[label])
+    if not count:
         if len(y) == 0:
             return {"r2": 0.0}
         forest = RandomForestRegressor(TREES, random_state=seed).fit(inputs[some], y[some])
         return {"r2": float(r2_score(truth, forest.predict(tests)))}
-    shares = np.zeros((len(tests), len(categories)))
+    shares = np.zeros((len(tests), count))
     if len(y):
         classifier = RandomForestClassifier(TREES, random_state=seed).fit(inputs[some], y[some])
         shares[:, classifier.classes_.astype(int)] = classifier.predict_proba(tests)
     areas = [
-        float(roc_auc_score(truth == k, shares[:, k]))
-        for k in range(len(categories))
-        if 0 < (truth == k).sum() < len(truth)
+        float(roc_auc_score(truth == k, shares[:, k])) for k in range(count) if 0 < (truth == k).sum() < len(truth)
     ]
     return {
         "accuracy": float((shares.argmax(1) == truth).mean()),
@@ -269,11 +265,12 @@ def _told(x: np.ndarray, label: int, columns: Columns) -> tuple[np.ndarray, np.n
 def _cut(frame: pandas.DataFrame, columns: Columns, label: str | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows to learn from and rows held out, every class by the same share where the label is a category."""
     shares = (1 - HELD_OUT, 0.0, HELD_OUT)
-    column = None if label is None else columns.columns[columns.names.index(label)]
-    if column is not None and column.categories is not None:
-        cut = splits.cut_by_class(np.nan_to_num(column.numbers(frame[column.name]), nan=-1.0), seed, shares)
-    else:
-        cut = splits.cut(len(frame), seed, shares)
+    place = None if label is None else columns.names.index(label)
+    if place is not None and columns.is_category[place]:
+        cut = splits.cut_by_class(np.nan_to_num(columns.numbers(frame)[:, place], nan=-1.0), seed, shares)
+        if "test" in cut:
+            return cut["train"], cut["test"]
+    cut = splits.cut(len(frame), seed, shares)
     if "test" not in cut:
-        raise DataError(f"expected rows enough to hold some out, got {len(frame)}")
+        raise DataError(f"expected three rows or more, got {len(frame)}")
     return cut["train"], cut["test"]
