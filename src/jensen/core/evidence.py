@@ -30,11 +30,13 @@ class Observed:
     """A value of which only a part was observed.
 
     `mask` is True where observed: (B,) speaks of whole rows, (B, *event) of elements. Hidden rows are drawn from
-    q where q has the variable; hidden elements add nothing to the density.
+    q where q has the variable; hidden elements add nothing to the density. What q is shown in their place is 0, or with
+    `keep` what stands there, a guess.
     """
 
     value: Tensor
     mask: Tensor
+    keep: bool = False
 
     def __post_init__(self) -> None:
         if self.mask.shape not in (self.value.shape, self.value.shape[:1]):
@@ -272,7 +274,8 @@ class Evidence:
             mask = value.mask.bool()
             full = mask.reshape(mask.shape + (1,) * (value.value.dim() - mask.dim()))
             self.masks[name] = mask
-            value = torch.where(full, value.value, torch.zeros((), dtype=value.value.dtype))  # NaN never enters
+            rest = value.value.nan_to_num() if value.keep else torch.zeros((), dtype=value.value.dtype)
+            value = torch.where(full, value.value, rest)  # NaN never enters
         self.values[name] = value
 
     def meet(self, factor: Factor) -> Distribution | Tensor:

@@ -175,7 +175,7 @@ def _asked(name: str, spec: Any) -> dict[str, Any]:
 
 
 def _wordlike(columns: Sequence[Any], told: str | None, source: Source) -> bool:
-    """Whether a column holds words or dates. Raises `DataError` where most of its cells are numbers and some are not."""
+    """Whether a column holds words or dates. Raises `DataError` where half of the cells are numbers and others not."""
     import pandas
 
     if told is not None:

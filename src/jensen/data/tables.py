@@ -125,7 +125,9 @@ def _numeric(column: Any, line: Line) -> np.ndarray:
     import pandas
 
     if column.dtype == object:
-        column = column.infer_objects()
+        present = column.dropna().infer_objects()
+        whole = len(present) == len(column) or present.dtype.kind not in "biuf"
+        column = column.infer_objects() if whole else present.astype(np.float64).reindex(column.index)
     kind = getattr(column.dtype, "kind", "O")
     if kind in "biuf" and not isinstance(column.dtype, pandas.CategoricalDtype):
         numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -117,6 +117,11 @@ class Elementwise(Distribution):
         shape = torch.Size(batch_shape) + self.event_shape
         return self._map(lambda parameter, own: parameter.expand(shape + parameter.shape[parameter.ndim - own :]))
 
+    def rows(self, index: Tensor) -> Self:
+        """Of batch shape (N,), those at an index (M,)."""
+        n = self.batch_shape[0]
+        return self.expand((n,))._map(lambda parameter, _: parameter[index])
+
     def pick(self, k: Tensor) -> Self:
         """Of batch shape `(*batch, K)`, those of number k in the last dimension: of the shape of k, `(*more, *batch)`.
 

@@ -84,6 +84,9 @@ class Record(Elementwise):
     def unflatten(self, sizes: Sequence[int]) -> Self:
         return type(self)([part.unflatten(sizes) for part in self.parts], self.places)
 
+    def rows(self, index: Tensor) -> Self:
+        return type(self)([part.rows(index) for part in self.parts], self.places)
+
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         return type(self)([part.expand(batch_shape) for part in self.parts], self.places)
 

@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from jensen.conditionals.ranges import ranges_of
-from jensen.core import EXACT, Model, frozen
+from jensen.core import ESTIMATE, EXACT, LOWER_BOUND, Model, frozen
 from jensen.errors import CapabilityError
 from jensen.jobs.completing import complete, sequential
 from jensen.jobs.precision import as_in, doubled, precision
 from jensen.jobs.run import Run
+from jensen.jobs.weighing import hides, weigh
 from jensen.objectives.markov import effective_sample_size, hamiltonian, split_r_hat
 
 METHODS = ("auto", "importance", "mcmc")
@@ -52,6 +53,8 @@ class Filled:
             was drawn after all that is observed, "importance" or "mcmc".
         size: effective sample size of each datum, (N,), of its worst element; inf where nothing is missing.
         r_hat: R̂ of each datum, (N,), of its worst element; NaN where no chain ran.
+        spread: standard deviation of each element given what is observed, (N, D), of names the probability of any
+            other; 0 where it is observed, NaN where it is not known.
     """
 
     draws: Tensor
@@ -59,6 +62,7 @@ class Filled:
     method: list[str]
     size: Tensor
     r_hat: Tensor
+    spread: Tensor
 
     @classmethod
     def of(cls, x: Tensor, draws: int) -> Filled:
@@ -69,6 +73,7 @@ class Filled:
             method=["none"] * len(x),
             size=torch.full((len(x),), math.inf, dtype=torch.float64),
             r_hat=torch.full((len(x),), math.nan, dtype=torch.float64),
+            spread=torch.full_like(x, math.nan),
         )
 
 
@@ -122,6 +127,10 @@ def fill(
         if method == "mcmc":
             raise CapabilityError(f"{run.spec['model']}: elements are drawn one after another; use importance")
         return _in_order(run, x, missing, context, draws, effort, listener)
+    if run.model.likelihood in (LOWER_BOUND, ESTIMATE) and hides(run.model):
+        if method == "mcmc":
+            raise CapabilityError(f"{run.spec['model']}: {', '.join(hides(run.model))} is hidden; use importance")
+        return _by_weights(run, x, missing, context, draws, effort, listener)
     target = Target.of(run)
     model = target.model
     x, context = as_in(model, {"x": x})["x"].flatten(1), as_in(model, context)
@@ -171,6 +180,39 @@ def _in_order(
 
     x = torch.where(missing.to(x.device), torch.zeros((), dtype=x.dtype, device=x.device), x)
     complete(run, x, missing.to(x.device), context, draws, effort.particles, keep)
+    return out
+
+
+@torch.no_grad()
+def _by_weights(
+    run: Run,
+    x: Tensor,
+    missing: Tensor,
+    context: Mapping[str, Tensor],
+    draws: int,
+    effort: Effort,
+    listener: Callable[[float], None] | None,
+) -> Filled:
+    """Draws by the weights of what is hidden."""
+    hidden, n, done = missing.to(x.device), int(missing.flatten(1).any(1).sum()), 0
+    out = Filled.of(x.flatten(1), draws)
+    flat, holes = x.flatten(1), hidden.flatten(1)
+    out.spread.masked_fill_(~holes, 0.0)
+
+    def keep(rows: Tensor, drawn: Tensor, point: Tensor, spread: Tensor, size: Tensor) -> None:
+        nonlocal done
+        here = holes[rows]
+        out.draws[:, rows] = torch.where(here, drawn.flatten(2).to(flat), flat[rows])
+        out.mean[rows] = torch.where(here, point.flatten(1).to(flat), flat[rows])
+        out.spread[rows] = torch.where(here, spread.flatten(1).to(flat), 0.0)
+        out.size[rows.cpu()] = size.double().cpu()
+        for row in rows.tolist():
+            out.method[row] = "importance"
+        done += len(rows)
+        if listener is not None:
+            listener(done / max(n, 1))
+
+    weigh(run, x, hidden, context, draws, effort.particles, keep)
     return out
 
 

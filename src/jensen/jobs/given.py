@@ -14,10 +14,10 @@ from jensen.conditionals.heads import Support
 from jensen.conditionals.views import Viewed
 from jensen.core import Model
 from jensen.data import Split, tables
+from jensen.data.columns import encode
 from jensen.data.conditions import conditions, views_as_given
 from jensen.data.fitting import fit_levels
 from jensen.data.raw import ALL, Part, Raw
-from jensen.data.schema import check_kind
 from jensen.data.sources import Source, open_source
 from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.run import Run, check_conditions
@@ -268,7 +268,6 @@ def _explained(run: Run, rows: Mapping[str, np.ndarray], source: Source) -> np.n
 
     frame = pandas.DataFrame({name: pandas.Series(list(rows[name])) for name in found})
     x = np.full((len(frame), schema.dims), np.nan)
-    x[:, [schema.names.index(name) for name in found]] = tables.values(frame, source.name, source.line, gaps=True)
-    for schema_field, column in zip(schema.fields, x.T, strict=True):
-        check_kind(schema_field.name, schema_field.kind, column)
+    places = [schema.names.index(name) for name in found]
+    x[:, places] = encode(frame, [schema.fields[j] for j in places], source)
     return x

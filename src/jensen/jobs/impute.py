@@ -14,7 +14,7 @@ import torch
 from jensen.core import seeded
 from jensen.data import Dataset, Schema, Split
 from jensen.data.raw import ALL
-from jensen.data.schema import as_dtype
+from jensen.data.schema import as_dtype, in_dtype
 from jensen.data.sources import Source, open_source
 from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from jensen.jobs.filling import METHODS, Effort, Filled, fill
@@ -43,6 +43,8 @@ class Imputation:
         effective_sample_size: of each datum, (n,): how many independent draws its mean is worth; inf where nothing
             was missing.
         r_hat: of each datum, (n,): near 1 where its chains agree; NaN where none ran.
+        spread: how uncertain each value is, (n, *event), in the units of the data: the standard deviation of
+            p(missing | observed), of names the probability of any other; 0 where it was observed, NaN where not known.
         rows: numbers of the data in what they came from, (n,), the first one 0.
         schema, part, frame: of the data, for giving them back as they came.
         known: whether `part` holds what stands under the mask, so that it can be shown beside what was filled in.
@@ -54,6 +56,7 @@ class Imputation:
     method: np.ndarray
     effective_sample_size: np.ndarray
     r_hat: np.ndarray
+    spread: np.ndarray
     rows: np.ndarray
     schema: Schema
     part: Split
@@ -70,6 +73,7 @@ class Imputation:
         if self.schema.is_image:
             top = (self.schema.levels or 256) - 1
             return np.clip(np.rint(values), 0, top).astype(np.uint8)
+        values = _as_kinds(self.schema, values)
         if self.frame is None:
             return self.schema.table(values, self.part.c, self.part.y)
         return _overlaid(self.frame, self.schema, values, self.missing)
@@ -224,13 +228,18 @@ def imputation(
     schema: Schema, filled: Filled, part: Split, mask: np.ndarray, frame: Any = None, known: bool = False
 ) -> Imputation:
     """What was drawn, in the units of the data; what was observed is `part.x`, exactly."""
-    scale = np.array([field.scale for field in schema.fields]) if schema.kind == "real" else 1.0
-    center = np.array([field.center for field in schema.fields]) if schema.kind == "real" else 0.0
+
+    def shaped(x: torch.Tensor) -> np.ndarray:
+        values = x.double().cpu().numpy()
+        return values.reshape(*values.shape[:-1], *schema.event_shape)
 
     def of_user(x: torch.Tensor) -> np.ndarray:
-        values = x.double().cpu().numpy()
-        values = values.reshape(*values.shape[:-1], *schema.event_shape) * scale + center
-        return np.where(mask, values, part.x)
+        values = shaped(x)
+        return np.where(mask, values if schema.is_array else schema.in_units(values), part.x)
+
+    spread = shaped(filled.spread)
+    spread = spread if schema.is_array else schema.in_units(spread) - schema.in_units(np.zeros(schema.event_shape))
+    spread = np.where(mask, spread, 0.0)
 
     return Imputation(
         of_user(filled.draws),
@@ -239,6 +248,7 @@ def imputation(
         np.array(filled.method),
         filled.size.numpy(),
         filled.r_hat.numpy(),
+        spread,
         part.index,
         schema,
         part,
@@ -327,7 +337,7 @@ def _values(run: Run, part: Split) -> np.ndarray:
         return part.to(run.schema).take(slice(None))["x"].numpy().astype(np.uint8)
     if part.x.dtype.kind != "f":
         return part.x
-    centers = np.array([field.center for field in run.schema.fields])
+    centers = run.schema.in_units(np.zeros(run.schema.event_shape)) if not run.schema.is_array else 0.0
     return np.where(np.isnan(part.x), centers, part.x)
 
 
@@ -344,6 +354,14 @@ def _frame(data: Any, source: Any, part: Split) -> Any:
     return frame
 
 
+def _as_kinds(schema: Schema, values: np.ndarray) -> np.ndarray:
+    """Values (n, D) in the user's units as columns of mixed kinds can have them: what is whole, whole."""
+    if schema.kind != "mixed":
+        return values
+    whole = [not field.continuous for field in schema.fields]
+    return np.where(whole, np.rint(values), values)
+
+
 def _overlaid(frame: Any, schema: Schema, values: np.ndarray, missing: np.ndarray) -> Any:
     """A frame with its gaps filled; what was observed, and every column that the model does not explain, as it was.
 
@@ -358,6 +376,12 @@ def _overlaid(frame: Any, schema: Schema, values: np.ndarray, missing: np.ndarra
             continue
         (place,) = (i for i, name in enumerate(map(str, frame.columns)) if name == field.name)
         own = frame.iloc[:, place]
+        if field.categories is not None or field.kind == "time":
+            column = own.copy()
+            column.iloc[holes] = pandas.Series(in_dtype(values[holes, j], field), dtype=own.dtype).array
+            out = out.drop(columns=frame.columns[place])
+            out.insert(place, frame.columns[place], column)
+            continue
         cast = as_dtype(values[:, j], field)
         same = np.array_equal(np.asarray(cast, dtype=np.float64)[~holes], values[~holes, j])
         dtype = field.dtype if same else own.dtype if own.dtype.kind == "f" else "float64"

@@ -151,7 +151,7 @@ def _hold(run: Run, asked: Given, seed: int, listener: Callable[[float], None] |
     same = all(np.array_equal(v, np.broadcast_to(v[:1], v.shape), equal_nan=True) for v in parts)
     rows = slice(0, 1) if same else slice(None)
     x, mask = asked.x[rows], np.isnan(asked.x[rows])
-    x = np.where(mask, [field.center for field in run.schema.fields], x)
+    x = np.where(mask, run.schema.in_units(np.zeros(run.schema.event_shape)), x)
     with seeded(seed, run.device):
         filled = fill(
             run,

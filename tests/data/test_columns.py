@@ -1,0 +1,164 @@
+"""Columns of mixed tables: their kinds, their cells as numbers and back, gaps, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas
+import pytest
+
+from jensen.data import describe, load_data
+from jensen.errors import ConfigError, DataError
+
+N = 60
+
+
+def mixed(seed: int = 0) -> pandas.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pandas.DataFrame(
+        {
+            "height": rng.normal(170, 10, N),
+            "income": np.exp(rng.normal(10, 2, N)),
+            "children": rng.integers(0, 5, N),
+            "smokes": rng.random(N) < 0.3,
+            "city": rng.choice(["Oslo", "Bergen", "Bodø"], N),
+            "size": pandas.Categorical(rng.choice(list("SML"), N), categories=list("SML"), ordered=True),
+            "colour": pandas.Categorical(rng.choice(["red", "blue"], N), categories=["red", "blue", "green"]),
+            "born": pandas.to_datetime("1970-01-01") + pandas.to_timedelta(rng.integers(0, 20000, N), unit="D"),
+            "seen": [f"2024-03-{1 + k % 28:02d}" for k in range(N)],
+            "rooms": pandas.array([int(k) if k % 7 else None for k in range(N)], dtype="Int64"),
+        }
+    )
+
+
+def test_kinds_are_found():
+    kinds = {field.name: field.kind for field in load_data(mixed()).schema.fields}
+    assert kinds == {
+        "height": "real", "income": "positive", "children": "count", "smokes": "binary", "city": "category",
+        "size": "ordinal", "colour": "category", "born": "time", "seen": "time", "rooms": "count",
+    }  # fmt: skip
+
+
+def test_rows_come_back_as_they_went_in():
+    """Dtypes, nullable integers, dates, categories and their order, and the order of columns."""
+    frame = mixed()
+    data = load_data(frame)
+    schema, train = data.schema, data.split("train")
+    whole = ~np.isnan(train.x).any(1)
+    back = schema.restore(train.to(schema).x[whole])
+    expected = frame.iloc[train.index[whole]].reset_index(drop=True)
+    exact = expected.columns.drop(["height", "income", "seen"])
+    pandas.testing.assert_frame_equal(back[exact], expected[exact])
+    assert back["seen"].tolist() == expected["seen"].tolist()
+    np.testing.assert_allclose(back[["height", "income"]], expected[["height", "income"]], rtol=1e-6)
+    assert list(back.columns) == list(frame.columns)
+    assert (back.dtypes == frame.dtypes).all()
+
+
+def test_a_density_in_the_users_units_is_that_of_prepared_ones_and_the_jacobian():
+    schema = load_data(mixed()).schema
+    x = schema.in_units(np.zeros(schema.dims))
+    moved = x + np.array([1.0 if field.continuous else 0.0 for field in schema.fields])
+    slope = (schema.prepare(moved[None]) - schema.prepare(x[None])).double().numpy()[0]
+    continuous = [field.continuous for field in schema.fields]
+    assert schema.log_jacobian == pytest.approx(np.log(slope[continuous]).sum(), rel=1e-5)
+    assert schema.measure == "mixed"
+
+
+def test_scalers_see_training_cells_that_are_there_and_no_others():
+    frame = mixed().assign(height=lambda f: f["height"].mask(np.arange(N) % 3 == 0))
+    data = load_data(frame)
+    rows = frame["height"].iloc[data.split("train").index].dropna()
+    field = data.schema.fields[0]
+    assert (field.center, field.scale) == pytest.approx((rows.mean(), rows.std(ddof=0)))
+    assert [f.name for f in data.schema.fields if f.gaps] == ["height", "rooms"]
+    batch = data.split("valid").to(data.schema).take(slice(None))
+    assert batch["x"].isfinite().all()
+    assert (~batch["seen"][:, 0]).sum() == frame["height"].iloc[data.split("valid").index].isna().sum()
+
+
+def test_kinds_are_told_by_option_and_beside_a_file(tmp_path):
+    frame = mixed()[["height", "children", "city"]]
+    bounded = {"kind": "bounded", "low": 0, "high": 10}
+    told = {"children": bounded, "city": {"kind": "ordinal", "categories": ["Bodø", "Bergen", "Oslo"]}}
+    fields = load_data(frame, kinds=told).schema.fields
+    assert [field.kind for field in fields] == ["real", "bounded", "ordinal"]
+    assert fields[2].categories == ("Bodø", "Bergen", "Oslo")
+    assert (fields[1].center, fields[1].scale) == (0, 10)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "t.csv.columns.yaml").write_text("children: real\n")
+    assert [field.kind for field in load_data(tmp_path / "t.csv").schema.fields] == ["real", "real", "category"]
+    again = load_data(tmp_path / "t.csv", kinds={"children": "count"}).schema.fields
+    assert [field.kind for field in again] == ["real", "count", "category"]
+    (tmp_path / "t.csv.columns.yaml").write_text("- children\n")
+    with pytest.raises(DataError, match=r"t\.csv\.columns\.yaml: expected columns with their kinds"):
+        load_data(tmp_path / "t.csv")
+
+
+def test_a_table_of_numbers_is_of_one_kind():
+    numbers = mixed()[["height", "income", "children"]]
+    assert load_data(numbers).schema.kind == "real"
+    holes = numbers.mask(np.random.default_rng(1).random(numbers.shape) < 0.2)
+    data = load_data(holes)
+    assert (data.schema.kind, data.schema.gaps) == ("real", True)
+    assert describe(data)["gaps"] == int(holes.iloc[data.split("train").index].isna().to_numpy().sum())
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds", "error", "words"),
+    [
+        ({"who": [f"person {k}" for k in range(N)]}, {}, DataError, ["'who'", "60 different words", "--drop who"]),
+        ({}, {"hight": "real"}, ConfigError, ["'hight'", "did you mean 'height'"]),
+        ({}, {"height": "tall"}, ConfigError, ["height", "'tall'", "real, positive"]),
+        ({}, {"height": {"kind": "bounded", "low": 0}}, ConfigError, ["height", "takes both"]),
+        ({}, {"height": {"kind": "bounded", "low": 0, "high": 1}}, DataError, ["'height'", "from 0 to 1"]),
+        ({}, {"height": "count"}, DataError, ["'height'", "a count"]),
+        ({"debt": np.arange(N) - 1.5}, {"debt": "positive"}, DataError, ["'debt', row 1", "above 0", "-1.5"]),
+        ({}, {"height": "category"}, DataError, ["'height'", "expected categories", "real number"]),
+        ({"day": ["2024-01-01"] * 59 + ["soon"]}, {"day": "time"}, DataError, ["'day'", "expected dates"]),
+        ({"height": [np.inf] * N}, {}, DataError, ["'height'", "infinite"]),
+    ],
+)
+def test_what_is_refused_names_the_offender(change, kinds, error, words):
+    with pytest.raises(error) as refusal:
+        load_data(mixed().assign(**change), kinds=kinds)
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_new_rows_fit_or_name_what_does_not():
+    frame = mixed()
+    schema = load_data(frame).schema
+    new = frame.iloc[:3].copy()
+    new.loc[0, "city"] = "Bergn"
+    with pytest.raises(DataError, match=r"'city', row 1: 'Bergn' is no category .*did you mean 'Bergen'"):
+        load_data(new, schema=schema)
+    new.loc[0, "city"] = None
+    assert np.isnan(load_data(new[frame.columns[::-1]], schema=schema).split("all").x[0, 4])
+    with pytest.raises(DataError, match="columns missing that the model was trained on: born"):
+        load_data(new.drop(columns="born"), schema=schema)
+
+
+def test_what_is_odd_but_real():
+    """A column that is empty, rows that are, one value throughout, one row, a thousand names."""
+    frame = mixed().drop(columns="smokes").assign(empty=np.nan, same="a")
+    frame = frame.mask(np.repeat(np.arange(N)[:, None] == 3, frame.shape[1], 1))
+    data = load_data(frame)
+    kinds = {field.name: field for field in data.schema.fields}
+    assert kinds["empty"].kind == "real"
+    assert kinds["empty"].gaps
+    assert kinds["same"].categories == ("a",)
+    assert describe(data)["constant"] == ["empty", "same"]
+    big = pandas.DataFrame({"n": [f"n{k % 1000}" for k in range(3000)], "x": np.arange(3000.0)})
+    assert load_data(big).schema.fields[0].categories == tuple(sorted({f"n{k}" for k in range(1000)}))
+    with pytest.raises(DataError, match="columns missing that the model was trained on: n"):
+        load_data(frame.iloc[:1], schema=load_data(big).schema)
+
+
+def test_zones_of_time_come_back():
+    when = pandas.date_range("2024-03-30 12:00", periods=N, freq="7h", tz="Europe/Oslo")
+    frame = pandas.DataFrame({"when": when, "x": np.arange(N, dtype=float)})
+    data = load_data(frame)
+    back = data.schema.restore(data.split("train").to(data.schema).x.double())
+    assert back["when"].dtype == frame["when"].dtype
+    difference = (back["when"] - frame["when"].iloc[data.split("train").index].reset_index(drop=True)).abs()
+    assert difference.max() < pandas.Timedelta("1s")
