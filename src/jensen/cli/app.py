@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from jensen.cli.clustering import cluster
+from jensen.cli.detecting import outliers
 from jensen.cli.evaluating import evaluate
 from jensen.cli.failures import Guarded
 from jensen.cli.filling import impute
@@ -52,7 +53,7 @@ LOOK, TRAIN, USE, JUDGE = "Look", "Train", "Use a run", "Judge a run"
 for panel, commands in {
     TRAIN: (train, infer, demo),
     LOOK: (models, show, data),
-    USE: (score, sample, impute, reconstruct, encode, interpolate, cluster),
+    USE: (score, sample, impute, reconstruct, encode, interpolate, cluster, outliers),
     JUDGE: (diagnose, probe, compare, distance, report),
 }.items():
     for command in commands:

@@ -85,6 +85,46 @@ def imputation(
 
 
 @evaluate.command()
+def outliers(
+    data: Table,
+    settings: Settings = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Which to try; without: jensen's default detector.", show_default=False),
+    ] = None,
+    label: Label = None,
+    outlier: Annotated[
+        str | None,
+        typer.Option(metavar="VALUE", help="Of the label, for outliers; by default the rarest.", show_default=False),
+    ] = None,
+    drop: Drop = None,
+    detectors: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Which simple ones; by default all.", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", help="How many splits.")] = 3,
+    limit: Limit = None,
+    seed: Seed = 0,
+    out: Numbers = None,
+    as_json: Json = False,
+) -> None:
+    """Learn from usual rows, and tell outliers from others that were held out.
+
+    jensen evaluate outliers table.csv --label fault --model vae epochs=50
+    """
+    tokens = _checked(settings, model, out, as_json)
+    from jensen.jobs.evaluate import outliers as job
+
+    chosen = None if detectors is None else column_names([detectors])
+    with _source(data) as table, _working() as listener:
+        found = job(
+            table, model=model, settings=tokens, label=label, outlier=outlier, drop=column_names(drop),
+            detectors=chosen, seeds=seeds, seed=seed, limit=limit, listener=listener,
+        )  # fmt: skip
+    _tell(found, out, as_json)
+
+
+@evaluate.command()
 def synthetic(
     data: Table,
     settings: Settings = None,

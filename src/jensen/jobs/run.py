@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jensen.jobs.cluster import Clusters
     from jensen.jobs.distance import Distance
     from jensen.jobs.impute import Imputation
+    from jensen.jobs.outliers import Outliers
     from jensen.jobs.privacy import Privacy
     from jensen.jobs.probe import Probes
 
@@ -177,6 +178,12 @@ class Run:
         from jensen.jobs.cluster import cluster
 
         return cluster(self, data, **options)
+
+    def outliers(self, data: Any = None, **options: Any) -> Outliers:
+        """How strange each datum is, with p-values; see `jensen.jobs.outliers`."""
+        from jensen.jobs.outliers import outliers
+
+        return outliers(self, data, **options)
 
     def distance(self, data: Any = None, **options: Any) -> Distance:
         """How far samples are from data; see `jensen.jobs.distance`."""

@@ -2,6 +2,7 @@
 
 from jensen.jobs.evaluate.comparison import Evaluation, Metric
 from jensen.jobs.evaluate.imputation import imputation
+from jensen.jobs.evaluate.outliers import outliers
 from jensen.jobs.evaluate.synthetic import synthetic
 
-__all__ = ["Evaluation", "Metric", "imputation", "synthetic"]
+__all__ = ["Evaluation", "Metric", "imputation", "outliers", "synthetic"]
