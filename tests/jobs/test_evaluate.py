@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import ks_2samp
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import KNNImputer
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 import jensen
@@ -299,3 +299,50 @@ def test_privacy_of_a_run():
     assert run.privacy(rows).copies == 1
     with pytest.raises(ConfigError, match="expected a table"):
         privacy(jensen.train("vae", np.zeros((30, 4, 4), np.uint8) + 1, latents=2, epochs=1))
+
+
+# Outliers
+
+
+def test_outliers_are_told_by_the_detectors_as_they_stand():
+    """The same split, the same standardisation, and scikit-learn's areas."""
+    from jensen.data.splits import cut_by_class
+    from jensen.jobs.detectors import DETECTORS
+
+    x = np.concatenate([NUMBERS[:400], NUMBERS[400:420] * 3])
+    y = np.repeat([0, 1], [400, 20])
+    frame = pd.DataFrame(x, columns=list("abcde")).assign(fault=np.where(y, "broken", "fine"))
+    found = evaluate.outliers(
+        frame, model=lambda seed: DETECTORS["ECOD"](seed), label="fault", detectors=["ECOD", "kNN"], seeds=2
+    )
+    assert found.values["method"] == found.values["ECOD"] and found.difference("ECOD", "auroc") == (0.0, 0.0)
+    assert found.about["outlier"] == "broken" and found.about["trained_on"] == 280
+    cut = cut_by_class(y, 0, (0.7, 0.0, 0.3))
+    usual, test = x[cut["train"]][y[cut["train"]] == 0], cut["test"]
+    scaled = [(v - usual.mean(0)) / usual.std(0) for v in (usual, x[test])]
+    distance = NearestNeighbors(n_neighbors=5).fit(scaled[0]).kneighbors(scaled[1])[0][:, -1]
+    assert found.values["kNN"]["auroc"][0] == pytest.approx(roc_auc_score(y[test], distance))
+    assert found.values["kNN"]["average precision"][0] == pytest.approx(average_precision_score(y[test], distance))
+
+
+def test_a_model_scores_by_its_density():
+    """Of a normal distribution: strange are those far from its middle, in its own units."""
+    frame = pd.DataFrame(NUMBERS[:600], columns=list("abcde"))
+    apart = np.einsum("ij,jk,ik->i", NUMBERS[:600], np.linalg.inv(np.cov(NUMBERS.T)), NUMBERS[:600])
+    frame["far"] = (apart > np.quantile(apart, 0.95)).astype(int)
+    found = evaluate.outliers(
+        frame, model="ppca", settings={"latents": 4}, label="far", detectors=["isolation forest"], seeds=1
+    )
+    assert found.mean("ppca", "auroc")[0] > 0.97 and found.difference("isolation forest", "auroc")[0] > 0
+
+
+def test_what_outliers_need():
+    frame = mixed(60)
+    with pytest.raises(ConfigError, match="--label: name the column"):
+        evaluate.outliers(frame, seeds=1)
+    with pytest.raises(ConfigError, match="is never '2'"):
+        evaluate.outliers(frame, label="label", outlier=2)
+    with pytest.raises(DataError, match="expected two values of 'label'"):
+        evaluate.outliers(frame.assign(label=0), label="label")
+    with pytest.raises(ConfigError, match="--detectors: 'ECODD' is none; did you mean 'ECOD'"):
+        evaluate.outliers(frame, label="label", detectors=["ECODD"])
