@@ -61,12 +61,13 @@ class Support:
             raise ValueError(f"levels: expected 2 or more for levels and symbols and None otherwise, got {self}")
 
     @classmethod
-    def of(cls, schema: Schema, symbols: bool = False, cells: bool = False) -> Support:
+    def of(cls, schema: Schema, symbols: bool = False, cells: bool = False, gaps: bool = False) -> Support:
         """What the data of a schema can be.
 
         Args:
             symbols: whether a model takes symbols too, which are no numbers.
             cells: whether it takes tables of mixed columns, and with gaps.
+            gaps: whether it takes tables with gaps.
 
         Raises:
             ConfigError: the data are symbols, of mixed columns or with gaps, and the model takes none.
@@ -75,6 +76,8 @@ class Support:
             schema.expect_numbers()
         if not cells:
             schema.expect_one_kind()
+        if not (cells or gaps):
+            schema.expect_no_gaps()
         if schema.kind == "mixed" or schema.gaps:
             columns = schema.fields if schema.kind == "mixed" else ()
             return cls(schema.kind, schema.event_shape, columns=columns, gaps=schema.gaps)

@@ -69,21 +69,26 @@ class Model(nn.Module):
         What is hidden is drawn from q as it starts out, and only where such a conditional stands on it. Where a
         conditional of what is hidden starts from data all the same, it has `initialize_from(x)`.
         """
-        for factor in self.p:
-            if hasattr(factor.module, "initialize_from"):
-                factor.module.initialize_from(batch[self.data])  # pyright: ignore[reportCallIssue]
         starting = [f for f in [*self.p, *self.q] if hasattr(f.module, "initialize")]
+        seen = batch
         if "seen" in batch:
-            batch = {**batch, self.data: batch[self.data].masked_fill(~batch["seen"], math.nan)}
-        data = self._functions_of(batch)
+            seen = {**batch, self.data: batch[self.data].masked_fill(~batch["seen"], math.nan)}
+        for factor in [*self.p, *self.q]:
+            if hasattr(factor.module, "initialize_from"):
+                factor.module.initialize_from(seen[self.data])  # pyright: ignore[reportCallIssue]
+        data = self._functions_of(seen)
         values: Mapping[str, Tensor] = data
-        if any(self.is_noisy(f.name) for f in starting):
+        if any(self._is_the_datum(f.name) for f in starting):
             with torch.no_grad():
                 values = self.evidence(batch).values
         for factor in starting:
-            if factor.name in data or self.is_noisy(factor.name):
+            if factor.name in data or self._is_the_datum(factor.name):
                 parents = [values[name] for name in factor.parents if name in values]
                 factor.module.initialize(values[factor.name], *parents)  # pyright: ignore[reportCallIssue]
+
+    def _is_the_datum(self, name: str) -> bool:
+        """Whether q draws the datum itself, with noise added or with its gaps filled."""
+        return self.is_noisy(name) or (name in self.q and getattr(self.q[name].module, "completes", False))
 
     def _functions_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A batch, with what q computes of it without anything learned: views of the data."""

@@ -107,7 +107,8 @@ def fitted(fields: Sequence[Field], train: np.ndarray, every: Sequence[np.ndarra
     found = []
     for j, field in enumerate(fields):
         present = train[:, j][~np.isnan(train[:, j])]
-        update: dict[str, Any] = {"gaps": any(bool(np.isnan(x[:, j]).any()) for x in every)}
+        share = len(present) / max(1, len(train))
+        update: dict[str, Any] = {"gaps": any(bool(np.isnan(x[:, j]).any()) for x in every), "present": share}
         if field.kind in ("real", "time", "count"):
             update["center"], update["scale"] = moments(present)
         elif field.kind == "positive":

@@ -56,6 +56,8 @@ class Field(BaseModel):
     """Of times, of how many seconds all are multiples."""
     gaps: bool = False
     """Whether cells may be missing."""
+    present: float = 1.0
+    """The share of training rows in which a cell is there."""
     rate: int | None = None
     """Of a sound, samples per second."""
     encoding: Encoding | None = None
@@ -220,7 +222,7 @@ class Schema(BaseModel):
             )
 
     def expect_one_kind(self) -> None:
-        """Raises `ConfigError` where columns are of different kinds, or cells are missing, naming the columns."""
+        """Raises `ConfigError` where columns are of different kinds, naming some."""
         if self.kind == "mixed":
             kinds = {field.kind: field.name for field in reversed(self.fields)}
             listed = ", ".join(f"{name!r} is {kind}" for kind, name in kinds.items())
@@ -228,11 +230,14 @@ class Schema(BaseModel):
                 f"this model takes columns of one kind, and these differ ({listed}); for such a table there are vae, "
                 "hvae and ladder, or leave columns out with --drop, or make them one with kinds"
             )
+
+    def expect_no_gaps(self, reason: str = "this model takes no empty cells (or NaN)") -> None:
+        """Raises `ConfigError` with the reason where cells are missing, naming the columns."""
         if self.gaps:
             listed = ", ".join(repr(field.name) for field in self.fields if field.gaps)
             raise ConfigError(
-                f"this model takes no empty cells (or NaN), and there are some in the columns {listed}; vae, hvae and "
-                "ladder take them; else fill them in, or leave out those columns with --drop"
+                f"{reason}, and there are empty cells in the columns {listed}; vae, hvae and ladder take them; else "
+                "fill them in, or leave out those columns with --drop"
             )
 
     @property
@@ -282,8 +287,17 @@ class Schema(BaseModel):
 
     @property
     def log_jacobian(self) -> float:
-        """log |d prepared / d user|: added to a log-density of prepared data, in nats, to give the user's."""
-        return -math.fsum(math.log(field.scale) for field in self.fields if field.continuous)
+        """log |d prepared / d user|: added to a log-density of prepared data, in nats, to give the user's.
+
+        With gaps, the mean over the training rows: what is missing has no density in any unit.
+        """
+        return -math.fsum(field.present * math.log(field.scale) for field in self.fields if field.continuous)
+
+    def log_jacobians(self, x: np.ndarray) -> np.ndarray | float:
+        """`log_jacobian` of each row of a table in the user's units, (N, D) with NaN where empty: (N,)."""
+        if not self.gaps:
+            return self.log_jacobian
+        return -np.where(np.isnan(x), 0.0, np.log(self._scales)).sum(1)
 
     def prepare(self, x: np.ndarray) -> torch.Tensor:
         """Values in the user's units (N, *event) as the model sees them, float32 (N, *event); gaps stay NaN.

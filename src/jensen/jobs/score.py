@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,7 +109,8 @@ def score(
         return _estimate(model, tensors, which, estimator, k, refine, seed, memory, run.device, listener)
 
     estimate, how = _precise(run.model.eval(), walk, tensors, index, estimator, weights, seed, run.device)
-    rows, sizes = estimate.rows + run.schema.log_jacobian, estimate.effective_sample_size
+    jacobians = run.schema.log_jacobians(part.x[chosen])
+    rows, sizes = estimate.rows + torch.as_tensor(jacobians), estimate.effective_sample_size
     nats, stderr = mean_and_stderr(rows, weights)
     share = torch.full_like(rows, 1 / len(rows)) if weights is None else weights / weights.sum()
     kind = EXACT if estimator == "exact" else ESTIMATORS[estimator].kind
@@ -128,7 +130,7 @@ def score(
         split_sha256=part.sha256,
         binarization=run.schema.binarization,
         subset=None if limit is None or limit >= len(part) else f"{limit} of {len(part)} at random, seed {seed}",
-        log_jacobian=run.schema.log_jacobian,
+        log_jacobian=float(np.mean(jacobians)),
         effective_sample_size=float(sizes.median()) if sizes is not None else None,
         amounts=None if part.amounts is None else dict(zip(AMOUNTS, part.amounts[chosen].sum(0).tolist(), strict=True)),
         rows=rows,

@@ -33,8 +33,9 @@ Keep = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
 
 
 def hides(model: Model) -> list[str]:
-    """What q draws that represents a datum."""
-    return [name for name in model.hidden if not model.is_noise(name)]
+    """What q draws that represents a datum, or completes it."""
+    drawn = [(name, model.q[name].module) for name in model.hidden]
+    return [name for name, part in drawn if not model.is_noise(name) or getattr(part, "completes", False)]
 
 
 def weigh(

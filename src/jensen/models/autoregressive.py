@@ -10,15 +10,18 @@ to a causal network. From it come a model of that name, `prior=autoregressive pr
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from jensen.conditionals.autoregressive import Autoregressive, AutoregressiveHead, factorised
+from jensen.conditionals.completion import Completer, Seen
 from jensen.conditionals.heads import Support
-from jensen.core import Joint, Model
+from jensen.core import Joint, Model, on
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError
 from jensen.models.family import family, given
 from jensen.nets.causal import Causal, SequenceNet
 from jensen.nets.stack import Rate
+from jensen.objectives.elbo import elbo
 from jensen.objectives.likelihood import maximum_likelihood
 from jensen.registry import CausalSlot, Likelihood, component
 
@@ -52,11 +55,15 @@ def density(
         likelihood: the family of each element given those before it; "auto" follows the data.
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
-    support, (parents, context) = Support.of(schema, symbols=True), given(schema, conditional)
-    head = factorised(likelihood(support), "likelihood")
-    made = network(support, head.per_element, context.size if context else 0)
-    on = f" | {', '.join(parents)}" if context else ""
-    return Model(Joint({f"x{on}": Autoregressive(made, head, context)}), objective=maximum_likelihood())
+    support, (parents, context) = Support.of(schema, symbols=True, gaps=True), given(schema, conditional)
+    whole = replace(support, gaps=False)
+    head = factorised(likelihood(whole), "likelihood")
+    made = Autoregressive(network(whole, head.per_element, context.size if context else 0), head, context)
+    if not support.gaps:
+        return Model(Joint({on("x", *parents): made}), objective=maximum_likelihood())
+    q = Completer(support, factorised(likelihood(whole), "likelihood"))
+    p = {on("w", *parents): made, "x | w": Seen(whole=support.kind != "real")}
+    return Model(Joint(p), Joint({"w | x, seen": q}), elbo(warmup=0.0))
 
 
 @component("likelihood", "autoregressive", paper="Chen et al. 2017, arXiv:1611.02731")

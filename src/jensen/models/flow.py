@@ -15,9 +15,11 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
+from jensen.conditionals.completion import Completer, Seen
 from jensen.conditionals.dequantization import Floor
 from jensen.conditionals.flows import Flow
 from jensen.conditionals.heads import Support
+from jensen.conditionals.likelihoods import gaussian
 from jensen.conditionals.ranges import Ranges, onto_ranges
 from jensen.core import Joint, Model
 from jensen.data.schema import Schema
@@ -86,7 +88,7 @@ def density(
             which is the same; learned first, by circular splines, and the flow is given them.
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
-    support, (parents, context) = Support.of(schema), given(schema, conditional)
+    support, (parents, context) = Support.of(schema, gaps=True), given(schema, conditional)
     ranges = Ranges.of(schema, positive, bounded, circular)
     if any(ranges.around) and getattr(base, "name", "normal") != "normal":
         raise ConfigError(f"circular: expected base=normal, which becomes a uniform direction, got {base.name!r}")
@@ -100,6 +102,9 @@ def density(
     else:
         made = Composed([inner(support.shape, size), *_onto(support, alpha, marginals)])
     name = "x" if support.kind == "real" else "v"
+    if support.gaps and (name == "v" or ranges.any):
+        schema.expect_no_gaps("a flow fills gaps of real columns only, and of columns without ranges")
+    name = "w" if support.gaps else name
     on = f" | {', '.join(parents)}" if context else ""
     flow = Flow(base(made.domain_shape), made, context, ranges if ranges.any else None)
     p: dict[str, nn.Module] = {f"{name}{on}": flow}
@@ -107,6 +112,9 @@ def density(
     if name == "v":
         p["x | v"] = Floor(support)
         q["v | x"] = dequantizer(support)
+    if name == "w":
+        p["x | w"] = Seen(whole=False)
+        q["w | x, seen"] = Completer(support, gaussian(Support("real", support.shape)))
     return Model(Joint(p), Joint(q), objective("log_likelihood" if name == "x" else "elbo"))
 
 

@@ -59,6 +59,7 @@ def log_linear(
     """
     schema.expect_numbers()
     schema.expect_one_kind()
+    schema.expect_no_gaps()
     if labels and not schema.classes:
         raise ConfigError("labels: expected data with labels, got none")
     k = len(schema.classes) if labels and schema.classes else classes

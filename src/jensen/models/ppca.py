@@ -48,6 +48,7 @@ def ppca(
     """
     schema.expect_numbers()
     schema.expect_one_kind()
+    schema.expect_no_gaps()
     dims = math.prod(schema.event_shape)
     if latents >= dims:
         raise ConfigError(f"latents: expected fewer than the data's {dims} dimensions, got {latents}")
