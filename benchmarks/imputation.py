@@ -4,7 +4,8 @@ Half of the cells of four tables are hidden completely at random, five times, th
 before (the protocol "paper" of `jensen evaluate imputation`), and filled in by jensen's model with its default settings
 and by simple methods on the same masks. Of Adult a fifth is hidden; its categories are judged by accuracy.
 
-What is done is kept in `--work`, a file a table and method, so that a method can be run later than the others.
+What is done is kept in `--work`, a file a table and method, so that a method can be run later than the others; simple
+methods are taken from `--out`, too, where that is there already.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ PUBLISHED = {  # Mattei and Frellsen 2019, as quoted by others
 
 
 def cell(
-    work: Path, table: str, method: str, model: str, settings: dict[str, Any], masks: int
+    work: Path, table: str, method: str, model: str, settings: dict[str, Any], masks: int, particles: int
 ) -> dict[str, Any] | None:
     """What a method reached on a table: from its file, or run now; None where it cannot be run."""
     file, label, rate = TABLES[table]
@@ -54,6 +55,7 @@ def cell(
             masks=masks,
             model=model if ours else None,
             settings=settings if ours else None,
+            impute={"particles": particles} if particles else None,
             baselines=() if ours else (method,),
         )
     except JensenError as e:
@@ -87,15 +89,24 @@ def shown(cells: dict[str, dict[str, Any]], method: str, metric: str) -> str:
 
 def main() -> None:
     options = arguments(
-        __doc__, tables=",".join(TABLES), methods=",".join(["jensen", *BASELINES]), model="vae", settings="{}", masks=5,
+        __doc__,
+        tables=",".join(TABLES),
+        methods=",".join(["jensen", *BASELINES]),
+        model="vae",
+        settings="{}",
+        masks=5,
+        particles=0,
         work="runs/imputation",
-    )  # fmt: skip
+    )
     settings, work = json.loads(options.settings), Path(options.work)
     tables, methods = options.tables.split(","), options.methods.split(",")
+    kept = json.loads(options.out.read_text())["cells"] if options.out and options.out.exists() else {}
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for table in tables:
         for method in methods:
-            result = cell(work, table, method, options.model, settings, options.masks)
+            result = kept.get(table, {}).get(method) if method != "jensen" else None
+            if result is None or result["about"]["masks"] != options.masks:
+                result = cell(work, table, method, options.model, settings, options.masks, options.particles)
             if result is not None:
                 found.setdefault(table, {})[method] = result
     told = [(table, metric) for table in found for metric in ("mse", "accuracy") if table == "adult" or metric == "mse"]

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 import jensen
-from jensen.errors import CapabilityError, ConfigError, DataError
+from jensen.errors import ConfigError, DataError
 from jensen.jobs import evaluate
 from jensen.jobs.evaluate.columns import Columns
 from jensen.jobs.evaluate.imputation import errors
@@ -191,11 +191,12 @@ def test_baselines_fill_in_mixed_tables(name: str):
 
 def test_a_model_is_trained_on_rows_without_gaps_where_it_takes_none():
     frame = pd.DataFrame(NUMBERS[:400, :3], columns=list("abc"))
-    options = {"model": "realnvp", "settings": {"epochs": 2, "layers": 2}, "masks": 1, "baselines": ["mean"]}
-    found = evaluate.imputation(frame, **options, rate=0.2, complete_rows=True)
-    assert 0 < found.mean("realnvp", "mse")[0] < 3
-    with pytest.raises((ConfigError, CapabilityError), match="takes no empty cells"):
+    options = {"model": "ppca", "settings": {"latents": 2}, "masks": 1, "baselines": ["mean"]}
+    with pytest.raises(ConfigError, match="takes no empty cells"):
         evaluate.imputation(frame, **options, rate=0.2)
+    found = evaluate.imputation(frame, **{**options, "model": "realnvp", "settings": {"epochs": 2, "layers": 2}},
+                                rate=0.2, complete_rows=True)  # fmt: skip
+    assert 0 < found.mean("realnvp", "mse")[0] < 3
     with pytest.raises(DataError, match=r"rows have no gaps, expected 20 or more"):
         evaluate.imputation(frame, **options, rate=0.8, complete_rows=True)
 
@@ -346,3 +347,15 @@ def test_what_outliers_need():
         evaluate.outliers(frame.assign(label=0), label="label")
     with pytest.raises(ConfigError, match="--detectors: 'ECODD' is none; did you mean 'ECOD'"):
         evaluate.outliers(frame, label="label", detectors=["ECODD"])
+
+
+def test_a_model_learns_from_gaps_and_beats_the_mean():
+    """Columns of which any two tell the third, numbers and words, in both protocols."""
+    frame = mixed(500).drop(columns=["n", "label"])
+    settings = {"latents": 2, "encoder.hidden": [32], "decoder.hidden": [32]}
+    budget = {"epochs": 60, "batch_size": 32, "lr": 5e-3}
+    for protocol in ("paper", "leak-free"):
+        found = evaluate.imputation(
+            frame, model="vae", settings=settings | budget, rate=0.3, masks=1, baselines=["mean"], protocol=protocol
+        )
+        assert found.difference("mean", "mse")[0] < -0.5 and found.difference("mean", "accuracy")[0] > 0.25
