@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 import jensen
 from jensen.errors import ConfigError, DataError
 from jensen.jobs import evaluate
-from jensen.jobs.evaluate.columns import Columns
+from jensen.jobs.columns import Columns
 from jensen.jobs.evaluate.imputation import errors
 from jensen.jobs.evaluate.imputers import BASELINES, Gapped
 from jensen.jobs.evaluate.masks import mask

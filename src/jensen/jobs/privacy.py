@@ -14,7 +14,7 @@ import numpy as np
 
 from jensen.data import Split
 from jensen.errors import ConfigError, DataError
-from jensen.jobs.evaluate.columns import Columns
+from jensen.jobs.columns import Columns
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
 

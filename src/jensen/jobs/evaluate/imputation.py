@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jensen.errors import ConfigError, DataError, did_you_mean
-from jensen.jobs.evaluate.columns import Columns, open_table
+from jensen.jobs.columns import Columns, open_table
 from jensen.jobs.evaluate.comparison import Evaluation, Metric
 from jensen.jobs.evaluate.imputers import BASELINES, Gapped, Imputer
 from jensen.jobs.evaluate.masks import MECHANISMS, mask

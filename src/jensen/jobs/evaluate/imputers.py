@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jensen.jobs.evaluate.columns import Columns
+from jensen.jobs.columns import Columns
 
 NEIGHBOURS, DONORS = 20, 5000  # at most, or as many as √N; among at most so many rows
 RIDGE_ROUNDS, TREE_ROUNDS = 10, 3  # more of the latter make it worse: it learns from what it has filled in itself

@@ -10,8 +10,8 @@ import numpy as np
 
 from jensen.data import splits
 from jensen.errors import ConfigError, DataError, did_you_mean
+from jensen.jobs.columns import Columns, open_table
 from jensen.jobs.detectors import DETECTORS, Detector
-from jensen.jobs.evaluate.columns import Columns, open_table
 from jensen.jobs.evaluate.comparison import Evaluation, Metric
 from jensen.jobs.privacy import coordinates
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jensen.data import splits
 from jensen.errors import ConfigError, DataError
-from jensen.jobs.evaluate.columns import Columns, open_table
+from jensen.jobs.columns import Columns, open_table
 from jensen.jobs.evaluate.comparison import Evaluation, Metric
 from jensen.jobs.privacy import nearness
 
