@@ -298,6 +298,11 @@ def test_privacy_of_a_run():
     assert found.synthetic == 200 and found.training == 480 and found.held_out == 60 and not found.warnings
     rows = run.data().split("train").x[:100]
     assert run.privacy(rows).copies == 1
+    frame = mixed(200)
+    frame.loc[::7, "word"], frame.loc[::5, "n"] = None, np.nan
+    gapped = jensen.train("vae", frame, latents=2, epochs=1, label="label", conditional=True)
+    assert gapped.privacy(n=30).synthetic == 30
+    assert gapped.privacy(frame.iloc[gapped.data().split("train").index[:50]]).copies == 1
     with pytest.raises(ConfigError, match="expected a table"):
         privacy(jensen.train("vae", np.zeros((30, 4, 4), np.uint8) + 1, latents=2, epochs=1))
 

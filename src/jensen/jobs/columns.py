@@ -52,15 +52,21 @@ class Columns:
         Raises:
             DataError: a column holds something else than numbers, words, truth values and times.
         """
-        found = kinds.infer([frame], told or {}, _source(frame))
-        fields = tuple(f.model_copy(update={"kind": "real"}) if f.kind in kinds.NUMERIC else f for f in found)
-        levels = [len(f.categories) if f.categories is not None else 0 for f in found]
-        for j, one in enumerate(found):
-            cells = frame.iloc[:, j].dropna()
-            whole = one.dtype.lower().startswith(("int", "uint", "bool"))
-            if one.categories is None and one.kind != "time" and len(cells) and cells.isin((0, 1)).all():
-                levels[j] = 2 if whole or one.kind == "binary" else 0
-        return cls(fields, np.array(levels), np.zeros(len(fields)), np.ones(len(fields)), dict(told or {}))
+        source = _source(frame)
+        found = kinds.infer([frame], told or {}, source)
+        return cls.of_fields(found, kinds.encode(frame, found, source), told)
+
+    @classmethod
+    def of_fields(cls, fields: Sequence[Field], x: np.ndarray, told: Mapping[str, Any] | None = None) -> Columns:
+        """The same of fields and all rows (N, D) in the user's units."""
+        levels = []
+        for one, column in zip(fields, x.T, strict=True):
+            seen = column[~np.isnan(column)]
+            whole = one.kind == "binary" or one.dtype.lower().startswith(("int", "uint", "bool"))
+            binary = one.kind != "time" and whole and len(seen) > 0 and bool(np.isin(seen, (0, 1)).all())
+            levels.append(len(one.categories) if one.categories is not None else 2 * binary)
+        real = tuple(f.model_copy(update={"kind": "real"}) if f.kind in kinds.NUMERIC else f for f in fields)
+        return cls(real, np.array(levels), np.zeros(len(real)), np.ones(len(real)), dict(told or {}))
 
     def __len__(self) -> int:
         return len(self.fields)

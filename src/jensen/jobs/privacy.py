@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jensen.data import Split
+from jensen.data.schema import in_dtype
 from jensen.errors import ConfigError, DataError
 from jensen.jobs.columns import Columns
 from jensen.jobs.job import job
@@ -124,10 +125,10 @@ def privacy(run: Run, rows: Any = None, *, data: Any = None, n: int | None = Non
     if rows is None:
         count = n if n is not None else min(len(held), ROWS)
         rows = run.sample(count, seed=seed, given=_given(run, found.split("train"), count, seed))
-    training, held_out = (_frame(run, part) for part in (found.split("train"), held))
+    own, outside = found.split("train").x, held.x
+    columns = Columns.of_fields(run.schema.fields, np.concatenate([own, outside]))
     synthetic = rows if hasattr(rows, "iloc") else _named(run, np.asarray(rows))
-    shared = [name for name in training.columns if name in synthetic.columns]
-    return nearness(*(frame[shared] for frame in (synthetic, training, held_out)), seed=seed)
+    return _nearness(columns, columns.numbers(synthetic), own, outside, seed)
 
 
 def nearness(synthetic: Any, training: Any, held_out: Any, seed: int = 0) -> Privacy:
@@ -135,12 +136,17 @@ def nearness(synthetic: Any, training: Any, held_out: Any, seed: int = 0) -> Pri
     import pandas
 
     columns = Columns.of(pandas.concat([training, held_out, synthetic], ignore_index=True))
-    numbers = [columns.numbers(frame) for frame in (training, held_out, synthetic)]
-    scaled = columns.standardised(numbers[0])
+    made, own, held = (columns.numbers(frame) for frame in (synthetic, training, held_out))
+    return _nearness(columns, made, own, held, seed)
+
+
+def _nearness(columns: Columns, made: np.ndarray, own: np.ndarray, held: np.ndarray, seed: int) -> Privacy:
+    """Of rows (n, D) in their own units."""
+    scaled, drawn = columns.standardised(own), own
     rng = np.random.default_rng(seed)
-    own, held, made = (coordinates(scaled, scaled.scale(x)) for x in numbers)
+    own, held, made = (coordinates(scaled, scaled.scale(x)) for x in (own, held, made))
     held, made = (x if len(x) <= ROWS else x[rng.choice(len(x), ROWS, replace=False)] for x in (held, made))
-    shuffled = np.stack([rng.choice(numbers[0][:, j], len(made)) for j in range(len(columns))], axis=1)
+    shuffled = np.stack([rng.choice(drawn[:, j], len(made)) for j in range(len(columns))], axis=1)
     alone = coordinates(scaled, scaled.scale(shuffled))
     of_made, of_held, of_alone = (nearest(x, own) for x in (made, held, alone))
     quantile = float(np.quantile(of_held, QUANTILE))
@@ -182,12 +188,6 @@ def nearest(rows: np.ndarray, among: np.ndarray) -> np.ndarray:
     return found
 
 
-def _frame(run: Run, part: Split) -> pandas.DataFrame:
-    labels = part.y if part.y is not None and (part.y >= 0).all() else None
-    found: Any = run.schema.model_copy(update={"container": "pandas"}).table(part.x, part.c, labels)
-    return found
-
-
 def _named(run: Run, rows: np.ndarray) -> pandas.DataFrame:
     import pandas
 
@@ -198,10 +198,10 @@ def _named(run: Run, rows: np.ndarray) -> pandas.DataFrame:
 
 def _given(run: Run, part: Split, n: int, seed: int) -> dict[str, Any] | None:
     """Conditions of training rows drawn at random, where the model takes any."""
-    wanted = [*(run.schema.given_names if "c" in run.model.context else []),
-              *([run.schema.label] if "y" in run.model.context and run.schema.label else [])]  # fmt: skip
-    if not wanted:
-        return None
-    frame = _frame(run, part)
-    drawn = frame.iloc[np.random.default_rng(seed).integers(len(frame), size=n)]
-    return {name: drawn[name].tolist() for name in wanted}
+    index = np.random.default_rng(seed).integers(len(part), size=n)
+    wanted: dict[str, Any] = {}
+    if "c" in run.model.context and part.c is not None:
+        wanted = {one.name: list(in_dtype(part.c[index, j], one)) for j, one in enumerate(run.schema.given)}
+    if "y" in run.model.context and part.y is not None:
+        wanted[run.schema.label or "y"] = [(run.schema.classes or ())[k] for k in part.y[index]]
+    return wanted or None
