@@ -44,6 +44,9 @@ def test_synthetic(jensen, fails, table, tmp_path):
     found = json.loads(jensen(*words, "--rows", table, "--json").out)
     assert found["methods"]["given rows"]["copies"]["mean"] == 0.7  # the share of them that was trained on
     assert found["methods"]["training rows"]["accuracy"]["mean"] > 0.8
+    other = tmp_path / "other.csv"
+    other.write_text("x,y,n,kind\n1,2,3,c\n4,5,6,a\n")
+    assert json.loads(jensen(*words, "--rows", other, "--json").out)["methods"]["given rows"]["copies"]["mean"] == 0
     short = tmp_path / "short.csv"
     short.write_text("x,y\n1,2\n3,4\n")
     fails(jensen(*words, "--rows", short), 3, "expected the columns of", "without n, kind")

@@ -87,19 +87,22 @@ def synthetic(
         raise ConfigError(f"{', '.join(settings)}: settings of a model, but no --model is named")
     table = open_table(data, label, drop)
     name, frame, label = table.name, table.limited(limit, seed), table.label
+    columns = Columns.of(frame, table.told)
     methods: dict[str, Generator] = {REAL: lambda train, n, seed: train, INDEPENDENT: independent}
     if rows is not None:
+        import pandas
+
         made = open_table(rows).frame
         missing = [column for column in frame.columns if column not in made.columns]
         if missing:
             raise DataError(f"synthetic rows: expected the columns of {name}, without {', '.join(missing)}")
+        columns = Columns.of(pandas.concat([frame, made[columns.names]], ignore_index=True), table.told)
         methods = {GIVEN: lambda train, n, seed: made, **methods}
     ours = None
     if model is not None:
         ours = model if isinstance(model, str) else "method"
         own = by_model(model, settings or {}, label, table.told) if isinstance(model, str) else model
         methods = {ours: own, **methods}
-    columns = Columns.of(frame, table.told)
     values: dict[str, dict[str, list[float]]] = {m: {} for m in methods}
     seconds: dict[str, list[float]] = {m: [] for m in methods}
     for turn in range(seeds):
