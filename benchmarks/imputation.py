@@ -61,7 +61,7 @@ def cell(
     except JensenError as e:
         print(f"{table}, {method}: {e}")
         return None
-    result = {"values": dict(found.values[model if ours else method]), "about": dict(found.about)}
+    result = {"values": dict(found.values[model if ours else method]), "about": {**found.about, "data": file}}
     result["seconds"] = list(found.seconds[model if ours else method])
     work.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result))
