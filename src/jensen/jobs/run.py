@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from jensen.core import Capabilities, Evidence, Model, Score, seeded
 from jensen.data import Dataset, Schema, Split, TensorSplit, load_data
 from jensen.errors import ConfigError, DataError, IntegrityError
+from jensen.jobs.precision import as_in, precision
 from jensen.registry import build
 from jensen.training.folder import Folder
 
@@ -45,6 +47,20 @@ class Run:
     log: list[dict[str, Any]] = field(default_factory=list)
     _data: Dataset | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: record, schema and weights, as a run folder does; neither data nor folder."""
+        weights = {name: t.detach().cpu().contiguous().clone() for name, t in self.model.state_dict().items()}
+        return {"spec": self.spec, "schema": self.schema.model_dump_json(), "weights": save(weights), "log": self.log,
+                "precision": str(precision(self.model)).removeprefix("torch.")}  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the model of the record anew, on the CPU, and load its weights."""
+        schema, spec = Schema.model_validate_json(state["schema"]), state["spec"]
+        with seeded(0):
+            model: Model = build(spec["model"], schema, spec["settings"])
+        model.to(getattr(torch, state["precision"])).load_state_dict(load(state["weights"]))
+        self.__init__(spec, schema, model.eval(), None, state["log"])
+
     def __repr__(self) -> str:
         where = f" in {self.folder.path}" if self.folder else ""
         return f"<Run {self.spec['model']} on {self.spec['data']['name']}{where}>"
@@ -70,7 +86,7 @@ class Run:
         """What a walk over a datum of zeros leaves: which distributions there are, and their shapes."""
         zeros = torch.zeros(1, *self.schema.event_shape, device=self.device)
         with seeded(0, self.device):
-            return self.model.evidence({"x": zeros, **self._toy_context()})
+            return self.model.evidence(as_in(self.model, {"x": zeros, **self._toy_context()}))
 
     def _toy_context(self) -> dict[str, Tensor]:
         c = torch.zeros(1, *self.schema.given_shape, device=self.device)

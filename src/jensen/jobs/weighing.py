@@ -55,7 +55,7 @@ def weigh(
     """
     model = run.model
     x, context = as_in(model, {"x": x})["x"], as_in(model, dict(context))
-    masked = "seen" in model.context
+    masked = model.sees_gaps
     rows = missing.flatten(1).any(1).nonzero()[:, 0]
     if not len(rows):
         return
@@ -84,7 +84,7 @@ def _usual(model: Model, context: Mapping[str, Tensor]) -> Tensor:
 
 def _walk(model: Model, x: Tensor, hole: Tensor, context: Mapping[str, Tensor], particles: int) -> Evidence:
     observed: dict[str, Any] = {**context, model.data: Observed(x, ~hole, keep=True)}
-    if "seen" in model.context:
+    if model.sees_gaps:
         observed["seen"] = ~hole
     try:
         e = model.evidence(observed, particles, paths=False)
