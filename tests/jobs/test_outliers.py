@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,14 +13,17 @@ from scipy.stats import betabinom, false_discovery_control, multivariate_normal,
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
+from jensen.conditionals.linear_gaussian import LinearGaussian
 from jensen.data import Dataset, Schema, Split
 from jensen.data.normal_scores import NormalScores, Standardised
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.conformal import benjamini_hochberg, conformal_p_values
 from jensen.jobs.detectors import DETECTORS, Detector, Ecod, Modelled
 from jensen.jobs.run import Run
+from jensen.jobs.surprise import surprise
 from jensen.jobs.train import train
 
+SMALL = {"encoder.hidden": [16], "decoder.hidden": [16]}
 SCALES, SHIFT = np.array([1.0, 0.1, 30.0, 2.0]), np.array([0.0, 5.0, -2.0, 1.0])
 
 
@@ -40,13 +45,15 @@ def ppca() -> Run:
     return train("ppca", made(), latents=2)
 
 
-def law(run: Run) -> multivariate_normal:  # pyright: ignore
+def law(run: Run) -> Any:
     """p(x) of a PPCA in the units of its data."""
-    p = run.model.p["x"].module.marginal()
+    module = run.model.p["x"].module
+    assert isinstance(module, LinearGaussian)
+    p = module.marginal()
     scale = np.array([field.scale for field in run.schema.fields])
     center = np.array([field.center for field in run.schema.fields])
     cov = p.covariance_matrix.detach().double().numpy() * np.outer(scale, scale)
-    return multivariate_normal(p.mean.detach().double().numpy() * scale + center, cov)  # pyright: ignore
+    return multivariate_normal(p.mean.detach().double().numpy() * scale + center, cov)  # pyright: ignore[reportArgumentType]
 
 
 # p-values
@@ -113,6 +120,7 @@ def test_reconstruction_in_closed_form(ppca):
     """−E_q log p(x | z) of a linear Gaussian."""
     x = rows(20, 2)
     module = ppca.model.p["x"].module
+    assert isinstance(module, LinearGaussian)
     w, sigma = module.weight.detach().double().numpy(), float(module.scale.detach())
     inverse = np.linalg.inv(w.T @ w + sigma**2 * np.eye(2))
     centred = ppca.schema.prepare(x).double().numpy() - module.mean.detach().double().numpy()
@@ -125,7 +133,7 @@ def test_reconstruction_in_closed_form(ppca):
 
 def test_latent_distance(ppca):
     z, codes = ppca.encode(rows(5, 2)), ppca.encode(split="train")
-    usual = LedoitWolf().fit(codes.astype(float))
+    usual: Any = LedoitWolf().fit(codes.astype(float))
     wanted = [mahalanobis(row, usual.location_, usual.precision_) for row in z]
     np.testing.assert_allclose(ppca.outliers(rows(5, 2), method="latent").score, wanted, rtol=1e-5)
 
@@ -135,7 +143,9 @@ def test_an_ensemble_counts_disagreement_as_strange(ppca):
     x = rows(20, 2)
     found = ppca.outliers(x, ensemble=others)
     each = np.stack([law(run).logpdf(x) for run in (ppca, others[0])])
-    each = np.concatenate([each, [others[1].score(x, keep=False).rows.double().numpy()]])
+    last = others[1].score(x, keep=False).rows
+    assert last is not None
+    each = np.concatenate([each, [last.double().numpy()]])
     assert found.method == "ensemble"
     np.testing.assert_allclose(found.score, each.var(0, ddof=1) - each.mean(0), rtol=1e-3, atol=1e-2)
 
@@ -147,8 +157,7 @@ def test_surprise_and_what_was_expected_in_closed_form(ppca):
     """p(x_d | the others) of a normal, columns standardised; one value is four deviations off."""
     x = rows(25, 7)
     x[0, 1] += 4 * SCALES[1]
-    found = ppca.outliers(x, columns=True, particles=2000).surprise
-    assert found is not None
+    found = surprise(ppca, ppca.tensors(Split(x)), np.arange(25), particles=2000)
     mean, cov = law(ppca).mean, law(ppca).cov
     nats, expected = np.empty_like(x), np.empty_like(x)
     for d in range(4):
@@ -164,7 +173,7 @@ def test_surprise_and_what_was_expected_in_closed_form(ppca):
 
 
 def test_terms_of_an_autoregressive_density_sum_to_it():
-    run = train("made", made(100, 50), hidden=[16], epochs=1)
+    run = train("made", made(100, 50), settings={"hidden": [16]}, epochs=1)
     found = run.outliers(columns=True)
     assert found.surprise is not None
     nats = found.surprise.bits.sum(1) * np.log(2) - run.schema.log_jacobian
@@ -176,11 +185,9 @@ def test_of_binary_columns_the_likelier_value_is_expected():
     rng = np.random.default_rng(0)
     z = rng.integers(0, 2, 400)
     x = (z[:, None] ^ (rng.random((400, 5)) < 0.02)).astype(float)
-    schema = Schema.of_table(x, list("abcde"), ["binary"] * 5)
+    schema = Schema.of_table(x, list("abcde"), ["binary"] * 5)  # pyright: ignore[reportArgumentType]
     data = Dataset("bits", schema, {"train": Split(x[:300]), "valid": Split(x[300:])})
-    run = train(
-        "vae", data, latents=2, epochs=40, batch_size=32, lr=1e-2, **{"encoder.hidden": [16], "decoder.hidden": [16]}
-    )
+    run = train("vae", data, latents=2, epochs=40, batch_size=32, lr=1e-2, settings=SMALL)
     found = run.outliers(np.array([[1.0, 1, 0, 1, 1], [0, 0, 0, 0, 0]]), columns=True, particles=500)
     assert found.surprise is not None
     assert (found.surprise.expected == [[1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]).all()
@@ -198,7 +205,7 @@ def test_refusals(ppca):
         ppca.outliers(method="latent", alpha=0.0, particles=0, ensemble=[ppca])
     with pytest.raises(ConfigError, match="fitted to the training part"):
         ppca.outliers(calibration="train")
-    flow = train("realnvp", made(60, 30), layers=2, hidden=[8], epochs=1)
+    flow = train("realnvp", made(60, 30), settings={"layers": 2, "hidden": [8]}, epochs=1)
     with pytest.raises(CapabilityError, match="use --method likelihood"):
         flow.outliers(method="reconstruction")
     with pytest.raises(CapabilityError, match="leave out --columns"):
@@ -243,12 +250,16 @@ def test_detectors_find_what_is_far(name):
     _separates(found, lambda x: x / SCALES)
 
 
-@pytest.mark.parametrize("scores", [True, False])
-def test_our_detector_finds_what_is_far_and_what_hangs_together_otherwise(scores):
-    settings = {"latents": 2, "likelihood": {"name": "gaussian", "variance": "learned"}}
-    detector = Modelled(settings=settings, epochs=20, members=2, scores=scores).fit(rows(200, 0))
+def test_our_detector_finds_what_is_far_and_what_hangs_together_otherwise():
+    settings = {"latents": 2, "likelihood": {"name": "gaussian", "variance": "learned"}, "train": {"lr": 1e-2}}
+    detector = Modelled(settings=settings | SMALL, steps=300, members=2).fit(rows(200, 0))
     assert len(detector.held_out) == 30
     _separates(detector, lambda x: x)
+    mixed = np.random.default_rng(3).permuted(rows(500, 9), axis=0)  # each value usual, and of another row
+    score, apart = (detector.score(np.concatenate([rows(500, 8), mixed])) for detector.apart in (0.5, 1.0))
+    which = np.arange(1000) >= 500
+    assert roc_auc_score(which, score) > 0.6 and abs(roc_auc_score(which, apart) - 0.5) < 0.05
+    detector.apart = 0.5
     p = conformal_p_values(detector.score(detector.held_out), detector.score(rows(500, 8)))
     k = 3  # of 31
     assert betabinom.ppf(0.0005, 500, k, 31 - k) <= (p <= 0.1).sum() <= betabinom.ppf(0.9995, 500, k, 31 - k)
@@ -264,3 +275,29 @@ def _separates(detector: Detector, units) -> None:
 def test_standardised_keeps_constant_columns():
     x = np.array([[1.0, 5.0], [3.0, 5.0]])
     np.testing.assert_array_equal(Standardised().fit(x)(np.array([[4.0, 7.0]])), [[2.0, 2.0]])
+
+
+def test_a_mixed_table_with_gaps():
+    """Names and numbers together: a wrong name is the surprise, and an empty cell has none."""
+    import pandas
+
+    rng = np.random.default_rng(0)
+    z = rng.integers(0, 3, 400)
+    frame = pandas.DataFrame(
+        {
+            "height": 5.0 * z + 0.3 * rng.normal(size=400),
+            "kind": np.array(["ash", "birch", "elm"])[z],
+            "leaf": np.array(["a", "b", "c"])[z],
+            "age": rng.poisson(4 + 5 * z),
+        }
+    )
+    frame.loc[rng.random(400) < 0.1, "kind"] = None
+    run = train("vae", frame, latents=2, epochs=30, batch_size=32, lr=1e-2, settings=SMALL)
+    new = pandas.DataFrame({"height": [0.0, 10.0], "kind": ["elm", None], "leaf": ["a", "c"], "age": [4, 14]})
+    found = run.outliers(new, columns=True)
+    assert found.surprise is not None and found.usual_bits is not None
+    assert found.score[0] > found.score[1] and found.outlier.tolist() == [True, False]
+    assert (found.surprise.bits[0] - found.usual_bits).argmax() == 1 and found.surprise.expected["kind"][0] == "ash"
+    assert np.isnan(found.surprise.bits[1, 1]) and found.surprise.expected["kind"][1] == "elm"
+    assert np.isfinite(found.surprise.bits[1, [0, 2, 3]]).all()
+    assert "kind elm" in str(found) and "ash" in str(found)

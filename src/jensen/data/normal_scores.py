@@ -25,31 +25,30 @@ class NormalScores:
 
     def fit(self, x: np.ndarray) -> Self:
         """Args:
-        x: rows (N, D).
+        x: rows (N, D); NaN counts for nothing.
         """
-        self.sorted = np.sort(np.asarray(x, dtype=np.float64), axis=0)
-        scale = self.sorted.std(0)
-        self.scale = np.where(scale > 0, scale, 1.0)
+        self.sorted = [np.sort(column[~np.isnan(column)]) for column in np.asarray(x, dtype=np.float64).T]
         return self
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Scores of rows (n, D); NaN stays NaN."""
         x = np.asarray(x, dtype=np.float64)
-        scores, n = np.empty_like(x), len(self.sorted)
-        for d, (column, data) in enumerate(zip(x.T, self.sorted.T, strict=True)):
-            below, at_most = (np.searchsorted(data, column, side=side) for side in ("left", "right"))
-            outside = column - np.clip(column, data[0], data[-1])
-            scores[:, d] = ndtri(((below + at_most) / 2 + 0.5) / (n + 1)) + outside / self.scale[d]
+        scores = np.zeros_like(x)
+        for d, (column, data) in enumerate(zip(x.T, self.sorted, strict=True)):
+            if len(data):
+                below, at_most = (np.searchsorted(data, column, side=side) for side in ("left", "right"))
+                outside = column - np.clip(column, data[0], data[-1])
+                scores[:, d] = ndtri(((below + at_most) / 2 + 0.5) / (len(data) + 1)) + outside / (data.std() or 1.0)
         return np.where(np.isnan(x), np.nan, scores)
 
 
 class Standardised:
-    """(x_d − mean) / deviation, of the fitted rows; constant columns keep their scale."""
+    """(x_d − mean) / deviation, of the fitted rows, NaN left out; constant columns keep their scale."""
 
     def fit(self, x: np.ndarray) -> Self:
-        x = np.asarray(x, dtype=np.float64)
-        scale = x.std(0)
-        self.center, self.scale = x.mean(0), np.where(scale > 0, scale, 1.0)
+        columns = [column[~np.isnan(column)] for column in np.asarray(x, dtype=np.float64).T]
+        self.center = np.array([column.mean() if len(column) else 0.0 for column in columns])
+        self.scale = np.array([(column.std() if len(column) else 0.0) or 1.0 for column in columns])
         return self
 
     def __call__(self, x: np.ndarray) -> np.ndarray:

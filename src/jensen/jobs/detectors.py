@@ -6,6 +6,7 @@ k nearest neighbours and a kernel density.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, Self
 
@@ -20,7 +21,7 @@ from jensen.jobs.train import train
 
 NEIGHBOURS = 5
 SETTINGS = {"latents": 8, "likelihood": {"name": "gaussian", "variance": "learned"}}
-EPOCHS, MEMBERS, APART, VALID = 80, 3, 0.5, 0.15
+STEPS, BATCH, MEMBERS, APART, VALID = 5000, 128, 3, 0.5, 0.15
 
 
 class Detector(Protocol):
@@ -46,7 +47,8 @@ class Modelled:
 
     Args:
         seed: of the cut, the models' weights and draws.
-        model, settings, epochs: of the models.
+        model, settings: of the models.
+        steps: of training, of each; the weights kept are those of the best validation.
         members: how many.
         apart: weight of the columns taken apart, in [0, 1].
         scores: whether columns are carried to normal scores, or standardised only.
@@ -57,12 +59,12 @@ class Modelled:
         seed: int = 0,
         model: str = "vae",
         settings: Mapping[str, Any] = SETTINGS,
-        epochs: int | None = EPOCHS,
+        steps: int = STEPS,
         members: int = MEMBERS,
         apart: float = APART,
         scores: bool = True,
     ):
-        self.seed, self.model, self.settings, self.epochs = seed, model, settings, epochs
+        self.seed, self.model, self.settings, self.steps = seed, model, settings, steps
         self.members, self.apart, self.scores = members, apart, scores
 
     def fit(self, x: np.ndarray) -> Self:
@@ -74,15 +76,15 @@ class Modelled:
         parts = {name: Split(self.columns(x[index])) for name, index in rows.items()}
         schema = Schema.of_table(parts["train"].x, [f"x{d}" for d in range(x.shape[1])])
         data = Dataset("rows", schema, parts)
-        budget = {} if self.epochs is None else {"epochs": self.epochs}
         seeds = [self.members * self.seed + m for m in range(self.members)]
+        budget = {"epochs": math.ceil(self.steps / math.ceil(len(rows["train"]) / BATCH)), "batch_size": BATCH}
         self.runs = [train(self.model, data, settings=self.settings, seed=seed, **budget) for seed in seeds]
         return self
 
     def score(self, x: np.ndarray) -> np.ndarray:
         t = self.columns(x)
         found = [outlier_scores("likelihood", [run], [Split(t)], PARTICLES, self.seed)[0] for run in self.runs]
-        return self.apart * -norm.logpdf(t).sum(1) + (1 - self.apart) * np.mean(found, axis=0)
+        return self.apart * -np.nansum(norm.logpdf(t), 1) + (1 - self.apart) * np.mean(found, axis=0)
 
 
 class Ecod:
@@ -161,7 +163,7 @@ class KernelDensity:
     def fit(self, x: np.ndarray) -> Self:
         from sklearn.neighbors import KernelDensity as Density
 
-        self.density = Density(bandwidth=self.bandwidth).fit(x)
+        self.density = Density(bandwidth=self.bandwidth).fit(x)  # pyright: ignore[reportArgumentType]
         return self
 
     def score(self, x: np.ndarray) -> np.ndarray:

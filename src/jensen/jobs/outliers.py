@@ -43,6 +43,7 @@ from jensen.jobs.surprise import Surprise, surprise
 PARTICLES = 50  # of the bound, where there is no exact likelihood
 MOST = 10_000  # training data, and data for calibration, that are looked at
 BATCH = 1000
+USUAL = 100  # data for calibration that tell how surprising a column usually is
 SHOWN, OF_ROW = 5, 3  # rows, and columns of each, that are told of
 
 
@@ -59,7 +60,7 @@ class Outliers:
         method: by which they were scored.
         calibration: how many data p-values come from, and where these are from.
         surprise: by column; None where it was not asked for.
-        values: of the columns, in the user's units, (n, D), where surprise was asked for.
+        usual_bits: mean surprise of each column in some of the data for calibration, (D,); None likewise.
         data, split: what was looked at.
     """
 
@@ -72,7 +73,7 @@ class Outliers:
     method: str
     calibration: tuple[int, str]
     surprise: Surprise | None
-    values: Any
+    usual_bits: np.ndarray | None
     data: str
     split: str
 
@@ -104,6 +105,9 @@ class Outliers:
             "least_p_value": float(self.p_value.min()) if len(self.rows) else None,
             "median_score": float(np.median(finite)) if len(finite) else None,
             "calibration": {"n": self.calibration[0], "data": self.calibration[1]},
+            "usual_bits": None
+            if self.surprise is None or self.usual_bits is None
+            else dict(zip(self.surprise.names, self.usual_bits.tolist(), strict=True)),
         }
 
     @property
@@ -132,16 +136,17 @@ class Outliers:
         return "\n".join(lines)
 
     def _why(self, i: int) -> str:
-        """The columns that surprise most in a row, with what was expected there."""
-        if self.surprise is None:
+        """The columns that surprise most in a row, beside what is usual of them, with what was expected there."""
+        if self.surprise is None or self.usual_bits is None:
             return ""
         import pandas
 
-        found, expected = np.nan_to_num(self.surprise.bits[i], nan=-np.inf), pandas.DataFrame(self.surprise.expected)
-        values, told = pandas.DataFrame(self.values), []
-        for d in np.argsort(-found)[:OF_ROW]:
-            name, value, usual = self.surprise.names[d], values.iloc[i, d], expected.iloc[i, d]
-            told.append(f"{name} {_short(value)} ({found[d]:.1f} bits, expected {_short(usual)})")
+        found, names, told = self.surprise.bits[i], self.surprise.names, []
+        values, usual = (pandas.DataFrame(t).iloc[i] for t in (self.surprise.values, self.surprise.expected))
+        more = found - np.nan_to_num(self.usual_bits)
+        for d in np.argsort(-more)[: min(OF_ROW, int(np.isfinite(found).sum()))]:  # empty cells come last
+            amount = f"{found[d]:.1f} bits, usually {self.usual_bits[d]:.1f}"
+            told.append(f"{names[d]} {_short(values.iloc[d])} ({amount}; expected {_short(usual.iloc[d])})")
         return "; " + ", ".join(told)
 
 
@@ -194,10 +199,27 @@ def outliers(
     both = outlier_scores(method, runs, [usual, part], k, seed)
     p = conformal_p_values(*both)
     judged = benjamini_hochberg(p) if fdr else p
-    told = surprise(run, run.tensors(part), np.arange(len(part)), particles or OF_SURPRISE, seed) if columns else None
-    values = run.schema.table(part.x) if columns else None
-    return Outliers(part.index, both[1], p, judged <= alpha, alpha, fdr, method, (len(usual), where), told, values,
-                    found.name, name)  # fmt: skip
+    told, typical = None, None
+    if columns:
+        of_usual, told = (
+            surprise(run, run.tensors(some), np.arange(len(some)), particles or OF_SURPRISE, seed)
+            for some in (usual.rows(run.pick(usual, USUAL, seed)), part)
+        )
+        typical = np.array([np.mean(b[~np.isnan(b)]) if (~np.isnan(b)).any() else np.nan for b in of_usual.bits.T])
+    return Outliers(
+        part.index,
+        both[1],
+        p,
+        judged <= alpha,
+        alpha,
+        fdr,
+        method,
+        (len(usual), where),
+        told,
+        typical,
+        found.name,
+        name,
+    )
 
 
 def _method(run: Run, method: str, runs: Sequence[Run]) -> str:

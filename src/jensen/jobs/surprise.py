@@ -47,14 +47,17 @@ class Surprise:
 
     Attributes:
         bits: −log₂ p(x_d | the others), (n, D), NaN where the cell is empty. Of real numbers p is a density, of the
-            column standardised, so that columns compare; it may be above 1, and bits below 0.
+            column standardised, so that columns compare; it may be above 1, and bits below 0. Of whole numbers in a
+            wide range each is improbable: what counts is how much more a value surprises than is usual of the column.
         expected: what the others let expect in each column, as the data came, (n, D): the mean, of binary columns and
             categories the likeliest value.
+        values: the rows, as the data came, with what was expected in empty cells.
         names: of the columns.
     """
 
     bits: np.ndarray
     expected: Any
+    values: Any
     names: list[str]
 
 
@@ -90,7 +93,9 @@ def surprise(run: Run, tensors: TensorSplit, chosen: np.ndarray, particles: int 
                 )
             )
     log_p, expected = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Surprise(-log_p.numpy() * bits(1.0), run.schema.restore(expected), run.schema.names)
+    whole = torch.where(log_p.isnan(), expected, tensors.x[torch.from_numpy(chosen)].cpu())
+    restored = run.schema.restore(expected), run.schema.restore(whole)
+    return Surprise(-log_p.numpy() * bits(1.0), *restored, run.schema.names)
 
 
 def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor, Tensor]:
@@ -126,7 +131,7 @@ def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor,
         log_p[row, d] = (log_u + value).logsumexp(0)
         for j in d.unique().tolist():
             mine = d == j
-            told = _expected(*(t[:, mine, None] for t in (log_u, mean, mode)), kinds[j : j + 1])
+            told = _expected(log_u[:, mine, None], mean[:, mine, None], mode[:, mine, None], [kinds[j]])
             expected[row[mine], j] = told[:, 0]
     return log_p, expected
 
