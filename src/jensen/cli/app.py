@@ -10,6 +10,7 @@ import typer
 
 from jensen.cli.clustering import cluster
 from jensen.cli.detecting import outliers
+from jensen.cli.evaluating import evaluate
 from jensen.cli.failures import Guarded
 from jensen.cli.filling import impute
 from jensen.cli.inferring import infer
@@ -57,6 +58,7 @@ for panel, commands in {
 }.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
+app.add_typer(evaluate, rich_help_panel=JUDGE)
 
 
 def main() -> None:

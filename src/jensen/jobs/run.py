@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jensen.jobs.distance import Distance
     from jensen.jobs.impute import Imputation
     from jensen.jobs.outliers import Outliers
+    from jensen.jobs.privacy import Privacy
     from jensen.jobs.probe import Probes
 
 
@@ -217,6 +218,12 @@ class Run:
         from jensen.jobs.probe import probe
 
         return probe(self, data, **options)
+
+    def privacy(self, rows: Any = None, **options: Any) -> Privacy:
+        """How near synthetic rows lie to training rows, beside held-out ones; see `jensen.jobs.privacy`."""
+        from jensen.jobs.privacy import privacy
+
+        return privacy(self, rows, **options)
 
     def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> Any:
         """One HTML file to look at; see `jensen.jobs.report`."""
