@@ -29,6 +29,7 @@ from jensen.objectives.estimators import ESTIMATORS, Estimate, rows_within
 DEFAULT_PARTICLES = {"exact": 1, "elbo": 1, "iw": 500, "prior": 5000, "ais": 16, "trace": 10}
 REFINABLE = ("elbo", "iw")  # estimators that draw from q
 BATCH = 500
+CALLS, MOST = 100, 8192  # of many data, about so many calls of the listener, of at most so many draws
 COMPARED, EXTREMES = 64, 32  # rows at random, and at each end of the scores, on which float32 is checked
 ERROR_NATS = 0.01  # of a row in float32, on average, that matters
 BIAS_SHARE, BIAS_NATS = 0.01, 1e-4  # a bias that matters: of the score's standard error, and no less than that
@@ -221,7 +222,8 @@ def _estimate(
     estimates = []
     with seeded(seed, device):
         rows = rows_within(model, as_in(model, tensors.take(slice(0, 1))), memory)
-    batch_size = max(1, BATCH if particles <= BATCH else BATCH // 10)  # between two calls of the listener
+    batch_size = BATCH if particles <= BATCH else BATCH // 10  # between two calls of the listener
+    batch_size = max(batch_size, min(len(chosen) // CALLS, MOST // particles))
     batch_size = 1 if alone else batch_size
     with seeded(seed, device):
         for start in range(0, len(chosen), batch_size):
