@@ -1,7 +1,7 @@
 """Acquire: what to measure next of a row, to know more of one of its columns.
 
-Each column that is not measured is worth the information, in bits, that it is expected to give about the target, and that
-much for its cost. See `jensen.jobs.information`.
+Each column that is not measured is worth the information, in bits, that it is expected to give about the target, and
+that for its cost. See `jensen.jobs.information`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from jensen.units import LN2, bits
 METHODS = ("particles", "latent")
 DRAWS = 1000  # by which the spread of a target is told
 QUANTILES = (0.05, 0.5, 0.95)
+FEW = 20  # effective particles below which a row is warned of
 NUMBERS = 1 << 24  # densities in memory at once
 LIKELIEST = 8  # categories of a target that are shown
 
@@ -194,6 +195,14 @@ class Acquisition:
             ],
         }
 
+    @property
+    def warnings(self) -> list[str]:
+        """What not to trust, in sentences."""
+        few = int((self.effective_sample_size < FEW).sum())
+        return [f"fewer than {FEW} effective particles in {few:,} of {len(self.rows):,} rows: more --particles"] * bool(
+            few
+        )
+
     def __str__(self) -> str:
         if len(self.rows) == 1:
             return f"{self.beliefs[0]}\nnext: {self.advice() or f'stop, since {self.reason()}'}"
@@ -268,7 +277,9 @@ class Effort:
     def check(self, run: Run) -> None:
         problems = []
         if self.method not in METHODS:
-            problems.append(f"--method: {self.method!r} is no way to estimate gains{did_you_mean(self.method, METHODS)}")
+            problems.append(
+                f"--method: {self.method!r} is no way to estimate gains{did_you_mean(self.method, METHODS)}"
+            )
         if self.particles < 2 * GROUPS:
             problems.append(f"--particles: expected >= {2 * GROUPS}, got {self.particles}")
         if self.points < GROUPS:
@@ -409,9 +420,7 @@ def rows_at_once(k: int, points: int) -> int:
     return max(1, NUMBERS // (3 * k * points + 4 * GROUPS * points * points))
 
 
-def prepared(
-    run: Run, part: Split, seen: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+def prepared(run: Run, part: Split, seen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Rows as the model takes them, with what was seen of them (n, D), and what is given of each."""
     x = run.schema.prepare(np.where(seen, part.x, np.nan)).nan_to_num_().to(run.device)
     context = context_of(run, part.y, part.c)
@@ -455,6 +464,29 @@ def words_of(field_: Field) -> tuple[str, ...]:
     return ("False", "True") if field_.dtype.startswith("bool") else ("0", "1")
 
 
+def read_value(field_: Field, value: Any) -> float:
+    """A cell as a number, in the user's units. Raises `DataError` where the column cannot have it."""
+    import pandas
+
+    frame, source = pandas.DataFrame({field_.name: [value]}), Source(Raw({ALL: Part(np.empty(0))}), "measured")
+    try:
+        found = float(encode(frame, [field_], source)[0, 0])
+    except DataError:
+        found = math.nan
+    if math.isnan(found):
+        numbers = {
+            "count": "a count 0, 1, 2, ...",
+            "binary": "0 or 1",
+            "positive": "a number above 0",
+            "time": "a date",
+        }
+        bounds = f"a number from {field_.low:g} to {field_.high:g}" if field_.kind == "bounded" else "a number"
+        hint = did_you_mean(str(value), field_.categories or ())
+        expected = numbers.get(field_.kind, bounds) if field_.categories is None else "a category of the training data"
+        raise DataError(f"{field_.name}: expected {expected}, got {value!r}{hint}")
+    return found
+
+
 class Inquiry:
     """A row that is measured column by column.
 
@@ -485,7 +517,9 @@ class Inquiry:
         part = rows_of(run, {} if data is None else data)
         self.part = replace(part, x=part.x.copy())
         if len(self.part) != 1:
-            raise ConfigError(f"expected one row, got {len(self.part):,}; a table is ranked row by row, with --out FILE")
+            raise ConfigError(
+                f"expected one row, got {len(self.part):,}; a table is ranked row by row, with --out FILE"
+            )
         self.spent = 0.0
 
     def now(self) -> Acquisition:
@@ -496,14 +530,7 @@ class Inquiry:
     def learn(self, column: str, value: Any) -> None:
         """A column has been measured. Raises `DataError` for a value that it cannot have."""
         place = self._place(column)
-        import pandas
-
-        frame = pandas.DataFrame({column: [value]})
-        source = Source(Raw({ALL: Part(np.empty(0))}), "measured")
-        (found,) = encode(frame, [self.run.schema.fields[place]], source)[0]
-        if math.isnan(found):
-            raise DataError(f"column {column!r}: expected a value, got none")
-        self.part.x[0, place] = found
+        self.part.x[0, place] = read_value(self.run.schema.fields[place], value)
         self.spent += float(self.costs[place])
 
     def skip(self, column: str) -> None:

@@ -6,11 +6,11 @@ By particles. With p(x_d, t | x_o) ≈ Σ_k w̃_k p(x_d | z_k) p(t | z_k), value
 
     ρ(a, b) = Σ_k w̃_k p(a | z_k) p(b | z_k) / (p(a) p(b)),        p(a) = Σ_k w̃_k p(a | z_k),
 
-it is E_{p(a) p(b)} [ρ log ρ − ρ + 1], of which every term is ≥ 0. Names, ordinals and truth values are enumerated, so that
-of two such columns it is exact given the particles; of other columns values are drawn from p(a). Few particles make
-densities look sharper, and the gain larger, than they are, by a bias of 1/K at first: the jackknife over groups of
-particles takes that away, and gives the standard error (Quenouille 1956; Tukey 1958). What is left may be below 0 by about
-that error.
+it is E_{p(a) p(b)} [ρ log ρ − ρ + 1], of which every term is ≥ 0. Names, ordinals and truth values are enumerated, so
+that of two such columns it is exact given the particles; of other columns values are drawn from p(a). Few particles
+make densities look sharper, and the gain larger, than they are, by a bias of order 1/K: the jackknife over groups of
+particles takes that away, and gives the standard error (Quenouille 1956; Tukey 1958). What is left may be below 0 by
+about that error.
 
 In latent space. Ma, Tschiatschek, Palla, Hernández-Lobato, Nowozin and Zhang, "EDDI: efficient dynamic discovery of
 high-value information with partial VAE", 2019, arXiv:1809.11142, equation 9: with q for the posterior of z,
@@ -75,7 +75,7 @@ def by_group(x: Tensor) -> Tensor:
 
 def values_of(found: Particles, place: int, field: Field, points: int) -> Values:
     """Values of a column: all that it can have, or `points` draws."""
-    k, b = found.weights.shape
+    b = found.weights.shape[1]
     w = by_group(found.weights.T).movedim(-1, 1)  # (B, G, K/G)
     count, which = levels(field), None
     if count is None:
@@ -167,7 +167,8 @@ def latent_gains(
             value[:, d], stderr[:, d] = each.mean(0), each.std(0) / points**0.5
     except NotImplementedError:
         raise CapabilityError(
-            "method: latent needs the divergence of two q(z | x) in closed form, as posterior=diagonal has it; use particles"
+            "method: latent needs the divergence of two q(z | x) in closed form, as posterior=diagonal has it; use "
+            "particles"
         ) from None
     return value, stderr
 
@@ -176,8 +177,8 @@ def latent(model: Model) -> str:
     """The one variable that q draws, given a mask. Raises `CapabilityError` where there is no such."""
     if "seen" not in model.context:
         raise CapabilityError(
-            "method: latent asks q(z | x) of rows with gaps, and q of this model takes none; train with train.hide=1, or "
-            "use particles"
+            "method: latent asks q(z | x) of rows with gaps, and q of this model takes none; train with train.hide=1, "
+            "or use particles"
         )
     if len(model.hidden) != 1:
         raise CapabilityError(f"method: latent needs one hidden variable, got {', '.join(model.hidden)}; use particles")

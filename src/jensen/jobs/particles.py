@@ -3,8 +3,8 @@
     z_k ~ ½ q(z | x_o) + ½ p(z),        w̃_k ∝ p(x_o, z_k) / (½ q(z_k | x_o) + ½ p(z_k))
 
 The weights are at most 2 p(x_o | z), and at most twice those of q alone. So the particles hold where nothing has been
-observed, which p knows by itself, where much has, which q knows, and where q takes no mask and is shown guesses, between
-which it is far too sure.
+observed, which p knows by itself, where much has, which q knows, and where q takes no mask and is far too sure of the
+guesses that it is shown.
 
 Hesterberg, "Weighted average importance sampling and defensive mixture distributions", 1995, Technometrics 37(2).
 """
@@ -110,8 +110,8 @@ def check(model: Model) -> None:
     """Raises `CapabilityError` where no variable is hidden given which columns might be independent."""
     if not any(not model.is_noise(name) for name in model.hidden):
         raise CapabilityError(
-            "the model hides nothing that represents a row, so there is no density of one column given others to be had "
-            "from it; vae, hvae, ladder and mixture do"
+            "the model hides nothing that represents a row, and gives no density of one column given some others; "
+            "vae, hvae, ladder and ppca do"
         )
 
 

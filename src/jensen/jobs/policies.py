@@ -46,7 +46,7 @@ class Path:
     Attributes:
         cost: what has been spent.
         log2_p: log2 p(target | x_o), in bits; of a number, of its density in the user's units.
-        error: the share of wrong predictions of a target that has levels; of any other the root of the mean square error.
+        error: the share of wrong predictions of a target that has levels; of any other the root mean square error.
         log2_p_stderr, error_stderr: over rows.
     """
 
@@ -87,7 +87,9 @@ class Policies:
         """A frame: policy, columns, cost, log2_p, log2_p_stderr, error, error_stderr."""
         import pandas
 
-        frames = [pandas.DataFrame({"policy": n, "columns": range(len(p.cost)), **asdict(p)}) for n, p in self.paths.items()]
+        frames = [
+            pandas.DataFrame({"policy": n, "columns": range(len(p.cost)), **asdict(p)}) for n, p in self.paths.items()
+        ]
         return pandas.concat(frames, ignore_index=True)
 
     def picture(self) -> Any:
@@ -107,18 +109,22 @@ class Policies:
                 for name, path in self.paths.items()
             ]
 
-        panels = {f"log2 p({self.target} | measured)": found("log2_p"), f"{self.error_is}: {self.target}": found("error")}
+        panels = {
+            f"log2 p({self.target} | measured)": found("log2_p"),
+            f"{self.error_is}: {self.target}": found("error"),
+        }
         return bands(panels, across)
 
     def __str__(self) -> str:
         lines = [
-            f"{self.target} of {self.n:,} rows of {self.data}, by columns measured: log2 p in bits and {self.error_is}, ± "
-            "standard error over rows",
+            f"{self.target} of {self.n:,} rows of {self.data}, by columns measured: log2 p in bits and "
+            f"{self.error_is}, ± standard error{', and what was spent' if self.with_costs else ''}",
             f"{'':8}" + "".join(f"{name:>36}" for name in self.paths),
         ]
         for step in range(len(self.paths["ours"].cost)):
             cells = [
-                f"{p.log2_p[step]:8.3f} ± {p.log2_p_stderr[step]:.3f}  {p.error[step]:8.4g} ± {p.error_stderr[step]:.2g}"
+                f"{p.log2_p[step]:8.3f} ± {p.log2_p_stderr[step]:.3f}"
+                + f"  {p.error[step]:8.4g} ± {p.error_stderr[step]:.2g}"
                 + (f"  {p.cost[step]:6.4g}" if self.with_costs else "")
                 for p in self.paths.values()
             ]
@@ -153,7 +159,7 @@ def policies(
         target, costs: as in `acquire`.
         known: columns that are known of every row from the start.
         steps: columns that are measured of each row; by default all.
-        split, limit: which part; a random subset of so many rows, and at most as many training rows for the fixed order.
+        split, limit: which part; a random subset of so many rows, and of as many training rows for the fixed order.
         method, particles, points: as in `acquire`; fewer do, for what counts is an average over rows.
 
     Raises:
@@ -167,7 +173,9 @@ def policies(
     start = np.zeros(run.schema.dims, dtype=bool)
     for name in known:
         if name not in run.schema.names or name == target:
-            raise ConfigError(f"--known: expected a column besides the target, got {name!r}{did_you_mean(name, run.schema.names)}")
+            raise ConfigError(
+                f"--known: expected a column besides the target, got {name!r}{did_you_mean(name, run.schema.names)}"
+            )
         start[run.schema.names.index(name)] = True
     test = _with_target(run, rows_of(run, data, split), place, limit, seed)
     train = _with_target(run, run.data().split("train"), place, limit, seed + 1)
@@ -180,7 +188,10 @@ def policies(
     walk = _Walk(run, place, worth, effort, steps, _Share(listener, 2 * steps + 1 + 2 * (steps + 1)))
     with seeded(seed, run.device):
         fixed = walk.order(train, start)
-        orders = {"fixed": np.tile(fixed, (len(test), 1)), "random": _shuffled(most, len(test), np.flatnonzero(open_), seed)}
+        orders = {
+            "fixed": np.tile(fixed, (len(test), 1)),
+            "random": _shuffled(most, len(test), np.flatnonzero(open_), seed),
+        }
         rows = {"ours": walk.along(test, start, None)}
         rows |= {name: walk.along(test, start, order) for name, order in orders.items()}
     ours = rows["ours"]
@@ -239,7 +250,7 @@ class _Share:
 
 @dataclass(frozen=True)
 class _Rows:
-    """By step and row, (1 + steps, n): log2 p, errors, costs; and which column was measured then, (steps, n), -1 for none."""
+    """By step and row, (1 + steps, n): log2 p, errors, costs; and what is measured then, (steps, n), -1 for nothing."""
 
     log2_p: np.ndarray
     error: np.ndarray
@@ -252,9 +263,8 @@ class _Rows:
         if not discrete:
             error = np.sqrt(error)
             stderr = stderr / (2 * np.maximum(error, np.finfo(float).tiny))
-        log2_p_stderr = [_stderr(e) for e in self.log2_p]
-        means = (self.cost.mean(1), self.log2_p.mean(1))
-        return Path(*(x.tolist() for x in means), log2_p_stderr, error.tolist(), stderr.tolist())
+        cost, log2_p = self.cost.mean(1).tolist(), self.log2_p.mean(1).tolist()
+        return Path(cost, log2_p, [_stderr(e) for e in self.log2_p], error.tolist(), stderr.tolist())
 
 
 @dataclass(frozen=True)
@@ -324,7 +334,9 @@ class _Walk:
     def _blocks(self, n: int) -> list[np.ndarray]:
         return np.array_split(np.arange(n), math.ceil(n / rows_at_once(self.effort.k, self.effort.points)))
 
-    def _look(self, part: Split, seen: np.ndarray, wanted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _look(
+        self, part: Split, seen: np.ndarray, wanted: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """log2 p of the target, its error, and the gains in bits (n, D), NaN of what is not wanted."""
         x, mask, context = prepared(self.run, part, seen)
         found = particles(self.run.model, x, mask, context, self.effort.k)
