@@ -38,6 +38,7 @@ Network = Annotated[Any, Role("network")]
 Likelihood = Annotated[Any, Role("likelihood")]
 Prior = Annotated[Any, Role("prior")]
 Posterior = Annotated[Any, Role("posterior")]
+Missingness = Annotated[Any, Role("missingness")]
 Objective = Annotated[Any, Role("objective")]
 FlowSlot = Annotated[Any, Role("flow")]
 Dequantizer = Annotated[Any, Role("dequantizer")]
@@ -143,7 +144,7 @@ _components: dict[tuple[str, str], Component] = {}
 MODEL = "model"
 SLOTS = (
     *("network", "likelihood", "prior", "posterior", "flow", "causal"),
-    *("dequantizer", "quantizer", "view", "objective"),
+    *("dequantizer", "quantizer", "view", "missingness", "objective"),
 )
 """Roles of what fills a slot."""
 

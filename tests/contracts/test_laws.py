@@ -63,9 +63,16 @@ class Variant:
 
     @property
     def x(self) -> Tensor:
-        """Prepared data, (8, *event)."""
+        """Prepared data, (8, *event); 0 where there are none."""
         schema, rows = DATA[self.data]
-        return schema.prepare(rows).double()[:8]
+        return schema.prepare(rows).double()[:8].nan_to_num()
+
+    @property
+    def batch(self) -> dict[str, Tensor]:
+        """Data as a model is given them."""
+        schema, rows = DATA[self.data]
+        seen = {"seen": torch.from_numpy(~np.isnan(rows[:8]))} if schema.gaps else {}
+        return {"x": self.x, **seen}
 
     def dataset(self) -> Dataset:
         schema, rows = DATA[self.data]
@@ -84,6 +91,12 @@ def variants() -> list[Variant]:
         candidates += [(slot, name) for slot, role in slots.items() for name in names(role or "")]
         for data in DATA:
             for slot, name in candidates:
+                if "gaps" in data and slot and name != "set" and slots[slot] != "missingness":
+                    continue  # the others see no gaps
+                if name == "set" and slot != "encoder":
+                    continue  # elsewhere it is a network of numbers as others are
+                if "gaps" in data and shared and (data, "", str(sorted(shared))) in tried:
+                    continue  # all flows, and all causal networks, are completed alike
                 default = find(MODEL, model).settings[slot].default if slot else None
                 if slot and name == default:
                     continue
@@ -104,6 +117,7 @@ def variants() -> list[Variant]:
                 except ConfigError:  # does not fit these data
                     continue
                 found.append(variant)
+                tried.add((data, "", str(sorted(shared))))
                 if slot in shared:
                     tried.add((data, slot, name))
     return found
@@ -124,9 +138,9 @@ def likelihood(kind: str | None) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("variant", chosen, ids=str)
 
 
-def rows_of(model: Model, x: Tensor, particles: int) -> Tensor:
+def rows_of(model: Model, batch: dict[str, Tensor], particles: int) -> Tensor:
     with torch.no_grad():
-        return model.evidence({"x": x}, particles).log_w
+        return model.evidence(batch, particles).log_w
 
 
 # Every component is under these laws
@@ -150,7 +164,7 @@ def test_every_model_is_tried():
 
 @likelihood(EXACT)
 def test_an_exact_model_has_constant_weight(variant):
-    log_w = rows_of(variant.build(), variant.x, 5)
+    log_w = rows_of(variant.build(), variant.batch, 5)
     torch.testing.assert_close(log_w, log_w[:1].expand(5, -1), rtol=0, atol=1e-9)
 
 
@@ -160,7 +174,7 @@ def test_bounds_are_ordered_below_the_likelihood(variant):
 
     Where q adds noise to the datum, draws from the prior seldom meet it: they count how often, the mean of the weights.
     """
-    model, x = variant.build(), {"x": variant.x}
+    model, x = variant.build(), variant.batch
     low, middle = elbo(model, x, 100), importance(model, x, 100)
     assert (low.rows - middle.rows).sum() < 4 * (low.variance + middle.variance).sum().sqrt() + 1e-9
     if any(model.is_noisy(name) for name in model.hidden):
@@ -188,7 +202,7 @@ def test_a_sampler_that_computes_everything_once_equals_one_that_does_not(varian
     """Given the same noise, in float64: element by element with what is kept, in full passes, and all at once."""
     model, found = variant.build(), 0
     with seeded(2), torch.no_grad():
-        values = model.evidence({"x": variant.x[:3]}).values
+        values = model.evidence({name: value[:3] for name, value in variant.batch.items()}).values
         for factor in model.p:
             p = factor.module(*(values[name] for name in factor.parents))
             p = getattr(p, "base", p)
@@ -206,7 +220,7 @@ def test_a_sampler_that_computes_everything_once_equals_one_that_does_not(varian
 def test_closed_form_and_monte_carlo_divergences_agree(variant):
     model, k = variant.build(), 500
     with torch.no_grad():
-        e = model.evidence({"x": variant.x}, k)
+        e = model.evidence(variant.batch, k)
         for name, closed in e.divergences().items():
             ratio = e.log_q.get(name, torch.zeros(())) - e.log_p[name]  # of a code log q = 0
             assert ((ratio.mean(0) - closed).abs() < 4.5 * ratio.std(0) / math.sqrt(k) + 1e-12).all()
@@ -219,10 +233,10 @@ def test_masking_everything_scores_zero(variant):
     model, x = variant.build(), variant.x
     holes = torch.full_like(x, math.nan)
     masks = [torch.zeros(len(x), dtype=torch.bool)]
-    if isinstance(model.evidence({"x": x}).p["x"], Elementwise):
+    if isinstance(model.evidence(variant.batch).p["x"], Elementwise):
         masks.append(torch.zeros_like(x, dtype=torch.bool))
     for mask in masks:
-        e = model.evidence({"x": Observed(holes, mask)}, 2)
+        e = model.evidence({**variant.batch, "x": Observed(holes, mask)}, 2)
         assert (e.log_p["x"] == 0).all()
         assert all(torch.isfinite(value).all() for value in e.values.values())
 
@@ -232,9 +246,10 @@ def test_a_datums_score_does_not_depend_on_its_batch(variant):
     """Given what was drawn, each density of a row alone is that of the row among others."""
     model, x = variant.build(), variant.x
     with torch.no_grad():
-        e = model.evidence({"x": x})
+        e = model.evidence(variant.batch)
+        seen = {name: value for name, value in variant.batch.items() if name != "x"}
         for i in range(len(x)):
-            row = {name: value[i : i + 1] for name, value in e.values.items()}
+            row = {name: value[i : i + 1] for name, value in {**seen, **e.values}.items()}
             alone = model.evidence(row)
             for name, value in e.log_p.items():
                 torch.testing.assert_close(alone.log_p[name][0, 0], value[0, i], rtol=1e-9, atol=1e-9)
@@ -260,13 +275,15 @@ def test_every_parameter_receives_a_gradient(variant):
     model = variant.build()
     phases = [p for stage in model.objective.stages for p in stage.phases if isinstance(p, GradientPhase)]
     model.zero_grad()
-    x = variant.x.repeat(8, *(1,) * (variant.x.dim() - 1))  # for each datum several draws: a few units may all be off
+    x = {
+        n: v.repeat(8, *(1,) * (v.dim() - 1)) for n, v in variant.batch.items()
+    }  # several draws: a few units may be off
     with seeded(0):
         if phases:
             for phase in phases:
-                phase.loss(model, {"x": x}, 1.0).loss.backward()
+                phase.loss(model, x, 1.0).loss.backward()
         else:
-            model.evidence({"x": x}).elbo().sum().backward()
+            model.evidence(x).elbo().sum().backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     model.zero_grad()
     if len(variant.schema.event_shape) == 3 and variant.schema.event_shape[1] == 1:  # nothing stands above a single row
@@ -283,7 +300,7 @@ def test_saving_and_loading_scores_identically(variant, tmp_path):
     run = train(variant.model, data, out=tmp_path / "run", settings=variant.settings, epochs=2, batch_size=10)
     again = open_run(tmp_path / "run")
     assert again.spec == run.spec
-    x = {"x": data.schema.prepare(data.split("test").x)}
+    x = data.split("test").to(data.schema).take(slice(None))
 
     def walked(run: Run) -> dict[str, Tensor]:
         with seeded(3), torch.no_grad():
@@ -296,7 +313,8 @@ def test_saving_and_loading_scores_identically(variant, tmp_path):
         assert torch.isfinite(value).all()
         assert torch.equal(value, after[name])
     if run.capabilities.likelihood:
-        one, two = run.score(data.split("test").x, particles=5), again.score(data.split("test").x, particles=5)
+        again._data = data
+        one, two = (some.score(split="test", particles=5) for some in (run, again))
         assert one.rows is not None and two.rows is not None
         assert torch.equal(one.rows, two.rows)
         assert one.kind == run.capabilities.likelihood
@@ -305,7 +323,7 @@ def test_saving_and_loading_scores_identically(variant, tmp_path):
 @every_variant
 def test_validation_logs_what_is_monitored(variant):
     model, x = variant.build(), variant.x
-    logged = model.objective.validate(model, {"x": x})
+    logged = model.objective.validate(model, variant.batch)
     assert all(stage.monitor in logged for stage in model.objective.stages)
     assert all(value.shape == (len(x),) for value in logged.values())
 
@@ -330,7 +348,7 @@ def countable() -> list[Variant]:
         and roles.get(v.slot) in (None, "prior", "posterior", "likelihood")
         and v.build().capabilities("counting").sample
         and v.build().likelihood  # without one there is nothing to agree with
-        and v.build().evidence({"x": v.x}).p["x"].support.is_discrete  # pyright: ignore
+        and v.build().evidence(v.batch).p["x"].support.is_discrete  # pyright: ignore
     ]
 
 
@@ -343,7 +361,11 @@ def test_a_sampler_agrees_with_its_probabilities(variant):
     model, x = variant.build(), outcomes(variant.schema)
     counted = any(model.is_noisy(name) for name in model.hidden)
     with seeded(0):
-        p = prior(model, {"x": x}, 4000).rows.exp() if model.hidden or model.codes else rows_of(model, x, 1)[0].exp()
+        p = (
+            prior(model, {"x": x}, 4000).rows.exp()
+            if model.hidden or model.codes
+            else rows_of(model, {"x": x}, 1)[0].exp()
+        )
     error = 4 * (p * (1 - p) / 4000).sum().sqrt().item() if counted else 0.02
     assert p.sum().item() == pytest.approx(1, abs=error)
     n = 2000

@@ -301,6 +301,10 @@ def test_models_that_cannot_refuse():
     flow = jensen.train("realnvp", table, epochs=1)
     with pytest.raises(CapabilityError, match="hides nothing that represents a row"):
         flow.acquire({}, target="x0")
+    holes = np.where(np.random.default_rng(1).random(table.shape) < 0.2, np.nan, table)
+    completing = jensen.train("not-miwae", holes, epochs=1, latents=2)
+    with pytest.raises(CapabilityError, match="hides nothing that represents a row"):
+        completing.acquire({}, target="x0")
     plain = jensen.train("vae", table, epochs=1, latents=2)
     with pytest.raises(CapabilityError, match=r"train\.hide=1"):
         plain.acquire({}, target="x0", method="latent")

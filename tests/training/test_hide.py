@@ -58,6 +58,8 @@ def test_a_model_that_met_gaps_knows_parts_of_rows_better(tmp_path):
 def test_what_takes_no_gaps_refuses():
     with pytest.raises(ConfigError, match=r"train\.hide: .*no empty cells"):
         jensen.train("ppca", np.random.default_rng(0).normal(size=(50, 3)), epochs=1, **{"train.hide": 0.5})
+    with pytest.raises(ConfigError, match=r"train\.hide: not-miwae explains why"):
+        jensen.train("not-miwae", np.random.default_rng(0).normal(size=(50, 3)), epochs=1, **{"train.hide": 0.5})
     with pytest.raises(ConfigError, match=r"train\.hide: expected a table"):
         jensen.train("vae", "digits", binarize="static", epochs=1, **{"train.hide": 0.5})
     with pytest.raises(ConfigError, match=r"train\.hide"):

@@ -162,10 +162,15 @@ def reading(
 
 def _reading_cells(
     network: Build, support: Support, outputs: tuple[int, ...], context: Context | None
-) -> tuple[nn.Module, nn.Module]:
+) -> tuple[nn.Module, nn.Module | None]:
     """A network of the cells of a table, and what makes its input of the row, which cells are there, and a context."""
     first = cells(support)
     assert first is not None
+    if context is None:
+        built = network(support.shape, outputs)
+        if hasattr(built, "take_cells"):
+            built.take_cells(first)  # pyright: ignore[reportCallIssue]
+            return built, None
     join = first if context is None else Beside(context, first, len(support.parents))
     built = network((first.size,) if context is None else join.shape((first.size,)), outputs)  # pyright: ignore
     return built, join

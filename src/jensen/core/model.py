@@ -112,11 +112,15 @@ class Model(nn.Module):
 
         `seen` says which elements of the datum are there, (B, *event); others add nothing, and are never looked at.
         """
-        known = {name: value for name, value in observed.items() if name in self._known}
-        x, seen = known.get(self.data), observed.get("seen")
-        if isinstance(x, Tensor) and isinstance(seen, Tensor):
-            known[self.data] = Observed(x, seen)
+        known = {name: value for name, value in self.masked(observed).items() if name in self._known}
         return evidence(self.p, self.q, known, particles, paths)
+
+    def masked(self, observed: Mapping[str, Tensor | Observed]) -> dict[str, Tensor | Observed]:
+        """What was observed, the datum with its mask where `seen` says which elements are there."""
+        x, seen = observed.get(self.data), observed.get("seen")
+        if isinstance(x, Tensor) and isinstance(seen, Tensor):
+            return {**observed, self.data: Observed(x, seen)}
+        return dict(observed)
 
     @property
     def hidden(self) -> list[str]:
@@ -150,9 +154,14 @@ class Model(nn.Module):
 
     @property
     def context(self) -> list[str]:
-        """What must be given and is never explained (a condition)."""
+        """What must be given with a datum: conditions, which are never explained, and which elements of it are there."""
         given = set(self.p.context) | set(self.q.context)
-        return sorted(given - set(self.p.names) - set(self.q.names))
+        return sorted(given - set(self.p.names) - set(self.q.names) | ({"seen"} if self.sees_gaps else set()))
+
+    @property
+    def sees_gaps(self) -> bool:
+        """Whether q is told which elements of the datum are there."""
+        return any("seen" in factor.parents for factor in self.q)
 
     def sample(
         self,

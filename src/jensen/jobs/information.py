@@ -175,7 +175,7 @@ def latent_gains(
 
 def latent(model: Model) -> str:
     """The one variable that q draws, given a mask. Raises `CapabilityError` where there is no such."""
-    if "seen" not in model.context:
+    if not model.sees_gaps:
         raise CapabilityError(
             "method: latent asks q(z | x) of rows with gaps, and q of this model takes none; train with train.hide=1, "
             "or use particles"

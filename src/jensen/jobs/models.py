@@ -14,10 +14,17 @@ from jensen.registry import MODEL, build, find, names
 TOYS = {
     "picture": lambda: Schema.of_pictures((1, 8, 8), levels=2),
     "table": lambda: Schema.of_table(np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]), ["a", "b", "c"]),
+    "table with gaps": lambda: gapped(TOYS["table"]()),
     "whole numbers": lambda: Schema.of_table(
         np.array([[0.0] * 3, [9.0] * 3]), ["a", "b", "c"], ["count", "count", "count"]
     ),
 }
+
+
+def gapped(schema: Schema) -> Schema:
+    """The same columns, in which cells may be missing."""
+    fields = tuple(field.model_copy(update={"gaps": True, "present": 0.5}) for field in schema.fields)
+    return schema.model_copy(update={"fields": fields})
 
 
 def toy(name: str, kind: str | None = None) -> tuple[Schema, Model]:

@@ -108,9 +108,9 @@ def particles(model: Model, x: Tensor, seen: Tensor, context: Mapping[str, Tenso
 
 def check(model: Model) -> None:
     """Raises `CapabilityError` where no variable is hidden given which columns might be independent."""
-    if not any(not model.is_noise(name) for name in model.hidden):
+    if all(map(model.is_noise, model.hidden)) or any(getattr(f.module, "completes", False) for f in model.q):
         raise CapabilityError(
-            "the model hides nothing that represents a row, and gives no density of one column given some others; "
+            "the model hides nothing that represents a row, or the row itself, and gives no density of one column; "
             "vae, hvae, ladder and ppca do"
         )
 

@@ -86,6 +86,8 @@ def train(
             built = build(model, schema, configured)
     except ConfigError as e:
         raise ConfigError([f"train.hide: {problem}" for problem in e.problems]) if checked.hide else e from None
+    if checked.hide and "seen" in built.p:
+        raise ConfigError(f"train.hide: {model} explains why cells are missing, and what is hidden has another reason")
     if loaded.schema.given and "c" not in built.context:
         raise ConfigError(f"given: {model} takes no conditions; drop the columns, or let it explain them")
     _refuse_ignored(model, built, _sort(model, settings or {}, preset, options)[1])

@@ -88,7 +88,7 @@ def propose(
 
 def usual(model: Model, context: Mapping[str, Tensor]) -> Tensor | None:
     """The mean of samples of the model, (*event), by which to guess; None where q takes a mask and needs no guess."""
-    if "seen" in model.context:
+    if model.sees_gaps:
         return None
     few = {name: value[torch.arange(GUESSES) % len(value)] for name, value in context.items()}
     return model.sample(GUESSES, few)[model.data].mean(0)
@@ -96,7 +96,7 @@ def usual(model: Model, context: Mapping[str, Tensor]) -> Tensor | None:
 
 def _walk(model: Model, x: Tensor, hole: Tensor, context: Mapping[str, Tensor], particles: int) -> Evidence:
     observed: dict[str, Any] = {**context, model.data: Observed(x, ~hole, keep=True)}
-    if "seen" in model.context:
+    if model.sees_gaps:
         observed["seen"] = ~hole
     try:
         e = model.evidence(observed, particles, paths=False)

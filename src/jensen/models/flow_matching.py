@@ -76,6 +76,7 @@ def flow_matching(
         field = PerceptronField(event, context, hidden, activation)
         return Continuous(event, field, Solver("dopri5", rtol, atol), trace, sampler)
 
+    schema.expect_no_gaps()
     return density(
         schema,
         transform,

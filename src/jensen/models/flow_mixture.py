@@ -48,6 +48,7 @@ def flow_mixture(
             which is the same; learned first, by circular splines, and the flow is given them.
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
+    schema.expect_no_gaps()
     parts = [
         density(
             schema,

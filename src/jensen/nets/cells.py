@@ -69,7 +69,7 @@ class Cells(nn.Module):
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         there = torch.ones_like(x) if seen is None else seen.to(x.dtype)
-        parts = [self._of_numbers(x[:, self.numbers]) * there[:, self.numbers]]
+        parts = [self.of_numbers(x) * there[:, self.numbers]]
         if self.indicators:
             places = x[:, self.few].long() + self.few_start
             parts.append(x.new_zeros(len(x), self.indicators).scatter_(1, places, there[:, self.few]))
@@ -80,7 +80,20 @@ class Cells(nn.Module):
             parts.append(there)
         return torch.cat(parts, 1)
 
-    def _of_numbers(self, x: Tensor) -> Tensor:
+    @property
+    def categories(self) -> int:
+        """How many there are in all columns together."""
+        return self.indicators + (0 if self.vectors is None else self.vectors.num_embeddings)
+
+    def of_names(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Columns of names, and where the name of each cell (N, n) stands among all categories."""
+        few = x[:, self.few].long() + self.few_start
+        many = x[:, self.many].long() + self.many_start + self.indicators
+        return torch.cat([self.few, self.many]), torch.cat([few, many], 1)
+
+    def of_numbers(self, x: Tensor) -> Tensor:
+        """Of cells (N, D), those of numbers, of order one."""
+        x = x[:, self.numbers]
         if len(self.logs):
             x = x.index_copy(1, self.logs, x[:, self.logs].clamp_min(torch.finfo(x.dtype).tiny).log())
         x = (x - self.shift) / self.scale

@@ -125,7 +125,7 @@ def prior(model: Model, observed: Observed, particles: int = 5000, rows: int = R
     hidden = _prior_of(model, "prior")
 
     def log_w(o: Observed, k: int) -> Tensor:
-        e = evidence(model.p, hidden, o, k)
+        e = evidence(model.p, hidden, model.masked(o), k)
         return reduce(torch.add, (e.log_p[name] for name in e.p if name not in hidden))
 
     return _log_mean(log_w, observed, particles, rows)
@@ -184,7 +184,7 @@ def _anneal(
     names = [f.name for f in hidden if not f.deterministic]
     k, b = particles, next(iter(observed.values())).shape[0]
     with torch.no_grad():
-        start = evidence(model.p, hidden, observed, k)
+        start = evidence(model.p, hidden, model.masked(observed), k)
         for name in names:
             if start.q[name].support.is_discrete:  # pyright: ignore
                 raise CapabilityError(f"ais moves continuous variables, and {name!r} is discrete; use --estimator iw")
@@ -196,7 +196,7 @@ def _anneal(
         """log p(z) and log p(x | z) at flat positions, each (K·B,)."""
         parts = z.split([math.prod(s) for s in shapes], 1)
         given = {n: part.reshape(-1, *s) for n, part, s in zip(names, parts, shapes, strict=True)}
-        e = evidence(model.p, Joint(), {**repeated, **given})
+        e = evidence(model.p, Joint(), model.masked({**repeated, **given}))
         return sum(e.log_p[n][0] for n in names), sum(e.log_p[n][0] for n in e.log_p if n not in names)  # pyright: ignore
 
     def gradient(z: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
