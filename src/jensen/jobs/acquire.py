@@ -210,8 +210,8 @@ class Acquisition:
         stopped = chosen.count(None)
         lines = [f"{len(self.rows):,} rows; what to measure next to know {self.target}:"]
         counts = sorted(((chosen.count(name), name) for name in self.columns if name in chosen), reverse=True)
-        lines += [f"  {name}: {n:,} rows" for n, name in counts]
-        lines += [f"  nothing: {stopped:,} rows"] if stopped else []
+        lines += [f"  {name}: {n:,}" for n, name in counts]
+        lines += [f"  nothing: {stopped:,}"] if stopped else []
         return "\n".join(lines)
 
 
