@@ -30,9 +30,11 @@ _PUBLIC = {
     "evidence": ("jensen.core", "evidence"),
     "infer": ("jensen.jobs.infer", "infer"),
     "gradients": ("jensen.objectives.gradients", ""),
+    "estimators": ("jensen.estimators", ""),
 }
 
 if TYPE_CHECKING:
+    from jensen import estimators
     from jensen.core import Joint, Model, Score, evidence
     from jensen.data import Dataset, Schema, load_data
     from jensen.jobs.compare import compare
@@ -53,6 +55,7 @@ __all__ = [
     "Score",
     "build",
     "compare",
+    "estimators",
     "evidence",
     "gradients",
     "infer",

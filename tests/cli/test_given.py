@@ -174,9 +174,12 @@ def test_draws_are_numbered_and_stdin_is_read(jensen, joint, tmp_path):
     assert answer.code == 0, answer
     assert json.loads(answer.out)["values_filled"] == 4
     drawn = pandas.read_parquet(out)
-    assert list(drawn.columns) == ["draw", "age", "x", "sex", "y"]
-    assert drawn["draw"].value_counts().to_dict() == {1: 30, 2: 30, 3: 30}
-    assert (np.ptp(drawn["y"].to_numpy().reshape(3, 30), axis=0) > 0).sum() == 2
+    assert list(drawn.columns) == [".imp", ".id", "age", "x", "sex", "y"]
+    assert drawn[".imp"].value_counts().to_dict() == {0: 30, 1: 30, 2: 30, 3: 30}
+    assert drawn[drawn[".imp"] == 0].isna().any().any()
+    assert not drawn[drawn[".imp"] > 0].isna().any().any()
+    assert (drawn[".id"].to_numpy().reshape(4, 30) == range(1, 31)).all()
+    assert (np.ptp(drawn["y"].to_numpy().reshape(4, 30)[1:], axis=0) > 0).sum() == 2
     arrays = tmp_path / "draws.npz"
     numbers = holes().drop(columns="sex").to_csv(index=False)
     assert jensen("impute", joint, "-", "--out", arrays, "--draws", 2, stdin=numbers).code == 0
@@ -203,7 +206,8 @@ def test_pictures_are_completed_on_a_page(jensen, grey, tmp_path):
 
 def test_what_cannot_be_filled_in_is_refused(jensen, joint, grey, ppca, vae, fails, tmp_path, table):
     out = ("--out", tmp_path / "o.npz")
-    fails(jensen("impute", vae, "--region", "top", *out), 4, "vae cannot fill in", "a bound", "z being hidden")
+    assert jensen("impute", vae, "--region", "top", "--particles", 9, *out).code == 0
+    fails(jensen("impute", vae, "--region", "top", "--method", "mcmc", *out), 4, "z is hidden; use importance")
     fails(jensen("impute", grey, *out), 2, "say what is missing")
     fails(jensen("impute", grey, "--region", "tip", *out), 2, "did you mean 'top'?")
     fails(jensen("impute", joint, "--draws", 0, *out), 2, "--draws: expected >= 1")

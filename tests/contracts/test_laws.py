@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import pickle
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,7 @@ from jensen.jobs.train import train
 from jensen.nets.causal import Causal
 from jensen.objectives import GradientPhase
 from jensen.objectives.estimators import elbo, importance, prior
-from jensen.registry import MODEL, SLOTS, build, find, names
+from jensen.registry import MODEL, SLOTS, build, configure, find, names
 
 
 @dataclass(frozen=True)
@@ -318,6 +319,21 @@ def test_saving_and_loading_scores_identically(variant, tmp_path):
         assert one.rows is not None and two.rows is not None
         assert torch.equal(one.rows, two.rows)
         assert one.kind == run.capabilities.likelihood
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.slot], ids=str)
+def test_a_pickled_run_walks_identically(variant):
+    """Of the record, the schema and the weights alone, in the precision that they had."""
+    settings = configure(find(MODEL, variant.model), variant.settings)
+    run = Run({"model": variant.model, "settings": settings}, variant.schema, variant.build())
+    again = pickle.loads(pickle.dumps(run))
+    walks = []
+    for model in (run.model, again.model):
+        with seeded(0), torch.no_grad():
+            e = model.evidence({"x": variant.x})
+            walks.append({**e.values, **{f"log p {name}": value for name, value in e.log_p.items()}})
+    assert walks[0].keys() == walks[1].keys()
+    assert all(torch.equal(value, walks[1][name]) for name, value in walks[0].items())
 
 
 @every_variant

@@ -1,4 +1,4 @@
-"""Models of whole rows trained on rows with gaps: against the marginals and conditionals of a Gaussian in closed form."""
+"""Models of whole rows trained on rows with gaps: against marginals and conditionals of a Gaussian in closed form."""
 
 from __future__ import annotations
 

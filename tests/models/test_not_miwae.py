@@ -29,7 +29,7 @@ def test_large_values_that_are_missing_are_filled_in_better():
 
 
 def test_its_weight_is_that_of_the_paper():
-    """log w = log p(x | z) + log p(z) + log p(seen | w) - log q(z | x, seen): what was drawn into gaps is paid nowhere."""
+    """log w = log p(x | z) + log p(z) + log p(seen | w) - log q(z | x, seen): what was drawn into gaps cancels."""
     run = jensen.train("not-miwae", HOLES, **{**SMALL, "epochs": 1})
     batch = run.tensors(run.data().split("train")).take(slice(0, 6))
     e = run.model.evidence(batch, 3)

@@ -10,6 +10,8 @@ import typer
 
 from jensen.cli.acquiring import acquire
 from jensen.cli.clustering import cluster
+from jensen.cli.detecting import outliers
+from jensen.cli.evaluating import evaluate
 from jensen.cli.failures import Guarded
 from jensen.cli.filling import impute
 from jensen.cli.inferring import infer
@@ -52,11 +54,12 @@ LOOK, TRAIN, USE, JUDGE = "Look", "Train", "Use a run", "Judge a run"
 for panel, commands in {
     TRAIN: (train, infer, demo),
     LOOK: (models, show, data),
-    USE: (score, sample, impute, acquire, reconstruct, encode, interpolate, cluster),
+    USE: (score, sample, impute, acquire, reconstruct, encode, interpolate, cluster, outliers),
     JUDGE: (diagnose, probe, compare, distance, report),
 }.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
+app.add_typer(evaluate, rich_help_panel=JUDGE)
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ def impute(
     data: RunData = None,
     draws: Annotated[
         int | None,
-        typer.Option(metavar="M", help="So many draws of what is missing; without: its mean.", show_default=False),
+        typer.Option(metavar="M", help="So many draws of what is missing, numbered .imp, rows .id; 0 is the table as it was; without: its mean.", show_default=False),
     ] = None,
     region: Annotated[
         str | None,
@@ -122,24 +122,13 @@ def _write(out: str, found: Imputation, draws: int | None) -> None:
         whole = np.stack([found.completed(m) for m in range(len(found.draws))])
         write_result(out, whole if draws is not None and draws > 1 else whole[0], found.schema.levels)
     elif draws is None:
-        write_result(out, found.completed(), columns=_names(found))
+        write_result(out, found.completed(), columns=found.columns)
     elif suffix in ("npy", "npz"):
         write_result(out, np.stack([np.asarray(found.completed(m)) for m in range(draws)]))
     else:
-        import pandas
-
-        tables: list[Any] = [found.completed(m) for m in range(draws)]
-        frames = [t if hasattr(t, "iloc") else pandas.DataFrame(t, columns=_names(found)) for t in tables]
-        numbered = pandas.concat(frames, keys=range(1, draws + 1), names=["draw"]).reset_index("draw")
-        write_result(out, numbered)
+        write_result(out, found.long(draws))
     if out != STDOUT:
         note(f"wrote {out}")
-
-
-def _names(found: Imputation) -> list[str]:
-    schema = found.schema
-    absent = [*(schema.given_names if found.part.c is None else []), *([schema.label] if found.part.y is None else [])]
-    return [name for name in schema.order or schema.names if name not in absent]
 
 
 def _say(found: Imputation, as_json: bool, aside: bool) -> None:

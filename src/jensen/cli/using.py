@@ -152,6 +152,9 @@ def sample(
     nucleus: Annotated[
         float, typer.Option(metavar="P", help="Of a text: draw from the likeliest tokens of so much mass.")
     ] = 1.0,
+    privacy: Annotated[
+        bool, typer.Option("--privacy", help="Say how near the rows lie to training rows, beside held-out ones.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -180,6 +183,8 @@ def sample(
             say=note,
         )
     _write(out, opened, drawn)
+    if privacy:
+        note(str(opened.privacy(drawn, seed=seed)))
 
 
 def reconstruct(

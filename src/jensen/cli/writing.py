@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas
 
 STDOUT = "-"
-OF_NUMBERS = (".npz", ".npy", ".csv", ".parquet")
+OF_NUMBERS = (".npz", ".npy", ".csv", ".parquet", ".json")
 SUFFIXES = (*OF_NUMBERS, ".png", ".txt", ".wav")
 
 
@@ -132,6 +132,8 @@ def encoded(
         np.savez_compressed(buffer, X=_array(result))
     elif suffix == ".parquet":
         _frame(result, columns).to_parquet(buffer, index=False)
+    elif suffix == ".json":
+        _frame(result, columns).to_json(buffer, orient="records", lines=False, double_precision=15)
     else:
         _frame(result, columns).to_csv(buffer, index=False)
     return buffer.getvalue()

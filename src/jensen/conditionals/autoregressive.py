@@ -179,6 +179,10 @@ class Autoregression(Distribution):
     def _terms(self, rows: Tensor, context: Tensor | None) -> Tensor:
         return self._shaped(self.of.factors(rows, context)).log_prob_terms(rows)
 
+    def factors(self, value: Tensor) -> Elementwise:
+        """The density of each element of rows (N, *event) given those before it, in the ordering that is in use."""
+        return self._shaped(self.of.factors(value, self._rows(value.shape[:1])))
+
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """`(*sample_shape, *batch, *event)`."""
         lead = torch.Size(sample_shape) + self.batch_shape

@@ -3,8 +3,8 @@
     p(w) p(x | w),    p(x | w) = 1 where x is w in all that was seen
     q(w | x, seen):   w is x in all that was seen, and drawn in the rest
 
-So log p(w) − log q(w_rest | x, seen) is a bound on log p(x_seen), by which both are learned, and its weights fill in what
-is missing. Richardson, Wu, Lin, Xu and Bernal, "MCFlow", 2020, arXiv:2003.12628, fill in by the flow alone.
+So log p(w) − log q(w_rest | x, seen) is a bound on log p(x_seen), by which both are learned, and its weights fill in
+what is missing. Richardson, Wu, Lin, Xu and Bernal, "MCFlow", 2020, arXiv:2003.12628, fill in by the flow alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from jensen.conditionals.heads import Head, Support
 from jensen.conditionals.record import cells
@@ -39,7 +40,6 @@ class Same(Elementwise):
 
     @property
     def support(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        constraints = torch.distributions.constraints
         return constraints.nonnegative_integer if self.whole else constraints.real
 
     def log_prob_terms(self, value: Tensor) -> Tensor:

@@ -54,13 +54,29 @@ def open_source(ref: Any) -> Source:
     if type(ref).__module__.startswith("polars"):
         import pandas
 
-        ref = pandas.DataFrame({name: ref[name].to_numpy() for name in ref.columns})
+        ref = pandas.DataFrame({name: _from_polars(ref[name]) for name in ref.columns})
     if hasattr(ref, "columns") and hasattr(ref, "iloc"):
         frame = ref.set_axis([str(column) for column in ref.columns], axis=1).reset_index(drop=True)
         tables.check_columns(list(frame.columns), "frame")
         return Source(Raw({ALL: Part(frame)}, named=True), "frame", container="pandas")
     expected = "a name, a path, an array, a tensor, a frame, a list of texts or a Dataset"
     raise ConfigError(f"data: expected {expected}, got {type(ref).__name__}")
+
+
+def _from_polars(column: Any) -> Any:
+    """A column of a polars frame as pandas has it: whole numbers and truth values stay so where cells are empty, and
+    categories stay categories.
+    """
+    import pandas
+
+    dtype, kind = column.dtype, str(column.dtype).partition("(")[0]
+    if kind in ("Categorical", "Enum"):
+        cells = column.to_list()
+        words = list(dtype.categories) if kind == "Enum" else sorted({cell for cell in cells if cell is not None})
+        return pandas.Categorical(cells, categories=words)
+    if column.null_count() and (dtype.is_integer() or kind == "Boolean"):
+        return pandas.array(column.to_list(), dtype=kind if dtype.is_integer() else "boolean")
+    return column.to_numpy()
 
 
 def _are_texts(ref: Any) -> bool:

@@ -78,6 +78,42 @@ class Imputation:
             return self.schema.table(values, self.part.c, self.part.y)
         return _overlaid(self.frame, self.schema, values, self.missing)
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of the data as they came."""
+        schema = self.schema
+        absent = [*(schema.given_names if self.part.c is None else []), *([schema.label] if self.part.y is None else [])]
+        return [name for name in schema.order or schema.names if name not in absent]
+
+    def long(self, draws: int | None = None) -> Any:
+        """All draws of a table one below the other, a frame, as mice of R has it (`as.mids`): `.imp` is the number of a
+        draw from 1 on, 0 the table as it was, with its gaps, and `.id` that of a row from 1 on.
+
+        van Buuren and Groothuis-Oudshoorn, "mice", Journal of Statistical Software 45(3), 2011.
+        """
+        import pandas
+
+        whole = [self.completed(m) for m in range(draws or len(self.draws))]
+        frames = [t if hasattr(t, "iloc") else pandas.DataFrame(t, columns=self.columns) for t in whole]
+        before = self.frame if self.frame is not None else self._with_gaps(frames[0])
+        numbered: list[Any] = []
+        for number, frame in enumerate([before, *frames]):
+            frame = frame.reset_index(drop=True)
+            frame.insert(0, ".imp", number)
+            frame.insert(1, ".id", self.rows + 1)
+            numbered.append(frame)
+        dtypes = numbered[1].dtypes.to_dict()
+        return pandas.concat([_nullable(numbered[0], dtypes), *numbered[1:]], ignore_index=True)
+
+    def _with_gaps(self, frame: Any) -> Any:
+        """A whole frame, emptied where something was missing."""
+        frame = frame.copy()
+        for j, field in enumerate(self.schema.fields):
+            holes = self.missing[:, j]
+            if holes.any():
+                frame[field.name] = frame[field.name].mask(holes)
+        return frame
+
     def sheet(self, across: int = 12) -> tuple[np.ndarray, int]:
         """Pictures (k · columns, C, H, W) for a grid of so many columns: rows of the data where they are known, of what
         was left of them, and of each draw, one below the other; and the number of columns.
@@ -351,6 +387,14 @@ def _frame(data: Any, source: Any, part: Split) -> Any:
     frame = frame.iloc[part.index]
     if hasattr(data, "iloc"):
         frame = frame.set_axis(data.index[part.index]).set_axis(data.columns, axis=1)
+    return frame
+
+
+def _nullable(frame: Any, dtypes: dict[Any, Any]) -> Any:
+    """A frame with gaps whose whole numbers and truth values are of a dtype that has them, beside whole ones."""
+    for name, dtype in dtypes.items():
+        if frame[name].dtype != dtype and getattr(dtype, "kind", "") in "iub":
+            frame[name] = frame[name].astype("boolean" if dtype.kind == "b" else "Int64")
     return frame
 
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from jensen.core import Capabilities, Evidence, Model, Score, seeded
 from jensen.data import Dataset, Schema, Split, TensorSplit, load_data
 from jensen.errors import ConfigError, DataError, IntegrityError
+from jensen.jobs.precision import as_in, precision
 from jensen.registry import build
 from jensen.training.folder import Folder
 
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
     from jensen.jobs.cluster import Clusters
     from jensen.jobs.distance import Distance
     from jensen.jobs.impute import Imputation
+    from jensen.jobs.outliers import Outliers
     from jensen.jobs.policies import Policies
+    from jensen.jobs.privacy import Privacy
     from jensen.jobs.probe import Probes
 
 
@@ -44,6 +48,20 @@ class Run:
     folder: Folder | None = None
     log: list[dict[str, Any]] = field(default_factory=list)
     _data: Dataset | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: record, schema and weights, as a run folder does; neither data nor folder."""
+        weights = {name: t.detach().cpu().contiguous().clone() for name, t in self.model.state_dict().items()}
+        return {"spec": self.spec, "schema": self.schema.model_dump_json(), "weights": save(weights), "log": self.log,
+                "precision": str(precision(self.model)).removeprefix("torch.")}  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the model of the record anew, on the CPU, and load its weights."""
+        schema, spec = Schema.model_validate_json(state["schema"]), state["spec"]
+        with seeded(0):
+            model: Model = build(spec["model"], schema, spec["settings"])
+        model.to(getattr(torch, state["precision"])).load_state_dict(load(state["weights"]))
+        self.__init__(spec, schema, model.eval(), None, state["log"])
 
     def __repr__(self) -> str:
         where = f" in {self.folder.path}" if self.folder else ""
@@ -70,7 +88,7 @@ class Run:
         """What a walk over a datum of zeros leaves: which distributions there are, and their shapes."""
         zeros = torch.zeros(1, *self.schema.event_shape, device=self.device)
         with seeded(0, self.device):
-            return self.model.evidence({"x": zeros, **self._toy_context()})
+            return self.model.evidence(as_in(self.model, {"x": zeros, **self._toy_context()}))
 
     def _toy_context(self) -> dict[str, Tensor]:
         c = torch.zeros(1, *self.schema.given_shape, device=self.device)
@@ -191,6 +209,12 @@ class Run:
 
         return cluster(self, data, **options)
 
+    def outliers(self, data: Any = None, **options: Any) -> Outliers:
+        """How strange each datum is, with p-values; see `jensen.jobs.outliers`."""
+        from jensen.jobs.outliers import outliers
+
+        return outliers(self, data, **options)
+
     def distance(self, data: Any = None, **options: Any) -> Distance:
         """How far samples are from data; see `jensen.jobs.distance`."""
         from jensen.jobs.distance import distance
@@ -208,6 +232,12 @@ class Run:
         from jensen.jobs.probe import probe
 
         return probe(self, data, **options)
+
+    def privacy(self, rows: Any = None, **options: Any) -> Privacy:
+        """How near synthetic rows lie to training rows, beside held-out ones; see `jensen.jobs.privacy`."""
+        from jensen.jobs.privacy import privacy
+
+        return privacy(self, rows, **options)
 
     def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> Any:
         """One HTML file to look at; see `jensen.jobs.report`."""

@@ -46,6 +46,7 @@ def score(
     limit: int | None = None,
     seed: int = 0,
     memory: float = 1024.0,
+    common_draws: bool = False,
     keep: bool = True,
     listener: Any = None,
 ) -> Score:
@@ -64,6 +65,9 @@ def score(
         limit: score a random subset of so many.
         seed: of draws and subset.
         memory: megabytes that a walk may take; particles are walked in blocks to keep within it.
+        common_draws: walk each datum alone, all by the same random numbers. A datum's score then depends on no other,
+            at a millisecond a datum or more; errors of the estimator no longer average out over data, as `stderr_mc`
+            supposes.
         keep: add the score to the run folder's scores.json.
         listener: called with the share done, in [0, 1].
 
@@ -105,8 +109,10 @@ def score(
     tensors, index = run.tensors(part), torch.from_numpy(chosen)
     weights = None if part.weight is None else torch.from_numpy(part.weight[chosen])
 
+    alone = common_draws and estimator != "exact" and bool(run.model.hidden)
+
     def walk(model: Model, which: Tensor) -> Estimate:
-        return _estimate(model, tensors, which, estimator, k, refine, seed, memory, run.device, listener)
+        return _estimate(model, tensors, which, estimator, k, refine, seed, memory, alone, run.device, listener)
 
     estimate, how = _precise(run.model.eval(), walk, tensors, index, estimator, weights, seed, run.device)
     jacobians = run.schema.log_jacobians(part.x[chosen])
@@ -208,14 +214,19 @@ def _estimate(
     refined: int,
     seed: int,
     memory: float,
+    alone: bool,
     device: torch.device,
     listener: Any,
 ) -> Estimate:
     estimates = []
-    rows = rows_within(model, as_in(model, tensors.take(slice(0, 1))), memory)
+    with seeded(seed, device):
+        rows = rows_within(model, as_in(model, tensors.take(slice(0, 1))), memory)
     batch_size = max(1, BATCH if particles <= BATCH else BATCH // 10)  # between two calls of the listener
+    batch_size = 1 if alone else batch_size
     with seeded(seed, device):
         for start in range(0, len(chosen), batch_size):
+            if alone:
+                torch.manual_seed(seed)
             batch = as_in(model, tensors.take(chosen[start : start + batch_size].to(device)))
             observed = {n: v for n, v in batch.items() if n in ("x", *model.context)}
             try:
