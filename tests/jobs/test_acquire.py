@@ -279,6 +279,7 @@ def test_policies_ours_finds_what_tells_and_random_does_not(told):
     for path in found.paths.values():
         assert path.cost[-1] == 5.0 and len(path.cost) == 5
     assert len(found.table()) == 15
+    assert not found.warnings and all(1 <= size <= 100 for size in ours.effective_sample_size)
     assert "fixed order" in str(found)
 
 

@@ -115,6 +115,8 @@ def acquire(
             )  # fmt: skip
         _write_curves(out, judged)
         print_json(judged.to_dict()) if as_json else typer.echo(str(judged), err=out == STDOUT)
+        for warning in judged.warnings:
+            note(f"warning: {warning}")
         return
     if known or steps is not None:
         raise ConfigError(f"{'--known' if known else '--steps'}: goes with --curves")

@@ -22,6 +22,7 @@ from jensen.core import seeded
 from jensen.data import Split
 from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.acquire import (
+    FEW,
     Effort,
     check_target,
     prepared,
@@ -48,6 +49,7 @@ class Path:
         log2_p: log2 p(target | x_o), in bits; of a number, of its density in the user's units.
         error: the share of wrong predictions of a target that has levels; of any other the root mean square error.
         log2_p_stderr, error_stderr: over rows.
+        effective_sample_size: of the particles, the median over rows.
     """
 
     cost: list[float]
@@ -55,6 +57,7 @@ class Path:
     log2_p_stderr: list[float]
     error: list[float]
     error_stderr: list[float]
+    effective_sample_size: list[float]
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,13 @@ class Policies:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What not to trust, in sentences."""
+        least = min(min(path.effective_sample_size) for path in self.paths.values())
+        few = f"only {least:.0f} of {self.particles} particles count in the median row of a step: more --particles"
+        return [few] if least < FEW else []
 
     def table(self) -> Any:
         """A frame: policy, columns, cost, log2_p, log2_p_stderr, error, error_stderr."""
@@ -250,11 +260,12 @@ class _Share:
 
 @dataclass(frozen=True)
 class _Rows:
-    """By step and row, (1 + steps, n): log2 p, errors, costs; and what is measured then, (steps, n), -1 for nothing."""
+    """By step and row, (1 + steps, n): log2 p, errors, costs, effective sizes; what is measured at each step, -1: none."""
 
     log2_p: np.ndarray
     error: np.ndarray
     cost: np.ndarray
+    size: np.ndarray
     chosen: np.ndarray
 
     def path(self, discrete: bool) -> Path:
@@ -264,7 +275,8 @@ class _Rows:
             error = np.sqrt(error)
             stderr = stderr / (2 * np.maximum(error, np.finfo(float).tiny))
         cost, log2_p = self.cost.mean(1).tolist(), self.log2_p.mean(1).tolist()
-        return Path(cost, log2_p, [_stderr(e) for e in self.log2_p], error.tolist(), stderr.tolist())
+        sizes = np.median(self.size, axis=1).tolist()
+        return Path(cost, log2_p, [_stderr(e) for e in self.log2_p], error.tolist(), stderr.tolist(), sizes)
 
 
 @dataclass(frozen=True)
@@ -282,7 +294,7 @@ class _Walk:
         """By orders of columns (n, most), or by the highest gain for its cost."""
         seen, can = self._start(part, start)
         n, spent = len(part), np.zeros(len(part))
-        log2_p, error, cost, chosen = [], [], [], []
+        log2_p, error, cost, size, chosen = [], [], [], [], []
         for step in range(self.steps + 1):
             wanted = can & ~seen if order is None and step < self.steps else None
             found = [self._look(part.rows(rows), seen[rows], None if wanted is None else wanted[rows])
@@ -290,6 +302,7 @@ class _Walk:
             log2_p.append(np.concatenate([f[0] for f in found]))
             error.append(np.concatenate([f[1] for f in found]))
             cost.append(spent.copy())
+            size.append(np.concatenate([f[3] for f in found]))
             self.share()
             if step == self.steps:
                 break
@@ -304,7 +317,7 @@ class _Walk:
             seen[some, next_[some]] = True
             spent[some] += self.costs[next_[some]]
             chosen.append(next_)
-        return _Rows(*map(np.stack, (log2_p, error, cost, chosen)))
+        return _Rows(*map(np.stack, (log2_p, error, cost, size, chosen)))
 
     def order(self, part: Split, start: np.ndarray) -> np.ndarray:
         """Columns by their mean gain for their cost, each given those before it."""
@@ -336,20 +349,21 @@ class _Walk:
 
     def _look(
         self, part: Split, seen: np.ndarray, wanted: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """log2 p of the target, its error, and the gains in bits (n, D), NaN of what is not wanted."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """log2 p of the target, its error, the gains in bits (n, D), NaN of what is not wanted, and effective sizes."""
         x, mask, context = prepared(self.run, part, seen)
         found = particles(self.run.model, x, mask, context, self.effort.k)
         log2_p, error = self._judge(part.x[:, self.target], found)
+        size = found.effective_sample_size.double().cpu().numpy()
         if wanted is None:
-            return log2_p, error, np.empty(0)
+            return log2_p, error, np.empty(0), size
         columns = [int(d) for d in np.flatnonzero(wanted.any(0))]
         of_all = self.run.schema.fields, self.target
         if self.effort.method == "latent":
             value, _ = latent_gains(self.run.model, found, x, mask, context, self.target, columns, self.effort.points)
         else:
             value, _ = gains(found, *of_all, columns, self.effort.points)
-        return log2_p, error, np.where(wanted, value.double().cpu().numpy() / LN2, np.nan)
+        return log2_p, error, np.where(wanted, value.double().cpu().numpy() / LN2, np.nan), size
 
     @torch.no_grad()
     def _judge(self, true: np.ndarray, found: Particles) -> tuple[np.ndarray, np.ndarray]:
