@@ -260,7 +260,7 @@ class _Share:
 
 @dataclass(frozen=True)
 class _Rows:
-    """By step and row, (1 + steps, n): log2 p, errors, costs, effective sizes; what is measured at each step, -1: none."""
+    """By step and row, (1 + steps, n): log2 p, errors, costs, effective sizes; what each step measures, -1: none."""
 
     log2_p: np.ndarray
     error: np.ndarray
