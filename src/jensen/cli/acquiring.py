@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jensen.cli.arguments import read_values
-from jensen.cli.inputs import data_for, open_run
+from jensen.cli.inputs import STDIN, open_run, stdin_file
 from jensen.cli.options import DataSplit, Device, Json, Limit, RunFolder, Seed
 from jensen.cli.printing import note, print_json, print_table
 from jensen.cli.progress import ShareProgress, working
@@ -101,7 +102,7 @@ def acquire(
         raise ConfigError("--out and --json: only one of them can write to stdout")
     opened = open_run(run, device)
     effort: dict[str, Any] = {"method": method} | ({} if particles is None else {"particles": particles})
-    data = read_values(given, "--given") if row is None and given else data_for(opened, row)
+    data = read_values(given, "--given") if row is None and given else _read_stdin() if row == STDIN else row
     if curves:
         if given:
             raise ConfigError(
@@ -123,7 +124,6 @@ def acquire(
     from jensen.jobs.acquire import Effort, Inquiry, Stopping
 
     stopping = Stopping(min_gain, min_rate, certain, *([] if budget is None else [budget]))
-    one = isinstance(data, dict) or data is None
     if out is not None or (as_json and row is not None):
         with ShareProgress("weighing") as progress:
             found = opened.acquire(
@@ -137,11 +137,20 @@ def acquire(
         for warning in found.warnings:
             note(f"warning: {warning}")
         return
-    inquiry = Inquiry(opened, target, {} if one and data is None else data, costs, stopping, Effort(**effort), seed)
+    inquiry = Inquiry(opened, target, {} if data is None else data, costs, stopping, Effort(**effort), seed)
     if as_json:
         print_json(inquiry.now().to_dict())
         return
     _ask(inquiry)
+
+
+def _read_stdin() -> Any:
+    """A table with gaps."""
+    from jensen.data import tables
+    from jensen.data.sources import open_source
+
+    with stdin_file() as path:
+        return replace(open_source(path), name="stdin", origin="stdin", line=tables.row_words)
 
 
 def _check_picture(out: str) -> None:
