@@ -16,6 +16,21 @@ OF_SOUND = ("length", "rate", "levels", "encoding")
 WHOLE = ("kinds",)  # mappings that are values: their keys are names of columns
 
 
+def read_kinds(told: Sequence[str] | None) -> dict[str, str]:
+    """`COL=KIND` options by column.
+
+    Raises:
+        ConfigError: one is not written so.
+
+    >>> read_kinds(["age=count", "a=b=real"])
+    {'age': 'count', 'a=b': 'real'}
+    """
+    wrong = [token for token in told or () if not token.rpartition("=")[0]]
+    if wrong:
+        raise ConfigError(f"--kind: expected COL=KIND, as age=count, got {wrong[0]!r}")
+    return {column: kind for column, _, kind in (token.rpartition("=") for token in told or ())}
+
+
 @dataclass
 class Settings:
     """Settings by dotted key.

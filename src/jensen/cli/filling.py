@@ -27,7 +27,11 @@ def impute(
     data: RunData = None,
     draws: Annotated[
         int | None,
-        typer.Option(metavar="M", help="So many draws of what is missing, numbered .imp, rows .id; 0 is the table as it was; without: its mean.", show_default=False),
+        typer.Option(
+            metavar="M",
+            help="So many draws, numbered .imp, of rows .id; 0 is the table with its gaps; without: their mean.",
+            show_default=False,
+        ),
     ] = None,
     region: Annotated[
         str | None,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jensen.cli.arguments import column_names, sound_options, text_options
+from jensen.cli.arguments import column_names, read_kinds, sound_options, text_options
 from jensen.cli.inputs import STDIN, read_stdin
-from jensen.cli.options import Binarize, Drop, Given, GivenView, Group, Json, Label, Sound, Text, Time, Weight
-from jensen.cli.printing import print_json, print_table
+from jensen.cli.options import Binarize, Drop, Given, GivenView, Group, Json, Kinds, Label, Sound, Text, Time, Weight
+from jensen.cli.printing import note, print_json, print_table
+
+if TYPE_CHECKING:
+    from jensen.data import Dataset
 
 # What `jensen models` prints: key of a row and heading.
 COLUMNS = {
@@ -23,7 +27,7 @@ COLUMNS = {
     "lossless compression": "lossless",
 }
 
-EXAMPLES = {"picture": "mnist-5k", "table": "breast-cancer", "whole numbers": "nltcs"}
+EXAMPLES = {"picture": "mnist-5k", "table": "breast-cancer", "table with gaps": "adult", "whole numbers": "nltcs"}
 """A data set of each kind on which a model's capabilities are computed; "whole numbers" of few columns and values."""
 
 
@@ -68,6 +72,7 @@ def data(
     ] = None,
     label: Label = None,
     drop: Drop = None,
+    kinds: Kinds = None,
     given: Given = None,
     given_view: GivenView = None,
     binarize: Binarize = None,
@@ -76,15 +81,20 @@ def data(
     weight: Weight = None,
     sound: Sound = None,
     text: Text = None,
+    write_columns: Annotated[
+        bool,
+        typer.Option("--write-columns", help="Write the kinds of columns to FILE.columns.yaml, to be corrected there."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the data sets, or describe one: kind, sizes, ranges, labels, digests."""
+    """List the data sets, or describe one: kind, sizes, ranges, gaps, labels, digests."""
     from jensen.data import catalogue, describe, load_data
     from jensen.errors import ConfigError
 
     options = {
         "label": label,
         "drop": drop or (),
+        "kinds": read_kinds(kinds),
         "given": column_names(given) or (),
         "given_view": given_view,
         "binarize": binarize,
@@ -107,10 +117,26 @@ def data(
     by_stdin = ref == STDIN
     loaded = read_stdin(lambda p: load_data(p, **options), bool(text)) if by_stdin else load_data(ref, **options)
     report = describe(loaded)
+    if write_columns:
+        _write_columns(ref, loaded)
     if as_json:
         print_json(report)
     else:
         _print_data(report)
+
+
+def _write_columns(ref: str, loaded: Dataset) -> None:
+    """Kinds of columns beside the file that they are of."""
+    from jensen.data.columns import SIDECAR, described
+    from jensen.errors import ConfigError
+
+    path = Path(f"{ref}{SIDECAR}")
+    if not Path(ref).is_file() or loaded.schema.is_array:
+        raise ConfigError("--write-columns: expected the path of a file that holds a table")
+    if path.exists():
+        raise ConfigError(f"--write-columns: {path} is there already")
+    path.write_text(described(loaded.schema.fields), encoding="utf-8")
+    note(f"wrote {path}")
 
 
 def _print_data(report: Mapping[str, Any]) -> None:
@@ -125,6 +151,7 @@ def _print_data(report: Mapping[str, Any]) -> None:
         seconds, rate = report["sound"]["seconds"], report["sound"]["rate"]
         what = f"clips of {report['dims']:,} samples, {seconds:.3g} s at {rate} Hz"
     kind = {"levels": f"grey levels or colours, 0..{(report['levels'] or 1) - 1}", "real": "real numbers"}
+    kind["mixed"] = "each of a kind of its own"
     kind["symbol"] = f"{report['levels'] or 0:,} kinds, the end included"
     if "sound" in report:
         kind["levels"] = f"{report['levels']} levels, {report['sound']['encoding']}"
@@ -153,9 +180,15 @@ def _print_data(report: Mapping[str, Any]) -> None:
         )
         return
     typer.echo("")
-    headers = ["column", "kind", "dtype", "min", "mean", "max"]
-    rows = [[c[h if h != "column" else "name"] for h in headers] for c in report["columns"]]
-    print_table(headers, rows, numbers=["min", "mean", "max"])
+    headers = ["column", "kind", "dtype", "gaps", "values"]
+    rows = [
+        [c["name"], c["kind"], c["dtype"], f"{c['gaps']:,}" if c["gaps"] else "", _range(c)] for c in report["columns"]
+    ]
+    print_table(headers, rows, numbers=["gaps"])
+    if report["gaps"]:
+        typer.echo(
+            f"\n{report['gaps']:,} of {len(rows) * next(iter(report['splits'].values()))['rows']:,} cells are empty"
+        )
     if report["constant"]:
         typer.echo(f"\nconstant: {', '.join(report['constant'])}")
     _print_given(report["given"])
@@ -186,11 +219,16 @@ def _print_text(report: Mapping[str, Any]) -> None:
     typer.echo(f"\nbegins  {found['begins']!r}")
 
 
-def _range(column: Mapping[str, Any], most: int = 10) -> str:
+def _range(column: Mapping[str, Any], most: int = 6) -> str:
     """What a condition can be, in words."""
     if "categories" not in column:
+        if column["min"] is None:
+            return "none"
+        if isinstance(column["min"], str):
+            return f"{column['min']} to {column['max']}"
         return f"{column['min']:g} to {column['max']:g}, mean {column['mean']:.4g}"
     names = column["categories"]
+    names = [f"{name} {n:,}" for name, n in names.items()] if isinstance(names, Mapping) else names
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 

@@ -35,6 +35,16 @@ Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, c
 
 Label = Annotated[str | None, typer.Option("--label", metavar="COL", help="Column of labels.", show_default=False)]
 Drop = Annotated[list[str] | None, typer.Option("--drop", metavar="COL", help="Column to leave out; repeat for more.")]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind",
+        metavar="COL=KIND",
+        help="Kind of a column: real, positive, count, binary, category, ordinal or time; repeat for more. Also in "
+        "FILE.columns.yaml beside FILE.",
+        show_default=False,
+    ),
+]
 Given = Annotated[
     list[str] | None,
     typer.Option("--given", metavar="COL,...", help="Columns that are conditions, not explained; repeat for more."),

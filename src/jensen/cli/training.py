@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jensen.cli.arguments import Settings, column_names, read_settings, sound_options, text_options
+from jensen.cli.arguments import Settings, column_names, read_kinds, read_settings, sound_options, text_options
 from jensen.cli.failures import INTERRUPTED, TERMINATED, fail
 from jensen.cli.inputs import STDIN, read_stdin
-from jensen.cli.options import Binarize, Drop, Given, GivenView, Group, Json, Label, Sound, Text, Time, Weight
+from jensen.cli.options import Binarize, Drop, Given, GivenView, Group, Json, Kinds, Label, Sound, Text, Time, Weight
 from jensen.cli.printing import duration, note, print_json, warnings_as_notes
 from jensen.cli.progress import TrainingProgress, log_jacobian_of
 from jensen.errors import ConfigError
@@ -61,6 +61,7 @@ def train(
     binarize: Binarize = None,
     label: Label = None,
     drop: Drop = None,
+    kinds: Kinds = None,
     conditions: Given = None,
     given_view: GivenView = None,
     group: Group = None,
@@ -93,6 +94,7 @@ def train(
         "binarize": binarize,
         "label": label,
         "drop": drop or (),
+        "kinds": read_kinds(kinds),
         "given": column_names(conditions) or (),
         "given_view": given_view,
         "group": group,

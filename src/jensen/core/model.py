@@ -154,7 +154,7 @@ class Model(nn.Module):
 
     @property
     def context(self) -> list[str]:
-        """What must be given with a datum: conditions, which are never explained, and which of its elements are there."""
+        """What must be given with a datum: conditions, never explained, and which of its elements are there."""
         given = set(self.p.context) | set(self.q.context)
         return sorted(given - set(self.p.names) - set(self.q.names) | ({"seen"} if self.sees_gaps else set()))
 

@@ -82,7 +82,8 @@ class Imputation:
     def columns(self) -> list[str]:
         """Names of the columns of the data as they came."""
         schema = self.schema
-        absent = [*(schema.given_names if self.part.c is None else []), *([schema.label] if self.part.y is None else [])]
+        absent = list(schema.given_names) if self.part.c is None else []
+        absent += [schema.label] if self.part.y is None and schema.label else []
         return [name for name in schema.order or schema.names if name not in absent]
 
     def long(self, draws: int | None = None) -> Any:

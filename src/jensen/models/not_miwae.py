@@ -3,8 +3,8 @@
     p(z) p(w | z) p(seen | w)        w the whole row; x is w where it was seen
     q(z | x, seen) q(w | z),         q(w | z) = p(w | z) in what was not seen
 
-where h are the parameters of p(w | z). The weight of a draw is p(x | z) p(z) p(seen | w) / q(z | x, seen): what is drawn
-into a gap must explain the gap.
+where h are the parameters of p(w | z). The weight of a draw is p(x | z) p(z) p(seen | w) / q(z | x, seen): what is
+drawn into a gap must explain the gap.
 Where p(seen | w) does not depend on w, gaps say nothing, and this is MIWAE.
 
 Ipsen, Mattei and Frellsen, "not-MIWAE: deep generative modelling with missing not at random data", 2021,
