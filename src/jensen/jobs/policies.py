@@ -221,7 +221,7 @@ def policies(
         effort.k,
         "error rate" if discrete else "RMSE",
         {name: found.path(discrete) for name, found in rows.items()},
-        [names[d] for d in fixed],
+        [names[d] for d in fixed[:steps]],
         {names[d]: float(counts[d]) for d in np.argsort(-counts) if counts[d]},
         ahead,
         costs is not None,
