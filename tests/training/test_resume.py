@@ -60,7 +60,8 @@ class Case:
     def schema(self) -> Schema:
         if self.picture:
             return Schema.of_pictures((1, 2, 3), levels=2, grey=256, binarization="dynamic")
-        return Schema.of_table(self.rows(), ["a", "b", "c", "d"])
+        schema = Schema.of_table(self.rows(), ["a", "b", "c", "d"])
+        return schema.with_gaps() if self.training.get("hide") else schema
 
     def rows(self) -> np.ndarray:
         rng = np.random.default_rng(0)
@@ -97,7 +98,7 @@ class Case:
         stages = [dataclasses.replace(s, phases=tuple(map(watch, s.phases))) for s in model.objective.stages]
         model.objective = dataclasses.replace(model.objective, stages=tuple(stages))
         split = self.split()
-        valid = TensorSplit(split.x[:10], top=split.top)
+        valid = TensorSplit(split.x[:10], top=split.top, seen=None if split.seen is None else split.seen[:10])
         return Trainer(model, split, valid, settings, folder)
 
     def folder(self, path: Path) -> Folder:
@@ -107,6 +108,7 @@ class Case:
 CASES = {
     "cosine, averaged": Case(),
     "dynamic binarisation": Case(picture=True),
+    "cells hidden": Case(training={"hide": 0.8}),
     "linear schedule, clipped sgd": Case(
         training={"optimizer": "sgd", "schedule": "linear", "clip": 0.5, "average": 0.0, "keep": "last"}
     ),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from jensen.cli.acquiring import acquire
 from jensen.cli.clustering import cluster
 from jensen.cli.detecting import outliers
 from jensen.cli.evaluating import evaluate
@@ -53,7 +54,7 @@ LOOK, TRAIN, USE, JUDGE = "Look", "Train", "Use a run", "Judge a run"
 for panel, commands in {
     TRAIN: (train, infer, demo),
     LOOK: (models, show, data),
-    USE: (score, sample, impute, reconstruct, encode, interpolate, cluster, outliers),
+    USE: (score, sample, impute, acquire, reconstruct, encode, interpolate, cluster, outliers),
     JUDGE: (diagnose, probe, compare, distance, report),
 }.items():
     for command in commands:

@@ -277,6 +277,12 @@ class Schema(BaseModel):
         """Whether cells may be missing: a batch then says which were seen."""
         return any(field.gaps for field in self.fields)
 
+    def with_gaps(self) -> Schema:
+        """The same, any cell of which may be missing. Raises `ConfigError` where a datum is no row of a table."""
+        if self.is_array:
+            raise ConfigError(f"expected a table, whose cells can be hidden, got {self.fields[0].kind}")
+        return self.model_copy(update={"fields": tuple(f.model_copy(update={"gaps": True}) for f in self.fields)})
+
     @property
     def measure(self) -> Measure:
         """What densities are with respect to."""

@@ -11,7 +11,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,6 +218,32 @@ def curves(panel: Panel, xlabel: str) -> Figure:
         if len(panel.curves) > 1 or panel.mark:
             axes.legend(loc="lower right" if panel.floor is not None else "best", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(4))
+        return figure
+
+
+@dataclass(frozen=True)
+class Band:
+    """A line with its standard errors."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    stderr: Sequence[float]
+
+
+def bands(panels: Mapping[str, Sequence[Band]], xlabel: str) -> Figure:
+    """A plot for each title, side by side, of the same lines with their standard errors shaded."""
+    looks = ((MODEL, "-", "o"), (DATA, (0, (4, 1.5)), "s"), (THIRD, (0, (1, 1.2)), "^"))
+    with _style():
+        figure = _figure(3.9 * len(panels), 3.0)
+        for axes, (title, found) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+            for band, (colour, dash, marker) in zip(found, looks, strict=False):
+                x, y, stderr = (np.asarray(v, dtype=float) for v in (band.x, band.y, band.stderr))
+                axes.plot(x, y, color=colour, ls=dash, marker=marker, ms=3.5, lw=1.6, label=_name(band.label))
+                axes.fill_between(x, y - stderr, y + stderr, color=colour, alpha=0.15, lw=0)
+            axes.set(title=_name(title, 44), xlabel=xlabel)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.legend(fontsize=9)
         return figure
 
 

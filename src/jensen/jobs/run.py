@@ -20,10 +20,12 @@ from jensen.registry import build
 from jensen.training.folder import Folder
 
 if TYPE_CHECKING:
+    from jensen.jobs.acquire import Acquisition
     from jensen.jobs.cluster import Clusters
     from jensen.jobs.distance import Distance
     from jensen.jobs.impute import Imputation
     from jensen.jobs.outliers import Outliers
+    from jensen.jobs.policies import Policies
     from jensen.jobs.privacy import Privacy
     from jensen.jobs.probe import Probes
 
@@ -170,6 +172,18 @@ class Run:
         from jensen.jobs.impute import impute
 
         return impute(self, data, **options)
+
+    def acquire(self, data: Any = None, **options: Any) -> Acquisition:
+        """What to measure next of each row; see `jensen.jobs.acquire`."""
+        from jensen.jobs.acquire import acquire
+
+        return acquire(self, data, **options)
+
+    def policies(self, data: Any = None, **options: Any) -> Policies:
+        """How well a target is known after each measured column; see `jensen.jobs.policies`."""
+        from jensen.jobs.policies import policies
+
+        return policies(self, data, **options)
 
     def encode(self, data: Any = None, **options: Any) -> np.ndarray:
         """Representations, (n, L); see `jensen.jobs.encode`."""

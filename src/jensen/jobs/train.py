@@ -79,8 +79,15 @@ def train(
     loaded = data if isinstance(data, Dataset) and not data_options else load_data(data, **data_options)
     if "train" not in loaded.splits:
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
-    with seeded(checked.seed):
-        built = build(model, loaded.schema, configured)
+    schema = loaded.schema
+    try:
+        schema = schema.with_gaps() if checked.hide else schema
+        with seeded(checked.seed):
+            built = build(model, schema, configured)
+    except ConfigError as e:
+        raise ConfigError([f"train.hide: {problem}" for problem in e.problems]) if checked.hide else e from None
+    if checked.hide and "seen" in built.p:
+        raise ConfigError(f"train.hide: {model} explains why cells are missing, and what is hidden has another reason")
     if loaded.schema.given and "c" not in built.context:
         raise ConfigError(f"given: {model} takes no conditions; drop the columns, or let it explain them")
     _refuse_ignored(model, built, _sort(model, settings or {}, preset, options)[1])
@@ -98,8 +105,8 @@ def train(
         },
         "versions": versions(),
     }
-    folder = Folder.create(out, spec, loaded.schema, overwrite) if out is not None else None
-    return fit(Run(spec, loaded.schema, built, folder, _data=loaded), False, listener)
+    folder = Folder.create(out, spec, schema, overwrite) if out is not None else None
+    return fit(Run(spec, schema, built, folder, _data=loaded), False, listener)
 
 
 def check(

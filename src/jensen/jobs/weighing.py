@@ -55,20 +55,15 @@ def weigh(
     """
     model = run.model
     x, context = as_in(model, {"x": x})["x"], as_in(model, dict(context))
-    masked = model.sees_gaps
     rows = missing.flatten(1).any(1).nonzero()[:, 0]
     if not len(rows):
         return
-    start = None if masked else _usual(model, context)
+    start = usual(model, context)
     size = _rows_at_once(run, x, context, particles)
     for block in rows.split(size):
         hole = missing[block]
         given = {name: value[block] for name, value in context.items()}
-        shown = x[block] if start is None else torch.where(hole, start, x[block])
-        for _ in range(0 if masked else ROUNDS):
-            point, _ = _points(_walk(model, shown, hole, given, FEW), FEW)
-            shown = torch.where(hole, point, shown)
-        e = _walk(model, shown, hole, given, particles)
+        e = propose(model, x[block], hole, given, particles, start)
         point, weights = _points(e, particles)
         drawn = _draws(e, weights, max(draws, DRAWS))
         spread = drawn.std(0)
@@ -76,8 +71,25 @@ def weigh(
         keep(block, drawn[:draws], point, spread, 1 / weights.square().sum(0))
 
 
-def _usual(model: Model, context: Mapping[str, Tensor]) -> Tensor:
-    """The mean of samples of the model, (*event)."""
+def propose(
+    model: Model, x: Tensor, hole: Tensor, context: Mapping[str, Tensor], particles: int, start: Tensor | None
+) -> Evidence:
+    """A walk with particles from q of rows x (B, *event) with holes; a q that takes no mask is shown guesses in them.
+
+    Args:
+        start: the first guess, as `usual` gives it.
+    """
+    shown = x if start is None else torch.where(hole, start, x)
+    for _ in range(0 if start is None else ROUNDS):
+        point, _ = _points(_walk(model, shown, hole, context, FEW), FEW)
+        shown = torch.where(hole, point, shown)
+    return _walk(model, shown, hole, context, particles)
+
+
+def usual(model: Model, context: Mapping[str, Tensor]) -> Tensor | None:
+    """The mean of samples of the model, (*event), by which to guess; None where q takes a mask and needs no guess."""
+    if model.sees_gaps:
+        return None
     few = {name: value[torch.arange(GUESSES) % len(value)] for name, value in context.items()}
     return model.sample(GUESSES, few)[model.data].mean(0)
 

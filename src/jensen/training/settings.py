@@ -45,6 +45,7 @@ class Settings:
     seed: int
     threads: int | None
     checkpoint_seconds: float
+    hide: float
 
 
 @component("training", "gradient")
@@ -70,6 +71,7 @@ def settings(
     seed: Annotated[int, Field(ge=0)] = 0,
     threads: Annotated[int | None, Field(ge=1)] = None,
     checkpoint_seconds: Positive = 30.0,
+    hide: Annotated[float, Field(ge=0, le=1)] = 0.0,
 ) -> Settings:
     """How a model is trained.
 
@@ -97,10 +99,13 @@ def settings(
         seed: of initial weights, order of data and draws.
         threads: of the CPU; None leaves them as they are.
         checkpoint_seconds: least time between checkpoints.
+        hide: of a table, the largest share of a row's cells that a step does not see: each time, of each row, a share
+            drawn from [0, hide] is hidden at random, so that all p(x_o) are learned, and an encoder takes any gaps.
+            Validation hides as much, always the same cells.
     """
     return Settings(
         epochs, minutes, batch_size, lr, optimizer, weight_decay, schedule, lr_warmup, clip, skip_above, average,
-        patience, max_epochs, keep, precision, compile, device, seed, threads, checkpoint_seconds,
+        patience, max_epochs, keep, precision, compile, device, seed, threads, checkpoint_seconds, hide,
     )  # fmt: skip
 
 

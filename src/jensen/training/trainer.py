@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from jensen.conditionals.amortized import set_precision
 from jensen.core import Model, seeded
-from jensen.data.dataset import TensorSplit
+from jensen.data.dataset import Index, TensorSplit
 from jensen.errors import ConfigError, IntegrityError, JensenError, ResourceError, TrainingError
 from jensen.objectives import GradientPhase, Objective, Stage, Terms, UpdatePhase
 from jensen.training.adam import LeanAdam
@@ -214,6 +214,14 @@ class Trainer:
         """That this stage may take, where a time is given."""
         return self.stage.share * 60 * (self.settings.minutes or 0)
 
+    def _take(self, split: TensorSplit, rows: Index) -> dict[str, Tensor]:
+        """The rows of a batch, of each a share of the cells hidden that is drawn from [0, hide]."""
+        batch, hide = split.take(rows), self.settings.hide
+        if hide:
+            share = hide * torch.rand(len(batch["x"]), 1, device=self.device)
+            batch["seen"] = batch["seen"] & (torch.rand(batch["x"].shape, device=self.device) >= share)
+        return batch
+
     def _epoch(self) -> None:
         at, s = self.at, self.settings
         order = self._order(at.epoch)
@@ -224,7 +232,7 @@ class Trainer:
         began, first = time.perf_counter(), at.batch
         for position in range(at.batch, self.steps_per_epoch):
             rows = order[position * s.batch_size : (position + 1) * s.batch_size]
-            batch = {**self.train.take(rows), "row": rows, "total": self._total}
+            batch = {**self._take(self.train, rows), "row": rows, "total": self._total}
             progress, self._whole = self.progress, False
             for i, phase in enumerate(self.stage.phases):
                 if isinstance(phase, UpdatePhase):
@@ -490,7 +498,7 @@ class Trainer:
         n = len(split) if self.valid is not None else min(len(split), 10_000)
         with seeded(1, self.device):
             for start in range(0, n, size):
-                batch = split.take(slice(start, min(n, start + size)))
+                batch = self._take(split, slice(start, min(n, start + size)))
                 rows = batch["x"].shape[0]
                 weight = batch.get("weight", torch.ones(rows, device=self.device))
                 weights += float(weight.sum())
