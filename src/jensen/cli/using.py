@@ -293,7 +293,7 @@ def _write(out: str, run: Run, result: Any, columns: int | None = None) -> None:
 
 def _all_names(run: Run) -> list[str]:
     """Columns of what is drawn, conditions among them."""
-    schema, context = run.schema, run.model.context
+    schema, context = run.schema, run.model.conditions
     given = [*(schema.given_names if "c" in context else []), *([schema.label] if "y" in context else [])]
     return [name for name in schema.order if name in (*schema.names, *given)]
 

@@ -159,6 +159,11 @@ class Model(nn.Module):
         return sorted(given - set(self.p.names) - set(self.q.names) | ({"seen"} if self.sees_gaps else set()))
 
     @property
+    def conditions(self) -> list[str]:
+        """What a datum stands under and no factor explains: its context, but for which of its elements are there."""
+        return [name for name in self.context if name != "seen"]
+
+    @property
     def sees_gaps(self) -> bool:
         """Whether q is told which elements of the datum are there."""
         return any("seen" in factor.parents for factor in self.q)

@@ -77,7 +77,10 @@ class Modelled:
         schema = Schema.of_table(parts["train"].x, [f"x{d}" for d in range(x.shape[1])])
         data = Dataset("rows", schema, parts)
         seeds = [self.members * self.seed + m for m in range(self.members)]
-        budget: dict[str, Any] = {"epochs": math.ceil(self.steps / math.ceil(len(rows["train"]) / BATCH)), "batch_size": BATCH}
+        budget: dict[str, Any] = {
+            "epochs": math.ceil(self.steps / math.ceil(len(rows["train"]) / BATCH)),
+            "batch_size": BATCH,
+        }
         self.runs = [train(self.model, data, settings=self.settings, seed=seed, **budget) for seed in seeds]
         return self
 

@@ -62,7 +62,7 @@ def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_f
         DataError: the table holds what the model cannot take.
     """
     views = views_of(run.model)
-    if given_from is not None and views and not run.model.context:
+    if given_from is not None and views and not run.model.conditions:
         if given:
             raise ConfigError("given: expected values or pictures (given_from), got both")
         return _of_views(run, n, given_from, views)
@@ -179,7 +179,7 @@ def _columns(run: Run, given: Mapping[str, Any], given_from: Any) -> tuple[dict[
         source = open_source(given_from)
         part = next(iter(source.raw.parts.values()))
         frame: Any = part.x
-        wanted = [*run.schema.given_names, *_label_names(run)] if run.model.context else run.schema.names
+        wanted = [*run.schema.given_names, *_label_names(run)] if run.model.conditions else run.schema.names
         own = list(getattr(frame, "columns", ()))
         if own and not source.raw.named and len(own) == len(run.schema.given):
             frame, own = frame.set_axis(run.schema.given_names, axis=1), run.schema.given_names
@@ -207,7 +207,7 @@ def _label_names(run: Run) -> list[str]:
 
 
 def _check_names(run: Run, columns: Mapping[Any, Any], pictures: np.ndarray | None) -> None:
-    schema, context, problems = run.schema, run.model.context, []
+    schema, context, problems = run.schema, run.model.conditions, []
     of_columns = schema.given_names if "c" in context and schema.given_picture is None else []
     label = (_label_names(run) or LABEL)[0]
     explained = [] if schema.is_array else schema.names

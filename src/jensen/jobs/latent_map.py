@@ -78,7 +78,7 @@ def _has_standard_normal_prior(run: Run) -> bool:
 @torch.no_grad()
 def _manifold(run: Run, center: np.ndarray, basis: np.ndarray, points: np.ndarray, standard: bool) -> np.ndarray | None:
     """Expected pictures at quantiles of the prior, or of the data's own coordinates."""
-    if len(run.model.inferred) != 1 or run.model.codes or run.model.context:  # between codes there is nothing
+    if len(run.model.inferred) != 1 or run.model.codes or run.model.conditions:  # between codes there is nothing
         return None
     (name,) = run.model.inferred
     width = run.schema.event_shape[2]

@@ -247,20 +247,34 @@ def bands(panels: Mapping[str, Sequence[Band]], xlabel: str) -> Figure:
         return figure
 
 
-def histogram(name: str, data: np.ndarray, samples: np.ndarray) -> Figure:
-    """The share of a column's data (N,), filled, and of its samples (M,), outlined, in common bins."""
+def histogram(name: str, data: np.ndarray, samples: np.ndarray, words: Sequence[str] = ()) -> Figure:
+    """The share of a column's data (N,), filled, and of its samples (M,), outlined, in common bins.
+
+    What is missing (NaN) counts nowhere. Of a column of categories, values are places among `words`.
+    """
+    data, samples = data[~np.isnan(data)], samples[~np.isnan(samples)]
     with _style():
         figure = _figure(2.5, 1.7)
         axes = figure.subplots()
-        edges = _edges(data, samples)
-        _compared(axes, data, samples, edges)
+        if len(data):
+            edges = np.arange(len(words) + 1) - 0.5 if words else _edges(data, samples)
+            _compared(axes, data, samples, edges)
         axes.set_title(_name(name, 26), fontsize=9)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=8)
+        if words and len(words) <= NAMED:
+            axes.set_xticks(range(len(words)), [_name(word, 9) for word in words], rotation=60, fontsize=6)
+        elif words:
+            axes.set_xticks([])
+            axes.set_xlabel(f"{len(words):,} categories", fontsize=7)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4))
         return figure
+
+
+NAMED = 9  # categories up to which a histogram names each
 
 
 def _compared(axes: Any, data: np.ndarray, samples: np.ndarray, edges: np.ndarray) -> None:
@@ -318,7 +332,16 @@ def correlation_pairs(data: np.ndarray, samples: np.ndarray) -> Figure:
 
 
 def correlation(x: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of the columns of (N, D), (D, D); 0 with a constant column, 1 with itself."""
+    """Pearson's correlation of the columns of (N, D), (D, D); 0 with a constant column, 1 with itself.
+
+    Where cells are missing (NaN), of the rows in which both are there.
+    """
+    if np.isnan(x).any():
+        import pandas
+
+        found = pandas.DataFrame(x).corr().fillna(0.0).to_numpy(copy=True)
+        np.fill_diagonal(found, 1.0)
+        return found
     centred = x - x.mean(0)
     spread = np.sqrt((centred**2).sum(0))
     unit = centred / np.where(spread > 1e-12 * (1 + np.abs(x).max(0)), spread, np.inf)
@@ -328,7 +351,9 @@ def correlation(x: np.ndarray) -> np.ndarray:
 
 
 def pair(names: tuple[str, str], data: np.ndarray, samples: np.ndarray) -> Figure:
-    """Two columns of data (N, 2) and, beside it on the same axes, of samples (M, 2)."""
+    """Two columns of data (N, 2) and, beside it on the same axes, of samples (M, 2); rows with gaps are left out."""
+    data = data[~np.isnan(data).any(1)]
+    data = data if len(data) else np.zeros((1, 2))
     with _style():
         figure = _figure(4.0, 2.1)
         for axes, x, colour, title in zip(
@@ -409,7 +434,9 @@ def gains(where: Sequence[int], to_base: Sequence[float], to_data: Sequence[floa
 
 
 def against(name: str, data: np.ndarray, back: np.ndarray) -> Figure:
-    """A column's data (N,) across, what came back (N,) up, and the line on which the two are equal."""
+    """A column's data (N,) across, what came back (N,) up, and the line on which the two are equal; NaN is left out."""
+    there = ~np.isnan(data)
+    data, back = (data[there], back[there]) if there.any() else (np.zeros(1), np.zeros(1))
     with _style():
         figure = _figure(2.5, 2.2)
         axes = figure.subplots()

@@ -20,7 +20,7 @@ CLUSTERS = 40
 def shows_latents(run: Run) -> bool:
     """Whether there are codes of one vector that can be decoded into pictures, without conditions."""
     model = run.model
-    other = model.inverted or model.codes or model.context
+    other = model.inverted or model.codes or model.conditions
     return bool(run.schema.is_image and len(model.inferred) == 1 and not other)
 
 

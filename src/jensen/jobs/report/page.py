@@ -59,7 +59,9 @@ def _sentence(run: Run) -> str:
     c, found = run.capabilities, find(MODEL, run.spec["model"])
     what = found.summary.split(":")[0].split(",")[0].rstrip(".")
     shape = "×".join(map(str, run.schema.event_shape))
-    kind = {"binary": "binary", "levels": "grey", "count": "count", "real": "real", "symbol": ""}[run.schema.kind]
+    kind = {"binary": "binary", "levels": "grey", "count": "count", "real": "real", "mixed": "mixed", "symbol": ""}[
+        run.schema.kind
+    ]
     if run.schema.is_image:
         kind = "colour" if run.schema.event_shape[0] == 3 and kind == "grey" else kind
         things = f"{kind} pictures of {shape}"

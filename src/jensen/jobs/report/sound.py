@@ -28,14 +28,14 @@ def samples(run: Run, subject: Subject) -> tuple[str, str]:
     try:
         part = subject.few(SHOWN)[1]
         data, titles = part.x, _titles(run, part.y)
-        if run.model.context:
+        if run.model.conditions:
             given = given_as(run, part, SHOWN)
             titles = [titles[i % len(titles)] for i in range(SHOWN)]
     except NoData:
-        if run.model.context:
+        if run.model.conditions:
             raise
     drawn, rate = sample(run, given=given), _rate(run)
-    named = titles if run.model.context else []
+    named = titles if run.model.conditions else []
     body = plot(sounds.sheet(drawn, rate, named), "samples", "samples")
     if data is not None:
         drawing = sounds.sheet(data, rate, titles, colour=pictures.DATA)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from jensen.core import EXACT
+from jensen.data import columns as table_columns
+from jensen.data.sources import open_source
 from jensen.distributions import StandardNormal
 from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs import latent_map as maps
@@ -43,7 +45,7 @@ def samples(run: Run, subject: Subject) -> tuple[str, str]:
     if run.schema.is_text:
         return text.samples(run, subject)
     n = PICTURES if run.schema.is_image else ROWS
-    conditional = bool(run.model.context)
+    conditional = bool(run.model.conditions)
     given = given_as(run, subject.few(n)[1], n) if conditional else Given(n)
     under = " The conditions that it was given are those of the data." if conditional else ""
     drawn = sample(run, given=given)
@@ -53,7 +55,8 @@ def samples(run: Run, subject: Subject) -> tuple[str, str]:
             shown = subject.shown(subject.few(n)[1])
             figures.insert(0, picture(shown, run.schema.levels or 256, "data, for comparison", "data"))
         return caption + under, row(figures)
-    caption, body = _rows(run, np.concatenate([part.x for part in subject.found[0].splits.values()]), _matrix(drawn))
+    data = np.concatenate([part.x for part in subject.found[0].splits.values()])
+    caption, body = _rows(run, data, _matrix(run, drawn))
     return caption + under, body
 
 
@@ -79,14 +82,17 @@ def _pictures(run: Run, given: Given, drawn: np.ndarray) -> tuple[str, list[str]
 
 def _rows(run: Run, data: np.ndarray, drawn: np.ndarray) -> tuple[str, str]:
     """Columns of samples beside columns of data, one by one and in pairs."""
-    names = run.schema.names
+    names, words = run.schema.names, [field.categories or () for field in run.schema.fields]
     shown = names[:COLUMNS]
     body = legend([("data", "data fill"), ("samples", "model")])
-    body += row((plot(pictures.histogram(n, data[:, j], drawn[:, j]), n) for j, n in enumerate(shown)), "small")
+    drawings = (pictures.histogram(n, data[:, j], drawn[:, j], words[j]) for j, n in enumerate(shown))
+    body += row((plot(drawing, name) for drawing, name in zip(drawings, shown, strict=True)), "small")
     caption = (
         f"New rows that the model dreams up, {len(drawn):,} of them, beside all {len(data):,} data: how often each "
         f"value occurs, column by column, in the units of the data{of_all(len(shown), len(names), 'columns')}"
     )
+    ordered = _ordered(run)
+    names, data, drawn = [names[j] for j in ordered], data[:, ordered], drawn[:, ordered]
     if 2 <= len(names) <= HEAT_COLUMNS:
         body += plot(pictures.correlations(names, data, drawn), "correlations of the columns")
         caption += "; below, the correlation of each pair of columns, from −1 (blue) to 1 (red)"
@@ -163,13 +169,17 @@ def reconstructions(run: Run, subject: Subject) -> tuple[str, str]:
             row([picture(np.concatenate(blocks), levels, "", "data above, reconstructions below", columns)]),
         )
     data, part = subject.few(300)
-    back, names = _matrix(reconstruct(run, data)), run.schema.names
+    back, places = _matrix(run, reconstruct(run, data)), _ordered(run)
+    names = [run.schema.names[j] for j in places]
     shown = names[:COLUMNS]
     return (
         f"Data that the model was not trained on (across), each encoded to {_code(run)} and decoded to "
         f"E[x | z] (up), column by column in the units of the data; on the line nothing is lost"
         f"{of_all(len(shown), len(names), 'columns')}.",
-        row((plot(pictures.against(n, part.x[:, j], back[:, j]), n) for j, n in enumerate(shown)), "small"),
+        row(
+            (plot(pictures.against(n, part.x[:, j], back[:, j]), n) for j, n in zip(places, shown, strict=False)),
+            "small",
+        ),
     )
 
 
@@ -186,7 +196,7 @@ def interpolation(run: Run, subject: Subject) -> tuple[str, str]:
     data, part = subject.few(2 * PATHS)
     if len(part) < 2:
         raise NoData("it takes two data")
-    under = ", under the conditions of the nearer end" if run.model.context else ""
+    under = ", under the conditions of the nearer end" if run.model.conditions else ""
     ways = {
         "linear": "linear: straight from one code to the other",
         "spherical": "spherical: along an arc about the origin",
@@ -205,15 +215,16 @@ def interpolation(run: Run, subject: Subject) -> tuple[str, str]:
             f"shows {_decoded(run)} at points between their codes z{under}.",
             row(figures, "wide"),
         )
-    names = run.schema.names[: min(8, len(run.schema.names))]
-    figures = []
+    places = _ordered(run)
+    names, places = [run.schema.names[j] for j in places], places[:8]
+    shown, figures = names[:8], []
     for how in ways:
-        track = _matrix(interpolate(run, data, steps=STEPS, how=how))  # pyright: ignore[reportArgumentType]
-        figures.append(plot(pictures.path(how, names, _standard(run, track)[:, : len(names)]), how))
+        track = _matrix(run, interpolate(run, data, steps=STEPS, how=how))  # pyright: ignore[reportArgumentType]
+        figures.append(plot(pictures.path(how, shown, _standard(run, track)[:, places]), how))
     return (
         f"{'Rows' if run.model.inverted else 'Expected rows'} {_decoded(run)} on the way from one datum to another, at "
         "points between their codes z, straight or along an arc; each column in standard deviations from its mean"
-        f"{of_all(len(names), len(run.schema.names), 'columns')}{under}.",
+        f"{of_all(len(shown), len(names), 'columns')}{under}.",
         row(figures, "wide"),
     )
 
@@ -318,7 +329,7 @@ def diagnosis(run: Run, subject: Subject) -> tuple[str, str]:
             "how much each latent dimension says about a datum; one near 0 is not used",
         )
     worst = evidence.get("holes", {}).get("worst", [])
-    if worst and run.schema.is_image and len(run.model.inferred) == 1 and not run.model.context:
+    if worst and run.schema.is_image and len(run.model.inferred) == 1 and not run.model.conditions:
         (name,) = run.model.inferred
         z = torch.tensor(worst, dtype=next(run.model.parameters()).dtype, device=run.device)
         with torch.no_grad():
@@ -359,15 +370,25 @@ def _around(lengths: np.ndarray, dims: int) -> np.ndarray:
     return np.linspace(max(1e-3, min(low, middle - 2.5)), max(high, middle + 2.5), 201)
 
 
+def _ordered(run: Run) -> list[int]:
+    """Places of the columns whose values have an order; all where none has."""
+    fields = run.schema.fields
+    return [j for j, field in enumerate(fields) if field.kind != "category"] or list(range(len(fields)))
+
+
 def _standard(run: Run, x: np.ndarray) -> np.ndarray:
     """Columns in standard deviations from their means, where the schema knows them."""
+    if run.schema.measure != "counting":
+        return run.schema.prepare(x).double().numpy()
     centers = np.array([field.center for field in run.schema.fields])
     scales = np.array([field.scale for field in run.schema.fields])
     return (x - centers) / scales
 
 
-def _matrix(table: Any) -> np.ndarray:
-    """A table in the user's types as float64, (n, D)."""
+def _matrix(run: Run, table: Any) -> np.ndarray:
+    """A table in the user's types as float64, (n, D), categories by their places."""
+    if run.schema.kind == "mixed":
+        return table_columns.encode(table[run.schema.names], run.schema.fields, open_source(table))
     return np.asarray(table.to_numpy() if hasattr(table, "to_numpy") else table).astype(np.float64)
 
 
