@@ -22,6 +22,7 @@ _PUBLIC = {
     "load_data": ("jensen.data", "load_data"),
     "Dataset": ("jensen.data", "Dataset"),
     "Schema": ("jensen.data", "Schema"),
+    "choose": ("jensen.jobs.choose", "choose"),
     "compare": ("jensen.jobs.compare", "compare"),
     "build": ("jensen.registry", "build"),
     "Joint": ("jensen.core", "Joint"),
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from jensen import estimators
     from jensen.core import Joint, Model, Score, evidence
     from jensen.data import Dataset, Schema, load_data
+    from jensen.jobs.choose import choose
     from jensen.jobs.compare import compare
     from jensen.jobs.infer import infer
     from jensen.jobs.run import Run
@@ -54,6 +56,7 @@ __all__ = [
     "Schema",
     "Score",
     "build",
+    "choose",
     "compare",
     "estimators",
     "evidence",

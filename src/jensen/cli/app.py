@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from jensen.cli.acquiring import acquire
+from jensen.cli.choosing import choose
 from jensen.cli.clustering import cluster
 from jensen.cli.detecting import outliers
 from jensen.cli.evaluating import evaluate
@@ -52,7 +53,7 @@ def _options(
 
 LOOK, TRAIN, USE, JUDGE = "Look", "Train", "Use a run", "Judge a run"
 for panel, commands in {
-    TRAIN: (train, infer, demo),
+    TRAIN: (train, choose, infer, demo),
     LOOK: (models, show, data),
     USE: (score, sample, impute, acquire, reconstruct, encode, interpolate, cluster, outliers),
     JUDGE: (diagnose, probe, compare, distance, report),

@@ -16,6 +16,7 @@ from jensen.jobs.evaluate.masks import MECHANISMS, mask
 
 PROTOCOLS = ("paper", "leak-free")
 HELD_OUT = 0.2  # of the rows, in the leak-free protocol
+AUTO = "auto"  # in place of a model: settings are chosen by hidden cells, `jensen.jobs.choose`
 COMPLETE_ROWS = 20  # at least, for a model that is trained on them alone
 METRICS = (
     Metric("mse", "mean squared error of hidden numbers, in standardised units: of the mean about 1", paired=True),
@@ -152,6 +153,7 @@ def errors(found: np.ndarray, truth: np.ndarray, hidden: np.ndarray, is_category
 
 def by_model(name: str, settings: Mapping[str, Any], complete_rows: bool, options: Mapping[str, Any]) -> Imputer:
     """A registered model as a way to fill in: trained on the table with gaps, and asked what they hold."""
+    from jensen.jobs.choose import choose
     from jensen.jobs.train import train
 
     def impute(table: Gapped, filled: Gapped, seed: int) -> np.ndarray:
@@ -164,7 +166,10 @@ def by_model(name: str, settings: Mapping[str, Any], complete_rows: bool, option
                     "a lower --rate leaves more"
                 )
         budget = {"seed": seed, "fractions": (0.9, 0.1, 0.0)}
-        run = train(name, frame, settings={**budget, **settings}, kinds=table.columns.kinds or None)
+        if name == AUTO:
+            run = choose(frame, kinds=table.columns.kinds or None, **{**budget, **settings})
+        else:
+            run = train(name, frame, settings={**budget, **settings}, kinds=table.columns.kinds or None)
         whole = run.impute(filled.frame(), **{"seed": seed, **options}).completed()
         return np.where(np.isnan(filled.x), filled.columns.numbers(whole), filled.x)
 
@@ -214,7 +219,7 @@ def _check(
         problems.append("expected a model or a baseline, got neither")
     if settings and not isinstance(model, str):
         problems.append(f"{', '.join(settings)}: settings of a model, but no --model is named")
-    if isinstance(model, str):
+    if isinstance(model, str) and model != AUTO:
         from jensen.jobs.train import check
 
         try:

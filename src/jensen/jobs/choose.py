@@ -1,0 +1,127 @@
+"""Choose how to fill in a table: of a few settings, those by which hidden cells come back best, trained on all of it.
+
+A tenth of the cells that are there are hidden; each candidate learns from the rest for a part of its time and fills them
+in; the best one is trained anew, for all of its time, on the table as it is. So the choice hangs on cells that are known,
+and on nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from jensen.data import Dataset, Schema, Split, load_data
+from jensen.errors import ConfigError, DataError
+from jensen.jobs.run import Run
+from jensen.jobs.train import train
+
+MODEL, BATCH = "vae", 64
+STEPS, TRIAL = 6000, 0.4  # steps of training, and the share of them that a candidate is tried with
+HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and at least so many
+PARTICLES = 100
+SHARED: dict[str, Any] = {
+    "objective": "iw",
+    "objective.particles": 20,
+    "likelihood": "gaussian",
+    "likelihood.variance": "learned",
+    "encoder.activation": "tanh",
+    "decoder.activation": "tanh",
+}
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "wide": {**SHARED, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]},
+    "deep": {**SHARED, "latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3},
+}
+"""Settings of a VAE trained by the MIWAE bound: a wide layer for many columns that go together, and several for few
+that hang together in a winding way. One variance a column makes the mean of what is missing the aim, not narrow peaks."""
+
+
+def choose(
+    data: Any,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    candidates: Mapping[str, Mapping[str, Any]] = CANDIDATES,
+    steps: int = STEPS,
+    seed: int = 0,
+    listener: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Run:
+    """Train a model that fills in this table well, its settings chosen by what it makes of hidden cells.
+
+    Args:
+        data: a table with gaps or without, as `load_data` takes it; rows of "train" are learned from.
+        out, overwrite: the run folder, as in `jensen.train`.
+        candidates: settings of `vae` by name.
+        steps: of training, of the one that is chosen.
+        seed: of the cells that are hidden, and of training.
+        listener: told in a line what was found of each candidate.
+        options: of loading data.
+
+    Returns:
+        The run, whose record says under `chosen` what each candidate's error was: 1 is as bad as the column's mean or
+        most frequent name, 0 is right throughout.
+
+    Raises:
+        ConfigError: the data are no table, or too few cells are there.
+        DataError: data that cannot be read.
+    """
+    loaded = data if isinstance(data, Dataset) and not options else load_data(data, **options)
+    if loaded.schema.is_array:
+        raise ConfigError(f"choose: expected a table, got {loaded.schema.fields[0].kind}")
+    if "train" not in loaded.splits:
+        raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
+    schema, rows = loaded.schema.with_gaps(), loaded.split("train")
+    there = np.argwhere(~np.isnan(rows.x))
+    if len(there) * HIDDEN < FEWEST:
+        raise ConfigError(f"choose: expected {math.ceil(FEWEST / HIDDEN)} cells or more to hide some, got {len(there)}")
+    hidden = np.zeros(rows.x.shape, dtype=bool)
+    order = np.random.default_rng([seed, 7]).permutation(len(there))[: round(len(there) * HIDDEN)]
+    hidden[tuple(there[order].T)] = True
+    fewer = replace(rows, x=np.where(hidden, np.nan, rows.x))
+    tried = Dataset(loaded.name, schema, {**loaded.splits, "train": fewer})
+    errors = {}
+    for name, settings in candidates.items():
+        run = train(MODEL, tried, settings=settings, **_budget(len(rows), steps * TRIAL, seed))
+        filled = run.impute(tried, split="train", particles=PARTICLES, seed=seed).mean
+        errors[name] = relative_error(schema, filled, rows, hidden)
+        if listener is not None:
+            listener(f"{name}: {errors[name]:.3f} of the error of the columns' means")
+    best = min(errors, key=lambda name: errors[name])
+    whole = replace(loaded, schema=schema)
+    run = train(
+        MODEL, whole, settings=candidates[best], out=out, overwrite=overwrite, **_budget(len(rows), steps, seed)
+    )
+    run.spec["chosen"] = {"best": best, "errors": errors}
+    if run.folder is not None:
+        run.folder.write_spec(run.spec)
+    return run
+
+
+def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) -> float:
+    """Of cells that were hidden, the error over that of the column's mean or most frequent name, averaged over columns.
+
+    Numbers count by their squares, names by the share that is wrong. Columns of one value are left out.
+    """
+    found = []
+    for j, field in enumerate(schema.fields):
+        here, truth = hidden[:, j], rows.x[:, j]
+        seen = truth[~np.isnan(truth) & ~here]
+        if not here.any() or not len(seen) or np.ptp(seen) == 0:
+            continue
+        if field.kind == "category":
+            usual = np.bincount(seen.astype(int)).argmax()
+            wrong, base = (filled[here, j] != truth[here]).mean(), (truth[here] != usual).mean()
+        else:
+            wrong, base = np.square(filled[here, j] - truth[here]).mean(), np.square(truth[here] - seen.mean()).mean()
+        if base > 0:
+            found.append(wrong / base)
+    return float(np.mean(found)) if found else math.inf
+
+
+def _budget(rows: int, steps: float, seed: int) -> dict[str, Any]:
+    return {"epochs": max(2, math.ceil(steps / math.ceil(rows / BATCH))), "batch_size": BATCH, "seed": seed}

@@ -1,0 +1,59 @@
+"""Settings chosen by cells that are hidden."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas
+import pytest
+
+import jensen
+from jensen.data import Split, load_data
+from jensen.errors import ConfigError
+from jensen.jobs.choose import choose, relative_error
+
+RNG = np.random.default_rng(0)
+
+
+def table(n: int = 400) -> pandas.DataFrame:
+    cause = RNG.normal(size=n)
+    frame = pandas.DataFrame({f"x{j}": cause + 0.1 * RNG.normal(size=n) for j in range(4)})
+    frame["side"] = np.where(cause > 0, "up", "down")
+    return frame.mask(RNG.random(frame.shape) < 0.2)
+
+
+BLIND = {"latents": 1, "objective.beta": 100.0, "encoder.hidden": [4], "decoder.hidden": [4]}
+GOOD = {"latents": 2, "objective": "iw", "encoder.hidden": [16], "decoder.hidden": [16], "lr": 1e-2}
+
+
+def test_what_fills_in_better_is_chosen_and_trained_on_all(tmp_path):
+    lines: list[str] = []
+    run = choose(
+        table(), candidates={"blind": BLIND, "good": GOOD}, steps=300, out=tmp_path / "r", listener=lines.append
+    )
+    errors = run.spec["chosen"]["errors"]
+    assert run.spec["chosen"]["best"] == "good"
+    assert errors["good"] < 0.5 < 0.9 < errors["blind"]
+    assert [line.split(":")[0] for line in lines] == ["blind", "good"]
+    again = jensen.open(tmp_path / "r")
+    assert again.spec["chosen"] == run.spec["chosen"]
+    assert again.spec["settings"]["latents"] == 2
+    assert not again.impute(table(), particles=20).completed().isna().any().any()
+
+
+def test_errors_are_relative_to_the_mean_and_to_the_usual_name():
+    data = load_data(table().fillna({"side": "up"}), fractions=(1.0, 0.0, 0.0))
+    x = data.split("train").x
+    hidden = (RNG.random(x.shape) < 0.3) & ~np.isnan(x)
+    truth = Split(x)
+    assert relative_error(data.schema, x, truth, hidden) == 0
+    seen = np.where(hidden, np.nan, x)
+    usual = np.nanmean(seen, axis=0)
+    usual[4] = np.bincount(seen[:, 4][~np.isnan(seen[:, 4])].astype(int)).argmax()
+    assert relative_error(data.schema, np.broadcast_to(usual, x.shape), truth, hidden) == pytest.approx(1)
+
+
+def test_what_is_no_table_is_refused():
+    with pytest.raises(ConfigError, match="expected a table, got image"):
+        choose("digits")
+    with pytest.raises(ConfigError, match="expected 200 cells or more"):
+        choose(table(20))
