@@ -1,8 +1,8 @@
-"""Choose how to fill in a table: of a few settings, those by which hidden cells come back best, trained on all of it.
+"""Choose how to fill in a table: of a few settings, those by which hidden cells come back best.
 
-A tenth of the cells that are there are hidden; each candidate learns from the rest for a part of its time and fills them
-in; the best one is trained anew, for all of its time, on the table as it is. So the choice hangs on cells that are known,
-and on nothing else.
+A tenth of the cells that are there are hidden; each candidate learns from the rest for a part of its time and fills
+them in; the best one is trained anew, for all of its time, on the table as it is. So the choice hangs on cells that
+are known, and on nothing else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "deep": {**SHARED, "latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3},
 }
 """Settings of a VAE trained by the MIWAE bound: a wide layer for many columns that go together, and several for few
-that hang together in a winding way. One variance a column makes the mean of what is missing the aim, not narrow peaks."""
+that hang together in a winding way. One variance a column makes the mean of what is missing the aim, and no narrow
+peaks."""
 
 
 def choose(
