@@ -12,7 +12,8 @@ from scipy.stats import kstest, multivariate_normal, norm
 from tests.contracts.toys import BINARY_PICTURES, DATA, columns
 from torch import Tensor, nn
 
-from jensen.conditionals.diffusion import Denoised, Guess, Noised, Sampling, Schedule, backwards, noise, signal
+from jensen.conditionals.denoising import Denoised, Guess, Sampling
+from jensen.conditionals.noising import Noised, Schedule, backwards, noise, signal
 from jensen.core import Model, seeded
 from jensen.data import Dataset, Schema, Split
 from jensen.errors import ConfigError

@@ -12,19 +12,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from jensen.conditionals.diffusion import (
-    Denoiser,
-    Denoising,
-    Features,
-    FirstStep,
-    Known,
-    Noising,
-    Predict,
-    Schedule,
-    ScheduleName,
-    Variance,
-)
+from jensen.conditionals.denoising import Denoiser, Denoising, FirstStep, Known, Predict, Variance
 from jensen.conditionals.heads import Support
+from jensen.conditionals.noising import Features, Noising, Schedule, ScheduleName
 from jensen.core import Joint, Model
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError

@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from jensen.conditionals.diffusion import Denoiser, Noised, Noising
+from jensen.conditionals.denoising import Denoiser
+from jensen.conditionals.noising import Noised, Noising
 from jensen.core import Model
 from jensen.errors import ConfigError
 from jensen.objectives.phases import Batch, GradientPhase, Objective, Stage, Terms, weighted_mean
