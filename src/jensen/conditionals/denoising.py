@@ -32,7 +32,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from jensen.conditionals.heads import Head
-from jensen.conditionals.noising import Schedule, backwards, last_of, noise, pairs, signal
+from jensen.conditionals.noising import (
+    Features,
+    Schedule,
+    backwards,
+    last_of,
+    noise,
+    pairs,
+    signal,
+)
 from jensen.distributions import DiagonalNormal
 from jensen.errors import ConfigError
 from jensen.nets.context import contextual
