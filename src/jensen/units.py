@@ -16,7 +16,7 @@ def bits(nats: float) -> float:
     return nats / LN2
 
 
-def bits_per_dim(log_likelihood: float, dims: int) -> float:
+def bits_per_dim(log_likelihood: float, dims: float) -> float:
     """Bits needed for one dimension of a datum whose log-likelihood, in nats, is given.
 
     A uniform model over 0..255 spends 8 bits a dimension:

@@ -48,6 +48,20 @@ def test_a_bounded_logistic_integrates_to_one_and_has_its_mean(loc, scale):
     assert float(drawn.mean()) == pytest.approx(float(p.mean), abs=4 * float(drawn.std()) / 4000**0.5 + 1e-9)
 
 
+@pytest.mark.parametrize(("loc", "scale"), [(-1.0, 0.05), (-5.0, 0.2), (2.0, 0.05), (0.5, 1e3), (-20.0, 0.1)])
+def test_a_bounded_logistic_far_outside_its_bounds_keeps_its_mean(loc, scale):
+    """In float32 against quadrature of exp(log p), in float64: the limit is a truncated exponential."""
+    p = BoundedLogistic(torch.tensor([loc]), torch.tensor([scale]))
+    x = torch.linspace(0, 1, 200001).double()
+    exact = BoundedLogistic(torch.tensor([loc]).double(), torch.tensor([scale]).double())
+    weight = exact.log_prob(x[:, None]).exp()
+    mean = float((weight * x).mean() / weight.mean())
+    assert float(p.mean) == pytest.approx(mean, abs=2e-4)
+    torch.manual_seed(0)
+    drawn = p.sample(torch.Size((4000,)))
+    assert float(drawn.mean()) == pytest.approx(mean, abs=5 * float(drawn.std()) / 4000**0.5 + 2e-4)
+
+
 @pytest.mark.parametrize("scale", [0.05, 0.7, 1.3, 8.0])
 def test_whole_numbers_have_probabilities_that_sum_to_one_and_their_mean(scale):
     loc = torch.tensor([[-3.0, 0.2, 11.6]]).double()

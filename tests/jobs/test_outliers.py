@@ -147,6 +147,8 @@ def test_an_ensemble_counts_disagreement_as_strange(ppca):
     assert last is not None
     each = np.concatenate([each, [last.double().numpy()]])
     assert found.method == "ensemble"
+    assert [w for w in found.warnings if "trained on other rows" in w]  # the second member was
+    assert not ppca.outliers(x, ensemble=others, calibration=rows(60, 3)).elsewhere
     np.testing.assert_allclose(found.score, each.var(0, ddof=1) - each.mean(0), rtol=1e-3, atol=1e-2)
 
 

@@ -159,6 +159,11 @@ class Model(nn.Module):
         return sorted(given - set(self.p.names) - set(self.q.names) | ({"seen"} if self.sees_gaps else set()))
 
     @property
+    def completes(self) -> bool:
+        """Whether q draws what is missing of the datum itself, so that p explains what was seen for certain."""
+        return any(getattr(factor.module, "completes", False) for factor in self.q)
+
+    @property
     def conditions(self) -> list[str]:
         """What a datum stands under and no factor explains: its context, but for which of its elements are there."""
         return [name for name in self.context if name != "seen"]

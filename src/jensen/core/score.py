@@ -68,13 +68,20 @@ class Score:
     amounts: dict[str, int] | None = None
     refine: int = 0
     code_bits: dict[str, dict[str, float]] | None = None
+    seen: float | None = None
     rows: Tensor | None = None
     weights: Tensor | None = None
 
     @property
     def bits_per_dim(self) -> float | None:
-        """Bits per element; None for continuous data, where a density is no code length, and for text: see `text`."""
-        return bits_per_dim(self.nats, self.dims) if self.measure == "counting" and not self.amounts else None
+        """Bits per element that is there; None for continuous data, whose density is no code length, and for text."""
+        counted = self.measure == "counting" and not self.amounts and self.elements > 0
+        return bits_per_dim(self.nats, self.elements) if counted else None
+
+    @property
+    def elements(self) -> float:
+        """Elements of a datum that are there, on average."""
+        return self.dims if self.seen is None else self.seen
 
     @property
     def text(self) -> dict[str, float] | None:

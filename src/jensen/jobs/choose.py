@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jensen.data import Dataset, Schema, Split, load_data
+from jensen.data.columns import fitted
 from jensen.errors import ConfigError, DataError
 from jensen.jobs.run import Run
 from jensen.jobs.train import train
@@ -84,7 +85,8 @@ def choose(
     order = np.random.default_rng([seed, 7]).permutation(len(there))[: round(len(there) * HIDDEN)]
     hidden[tuple(there[order].T)] = True
     fewer = replace(rows, x=np.where(hidden, np.nan, rows.x))
-    tried = Dataset(loaded.name, schema, {**loaded.splits, "train": fewer})
+    known = schema.model_copy(update={"fields": fitted(schema.fields, fewer.x, [fewer.x])}).with_gaps()
+    tried = Dataset(loaded.name, known, {**loaded.splits, "train": fewer})
     errors = {}
     for name, settings in candidates.items():
         run = train(MODEL, tried, settings=settings, **_budget(len(rows), steps * TRIAL, seed))

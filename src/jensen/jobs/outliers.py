@@ -62,6 +62,7 @@ class Outliers:
         surprise: by column; None where it was not asked for.
         usual_bits: mean surprise of each column in some of the data for calibration, (D,); None likewise.
         data, split: what was looked at.
+        elsewhere: members of an ensemble that were trained on other rows than the first, whose split calibrates.
     """
 
     rows: np.ndarray
@@ -76,6 +77,7 @@ class Outliers:
     usual_bits: np.ndarray | None
     data: str
     split: str
+    elsewhere: Sequence[str] = ()
 
     def table(self) -> Any:
         """A frame of one row a datum: row, score, p_value, outlier; where asked for, by column, bits of surprise and
@@ -114,6 +116,9 @@ class Outliers:
     def warnings(self) -> list[str]:
         """What not to trust, in sentences."""
         n, least = self.calibration[0], 1 / (self.calibration[0] + 1)
+        return [*self._of_size(n, least), *(f"{name} {ELSEWHERE}" for name in self.elsewhere)]
+
+    def _of_size(self, n: int, least: float) -> list[str]:
         if least > self.alpha:
             few = (
                 f"{n:,} data for calibration give no p-value below {least:.2g}, so none is an outlier at {self.alpha:g}"
@@ -219,7 +224,19 @@ def outliers(
         typical,
         found.name,
         name,
+        [other.name for other in runs[1:] if isinstance(calibration, str) and _rows_of(other) != _rows_of(run)],
     )
+
+
+ELSEWHERE = (
+    "was trained on other rows, and may have been fitted to those that p-values are calibrated by: "
+    "train all on one split, or give data by --calibration"
+)
+
+
+def _rows_of(run: Run) -> Any:
+    """What a run's record says of the rows that it was trained on."""
+    return run.spec.get("data", {}).get("splits")
 
 
 def _method(run: Run, method: str, runs: Sequence[Run]) -> str:
@@ -279,6 +296,8 @@ def _nats(run: Run, part: Split, particles: int, seed: int) -> np.ndarray:
     k = particles if run.capabilities.likelihood == "lower_bound" and run.model.hidden else None
     rows = score(run, _dataset(run, part), particles=k, seed=seed, keep=False).rows
     assert rows is not None
+    # With gaps a row has the units of the cells that are there; in prepared units rows are ranked whatever the units.
+    rows = rows + torch.as_tensor(run.schema.log_jacobian - run.schema.log_jacobians(part.x))
     return np.nan_to_num(rows.double().numpy(), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
 
 
@@ -304,7 +323,7 @@ def _ensemble(runs: Sequence[Run], parts: Parts, particles: int, seed: int) -> l
 def _reconstruction(runs: Sequence[Run], parts: Parts, particles: int, seed: int) -> list[np.ndarray]:
     run = runs[0]
     model = run.model.eval()
-    if not model.inferred:
+    if not model.inferred or model.completes:
         raise CapabilityError(
             f"{run.spec['model']} has no hidden variables to reconstruct data from; use --method likelihood"
         )

@@ -164,7 +164,7 @@ def _nearness(columns: Columns, made: np.ndarray, own: np.ndarray, held: np.ndar
         near_stderr=(expected * (1 - expected) * (1 / len(made) + 1 / len(held))) ** 0.5,
         near_independent=float((of_alone <= quantile).mean()),
         closer=float((apart < 0).mean() + 0.5 * (apart == 0).mean()),
-        closer_stderr=float((0.25 / len(made)) ** 0.5),
+        closer_stderr=(0.25 * (1 / len(made) + 1 / few)) ** 0.5,
         copies=float((of_made == 0).mean()),
         held_out_copies=float((of_held == 0).mean()),
         distances={"synthetic": float(np.median(of_made)), "held_out": float(np.median(of_held))},

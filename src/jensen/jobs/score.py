@@ -83,6 +83,7 @@ def score(
     likelihood = run.capabilities.likelihood
     if estimator == "auto":
         only_noise = bool(run.model.hidden) and all(map(run.model.is_noise, run.model.hidden))
+        only_noise &= not run.model.completes
         auto = {EXACT: "exact", ESTIMATE: "trace"}
         estimator = auto.get(likelihood or "", "elbo" if only_noise or not run.model.hidden else "iw")
     if estimator not in ESTIMATORS:
@@ -137,7 +138,8 @@ def score(
         split_sha256=part.sha256,
         binarization=run.schema.binarization,
         subset=None if limit is None or limit >= len(part) else f"{limit} of {len(part)} at random, seed {seed}",
-        log_jacobian=float(np.mean(jacobians)),
+        log_jacobian=float(np.average(np.broadcast_to(jacobians, len(rows)), weights=weights)),
+        seen=float(np.average((~np.isnan(part.x[chosen])).sum(1), weights=weights)) if run.schema.gaps else None,
         effective_sample_size=float(sizes.median()) if sizes is not None else None,
         amounts=None if part.amounts is None else dict(zip(AMOUNTS, part.amounts[chosen].sum(0).tolist(), strict=True)),
         rows=rows,

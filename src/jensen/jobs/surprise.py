@@ -104,7 +104,7 @@ def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor,
     dist, x = e.p[name], e.values[name]
     if isinstance(dist, Autoregression):
         return dist.terms(x), dist.factors(x).mean
-    if not hasattr(dist, "log_prob_terms"):
+    if not hasattr(dist, "log_prob_terms") or run.model.completes:
         raise CapabilityError(
             f"{run.spec['model']} cannot tell columns apart: its density of a row is neither a product over columns "
             "given what is hidden nor autoregressive; leave out --columns"

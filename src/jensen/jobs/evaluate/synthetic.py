@@ -17,6 +17,10 @@ from jensen.jobs.privacy import nearness
 if TYPE_CHECKING:
     import pandas
 
+OF_WHOLE = (
+    "The given rows were made elsewhere: where their maker saw the whole table, the rows held out here were none to "
+    "it, and its numbers flatter it."
+)
 HELD_OUT = 0.3  # of the rows
 TREES, ROWS = 100, 10_000  # of the predictor; rows that it learns from at most
 LEVELS = 20  # of a category that correlations take up, the most frequent ones
@@ -130,9 +134,9 @@ def synthetic(
         f"categories; {HELD_OUT:.0%} of the rows held out, seeds {seed} to {seed + seeds - 1}"
         + (f", label {label}" if label is not None else "")
     )
-    return Evaluation(
-        "synthetic", title, about, METRICS, values, ours or (GIVEN if rows is not None else None), seconds
-    )
+    shown = ours or (GIVEN if rows is not None else None)
+    notes = (OF_WHOLE,) if rows is not None else ()
+    return Evaluation("synthetic", title, about, METRICS, values, shown, seconds, notes=notes)
 
 
 def independent(train: pandas.DataFrame, n: int, seed: int) -> pandas.DataFrame:
