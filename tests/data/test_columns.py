@@ -162,3 +162,19 @@ def test_zones_of_time_come_back():
     assert back["when"].dtype == frame["when"].dtype
     difference = (back["when"] - frame["when"].iloc[data.split("train").index].reset_index(drop=True)).abs()
     assert difference.max() < pandas.Timedelta("1s")
+
+
+def test_gaps_of_a_csv_keep_truth_values_and_whole_numbers(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("bit,whole,word\n" + "True,1,a\nFalse,,b\n,3,a\n" * 10)
+    data = load_data(path, fractions=(1.0, 0.0, 0.0))
+    schema, x = data.schema, data.split("train").x[np.argsort(data.split("train").index)]
+    assert [field.kind for field in schema.fields] == ["binary", "count", "category"]
+    back = schema.table(x)
+    assert [str(dtype) for dtype in back.dtypes[:2]] == ["boolean", "Int64"]  # pyright: ignore
+    assert back.iloc[:3, :2].isna().to_numpy().tolist() == [[False, False], [False, True], [True, False]]  # pyright: ignore
+    one = load_data(pandas.DataFrame({"bit": ["true"], "whole": ["2"], "word": ["b"]}), schema=schema).split("all").x
+    assert one.tolist() == [[1.0, 2.0, 1.0]]
+    (tmp_path / "t.csv.columns.yaml").write_text("word: {kind: ordinal, categories: [no, yes]}\n")
+    with pytest.raises(ConfigError, match="put them in quotes"):
+        load_data(path)

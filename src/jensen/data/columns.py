@@ -78,8 +78,10 @@ def encode(frame: Any, fields: Sequence[Field], source: Source, gaps: bool = Tru
     """
     import pandas
 
-    if all(field.kind in NUMERIC for field in fields):
-        x = tables.values(frame[[field.name for field in fields]], source.name, source.line, gaps)
+    names = [field.name for field in fields]
+    plain = all(frame[name].dtype.kind in "biuf" for name in names) or all(field.kind == "real" for field in fields)
+    if plain and all(field.kind in NUMERIC for field in fields):
+        x = tables.values(frame[names], source.name, source.line, gaps)
         for field, column in zip(fields, x.T, strict=True):
             check_kind(field.name, field.kind, column, (field.low, field.high))
         return x
@@ -170,6 +172,10 @@ def _asked(name: str, spec: Any) -> dict[str, Any]:
         raise ConfigError(f"kinds: {name}: low and high go with bounded, which takes both")
     if kind == "bounded" and not -math.inf < float(spec["low"]) < float(spec["high"]) < math.inf:
         raise ConfigError(f"kinds: {name}: expected low < high, got {spec['low']} and {spec['high']}")
+    if any(isinstance(word, bool) for word in spec.get("categories", ())):
+        raise ConfigError(
+            f"kinds: {name}: categories: YAML takes yes, no, on and off for truth values; put them in quotes"
+        )
     if "categories" in spec and kind not in ("category", "ordinal"):
         raise ConfigError(f"kinds: {name}: categories go with category and ordinal, got {kind}")
     return spec
@@ -287,6 +293,9 @@ def _numbers(column: Any, field: Field, source: Source) -> np.ndarray:
     """The cells of one column, float64 (N,), NaN where empty."""
     if field.kind == "time":
         return _seconds(column, field, source)
+    if field.kind == "binary" and column.dtype.kind not in "biuf":
+        truths = {"true": 1.0, "false": 0.0}
+        column = column.map(lambda cell: truths.get(str(cell).strip().lower(), cell))
     if field.categories is None:
         return tables.values(column.to_frame(), source.name, source.line, gaps=True)[:, 0]
     import pandas

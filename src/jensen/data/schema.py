@@ -372,7 +372,9 @@ class Schema(BaseModel):
         self, x: np.ndarray, c: np.ndarray | None = None, y: np.ndarray | None = None
     ) -> np.ndarray | pandas.DataFrame:
         """Rows in the user's units (N, D) in the user's own dtypes and container; `c` and `y` as in `restore`."""
-        columns = {field.name: (field.dtype, in_dtype(x[:, j], field)) for j, field in enumerate(self.fields)}
+        if self.kind == "mixed":
+            x = np.where([not field.continuous for field in self.fields], np.rint(x), x)
+        columns = {field.name: (field.dtype, _with_gaps(x[:, j], field)) for j, field in enumerate(self.fields)}
         for j, field in enumerate(self.given if c is not None and self.given_picture is None else ()):
             assert c is not None
             columns[field.name] = field.dtype, in_dtype(c[:, j], field)
@@ -384,7 +386,10 @@ class Schema(BaseModel):
             return np.stack([column for _, column in columns.values()], axis=1)
         import pandas
 
-        series = [pandas.Series(column, dtype=dtype) for dtype, column in columns.values()]
+        series = [
+            column if isinstance(column, pandas.Series) and column.isna().any() else pandas.Series(column, dtype=dtype)
+            for dtype, column in columns.values()
+        ]
         return pandas.concat(series, axis=1, keys=list(columns))
 
     @property
@@ -468,6 +473,23 @@ def as_dtype(column: np.ndarray, field: Field) -> np.ndarray:
         top = np.nextafter(float(limits.max), 0)
         return np.rint(np.clip(_finite(column, field.name), float(limits.min), top)).astype(limits.dtype)
     return column.astype(kind) if kind in ("float16", "float32") else column
+
+
+def _with_gaps(column: np.ndarray, field: Field) -> Any:
+    """`in_dtype`; empty cells stay so, in a dtype that has them."""
+    empty = np.isnan(column)
+    if not field.gaps or not empty.any() or (field.categories is None and "float" in field.dtype.lower()):
+        return in_dtype(column, field)
+    import pandas
+
+    known = column[~empty]
+    whole = in_dtype(np.where(empty, known[0] if len(known) else 0.0, column), field)
+    series: Any = pandas.Series(whole, dtype=field.dtype)
+    if series.dtype == bool:
+        series = series.astype("boolean")
+    elif not isinstance(series.dtype, pandas.api.extensions.ExtensionDtype) and series.dtype.kind in "iu":
+        series = series.astype("Int64")
+    return series.mask(empty)
 
 
 def in_dtype(column: np.ndarray, field: Field) -> Any:

@@ -520,7 +520,7 @@ class Inquiry:
             raise ConfigError(
                 f"expected one row, got {len(self.part):,}; a table is ranked row by row, with --out FILE"
             )
-        self.spent = 0.0
+        self.spent, self._own = 0.0, np.array(self.costs, dtype=float)
 
     def now(self) -> Acquisition:
         """What is known, and what each column is expected to tell."""
@@ -531,6 +531,7 @@ class Inquiry:
         """A column has been measured. Raises `DataError` for a value that it cannot have."""
         place = self._place(column)
         self.part.x[0, place] = read_value(self.run.schema.fields[place], value)
+        self.costs[place] = self._own[place]  # it may have been skipped before
         self.spent += float(self.costs[place])
 
     def skip(self, column: str) -> None:

@@ -184,7 +184,7 @@ class Imputation:
         size = found["effective_sample_size"]
         lines = [
             f"filled in {found['values_filled']:,} values in {found['data_filled']:,} of {found['data']:,} data: {how}",
-            f"effective sample size: median {size['median']:,.0f}, least {size['least']:,.1f}",
+            f"effective sample size: median {size['median']:,.0f}, least {size['least']:,.0f}",
         ]
         if found["r_hat"]:
             lines.append(f"R-hat of the chains: median {found['r_hat']['median']:.3f}, largest "
