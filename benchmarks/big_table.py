@@ -1,9 +1,10 @@
-"""A million rows of twenty mixed columns with gaps: peak memory, and rows a second, of training, scoring and filling in.
+"""A million rows of twenty mixed columns with gaps: peak memory and speed of training, scoring and filling in.
 
     python benchmarks/big_table.py [--rows 1000000] [--out results/big_table.json]
 
-Each step is a process of its own, from the file on, and its peak is the resident memory that the system tells of it, the
-library and the table itself included. Scores are the bound of one draw, timed from the loaded table on; gaps are filled in by 20 particles a row.
+Each step is a process of its own, from the file on, and its peak is the resident memory that the system tells of it,
+the library and the table itself included. Scores are the bound of one draw, timed from the loaded table on; gaps are
+filled in by 20 particles a row.
 """
 
 from __future__ import annotations
