@@ -330,7 +330,7 @@ def test_a_pickled_run_walks_identically(variant):
     walks = []
     for model in (run.model, again.model):
         with seeded(0), torch.no_grad():
-            e = model.evidence({"x": variant.x})
+            e = model.evidence(variant.batch)
             walks.append({**e.values, **{f"log p {name}": value for name, value in e.log_p.items()}})
     assert walks[0].keys() == walks[1].keys()
     assert all(torch.equal(value, walks[1][name]) for name, value in walks[0].items())

@@ -38,4 +38,4 @@ def log_densities(model: Model, double: Model, batch: Mapping[str, Tensor]) -> t
     e = model.evidence(as_in(model, batch))
     single = torch.stack([log_p[0] for log_p in e.log_p.values()]).sum(0)
     values = as_in(double, {name: e.values[name] for name in [*model.p.names, *model.context] if name in e.values})
-    return single.double(), evidence(double.p, Joint(), values).log_w[0]
+    return single.double(), evidence(double.p, Joint(), double.masked(values)).log_w[0]

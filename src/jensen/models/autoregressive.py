@@ -86,6 +86,11 @@ def decoder(
         word_dropout: share of the elements before it that an element does not see in training, so that it asks z
             (Bowman et al. 2016, arXiv:1511.06349); of networks of sequences.
     """
+    if support.gaps or support.columns:
+        raise ConfigError(
+            "likelihood: 'autoregressive' is a density of whole rows of one kind, of which no cell can be left out; "
+            "choose 'gaussian' or 'student-t' for a table of mixed columns or with gaps, or 'auto'"
+        )
     head = factorised(likelihood(support), "likelihood")
     made = network(support, head.per_element, features)
     if word_dropout:
