@@ -14,7 +14,9 @@ import jensen
 from jensen.core import Model, seeded
 from jensen.data import Dataset, Schema, Split
 from jensen.errors import CapabilityError, ConfigError, DataError
-from jensen.jobs.filling import Coordinates, Effort, Proposal, Target, fill
+from jensen.jobs.filled import Effort
+from jensen.jobs.filling import fill
+from jensen.jobs.held import Coordinates, Proposal, Target
 from jensen.jobs.impute import impute, region_mask
 from jensen.jobs.run import Run
 from jensen.models.flow import density

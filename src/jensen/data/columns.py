@@ -31,7 +31,6 @@ from jensen.errors import ConfigError, DataError, did_you_mean
 
 KINDS = ("real", "positive", "bounded", "count", "binary", "category", "ordinal", "time")
 NUMERIC = ("real", "positive", "bounded", "count", "binary")
-CONTINUOUS = ("real", "positive", "bounded", "time")
 IDENTIFIER = 50  # different words above which, where most rows have one of their own, a column is no category
 SKEWED = 2.0  # skewness above which numbers above 0 are taken as positive, where that of their logarithm is below half
 EXACT = 2**24  # whole numbers up to which float32 is exact

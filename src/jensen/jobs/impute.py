@@ -17,7 +17,8 @@ from jensen.data.raw import ALL
 from jensen.data.schema import as_dtype, in_dtype
 from jensen.data.sources import Source, open_source
 from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
-from jensen.jobs.filling import METHODS, Effort, Filled, fill
+from jensen.jobs.filled import Effort, Filled
+from jensen.jobs.filling import METHODS, fill
 from jensen.jobs.given import context_of
 from jensen.jobs.job import job
 from jensen.jobs.run import Run, check_conditions
