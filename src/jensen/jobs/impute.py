@@ -100,7 +100,7 @@ class Imputation:
             return np.clip(np.rint(self._whole(cells)), 0, top).astype(np.uint8)
         if self.frame is not None:
             return self._overlaid(cells)
-        return self.schema.table(_as_kinds(self.schema, self._whole(cells)), self.part.c, self.part.y)
+        return self.schema.table(self._whole(cells), self.part.c, self.part.y)
 
     def _overlaid(self, cells: np.ndarray) -> Any:
         """The frame with its gaps filled; what was observed, and every column that the model does not explain, as it
@@ -114,9 +114,7 @@ class Imputation:
             holes = self.missing[:, j]
             if holes.any():
                 i = place[field.name]
-                filled = cells[of_column == j]
-                whole = self.schema.kind == "mixed" and not field.continuous
-                filled = np.rint(filled) if whole else filled
+                filled = _as_kind(self.schema, field, cells[of_column == j])
                 out.isetitem(i, _filled(out.iloc[:, i], field, holes, filled, self.part.x[:, j]))
         return out
 
@@ -184,6 +182,37 @@ class Imputation:
                 "method": self.method,
                 "effective_sample_size": self.effective_sample_size,
                 "r_hat": self.r_hat,
+            }
+        )
+
+    def cells(self) -> Any:
+        """Each value that was filled in of a table, a frame: row, column, value, spread, effective_sample_size.
+
+        Values are numbers; where a column holds words or dates, all are in writing. The spread is a cell's
+        `uncertainty`, the effective sample size that of its row.
+
+        Raises:
+            ConfigError: the data are no table.
+        """
+        import pandas
+
+        if self.schema.is_array:
+            raise ConfigError(f"--cells: expected a table, got {self.schema.fields[0].kind}")
+        row, column = np.nonzero(self.missing)
+        fields = self.schema.fields
+        written = any(field.categories is not None or field.kind == "time" for field in fields)
+        values = np.empty(len(row), dtype=object if written else np.float64)
+        for j, field in enumerate(fields):
+            here = column == j
+            found = in_dtype(_as_kind(self.schema, field, self.expected[here]), field)
+            values[here] = pandas.Series(found).astype(str).to_numpy() if written else found
+        return pandas.DataFrame(
+            {
+                "row": self.rows[row],
+                "column": np.array(self.schema.names, dtype=object)[column],
+                "value": values,
+                "spread": self.uncertainty,
+                "effective_sample_size": self.effective_sample_size[row],
             }
         )
 
@@ -435,12 +464,9 @@ def _nullable(frame: Any, dtypes: dict[Any, Any]) -> Any:
     return frame
 
 
-def _as_kinds(schema: Schema, values: np.ndarray) -> np.ndarray:
-    """Values (n, D) in the user's units as columns of mixed kinds can have them: what is whole, whole."""
-    if schema.kind != "mixed":
-        return values
-    whole = [not field.continuous for field in schema.fields]
-    return np.where(whole, np.rint(values), values)
+def _as_kind(schema: Schema, field: Field, values: np.ndarray) -> np.ndarray:
+    """Values of a column in the user's units as one of several kinds can have them: what is whole, whole."""
+    return np.rint(values) if schema.kind == "mixed" and not field.continuous else values
 
 
 def _filled(own: Any, field: Field, holes: np.ndarray, cells: np.ndarray, observed: np.ndarray) -> Any:
