@@ -182,7 +182,7 @@ def _print_data(report: Mapping[str, Any]) -> None:
     typer.echo("")
     headers = ["column", "kind", "dtype", "gaps", "values"]
     rows = [
-        [c["name"], c["kind"], c["dtype"], f"{c['gaps']:,}" if c["gaps"] else "", _range(c)] for c in report["columns"]
+        [c["name"], _kind(c), c["dtype"], f"{c['gaps']:,}" if c["gaps"] else "", _range(c)] for c in report["columns"]
     ]
     print_table(headers, rows, numbers=["gaps"])
     if report["gaps"]:
@@ -217,6 +217,11 @@ def _print_text(report: Mapping[str, Any]) -> None:
     ]
     print_table(headers, rows, numbers=headers[1:-1])
     typer.echo(f"\nbegins  {found['begins']!r}")
+
+
+def _kind(column: Mapping[str, Any]) -> str:
+    """The kind of a column, with its bounds where it has some."""
+    return f"bounded {column['low']:g} to {column['high']:g}" if column["kind"] == "bounded" else column["kind"]
 
 
 def _range(column: Mapping[str, Any], most: int = 6) -> str:

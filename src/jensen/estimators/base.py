@@ -134,10 +134,7 @@ class Estimator(BaseEstimator):
             stratify: classes (N,), each of which is cut alike into rows for training and for validation; or None.
         """
         self._seed = seed_of(self.random_state)
-        given = {} if self.settings is None else self.settings
-        if not isinstance(given, Mapping):
-            raise ValueError(f"settings: expected a dictionary or None, got {given!r}")
-        settings = {**given, **fixed}
+        settings = {**self._given_settings(), **fixed}
         options = {
             "epochs": self.epochs,
             "minutes": self.minutes,
@@ -149,10 +146,21 @@ class Estimator(BaseEstimator):
         with as_scikit_learn():
             _refuse(self.model, settings, options, whole.schema, needs)
             data = self._cut(whole, stratify)
-            self.run_ = train(self.model, data, settings=settings, **options)
-        # In float64 a row's numbers do not depend on the rows beside it, down to the last digits that matter.
-        self.run_.model.double()
-        self.run_._data = None
+            self._keep(train(self.model, data, settings=settings, **options))
+
+    def _given_settings(self) -> Mapping[str, Any]:
+        given = {} if self.settings is None else self.settings
+        if not isinstance(given, Mapping):
+            raise ValueError(f"settings: expected a dictionary or None, got {given!r}")
+        return given
+
+    def _keep(self, run: Run) -> None:
+        """The run without its data, in float64: so a row's numbers do not depend on the rows beside it, down to the
+        last digits that matter.
+        """
+        run.model.double()
+        run._data = None
+        self.run_ = run
 
     def _whole(self, X: Any) -> Dataset:
         """Rows to be trained on, all in the split "train"."""
