@@ -278,7 +278,7 @@ def _are_times(column: Any) -> bool:
     if column.dtype.kind == "M":
         return True
     present = column.dropna()
-    if not len(present) or not all(isinstance(cell, str) for cell in present):
+    if pandas.api.types.infer_dtype(present) != "string":
         present = present.infer_objects()
         return bool(len(present)) and present.dtype.kind == "M"
     if not present.str.match(r"\d{4}-\d{2}-\d{2}").all():

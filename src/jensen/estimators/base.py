@@ -37,7 +37,7 @@ class Estimator(BaseEstimator):
             `set_params`, and so in a grid search, each is a parameter: `settings__latents=8`,
             `settings__decoder__hidden=[64]`.
         epochs, minutes: how long to train; neither: until the validation rows are predicted no better.
-        batch_size, lr: rows of a step, and the learning rate at its highest.
+        batch_size, lr: rows of a step, None for 128, and the learning rate at its highest.
         validation_fraction: share of the rows that are not trained on and choose the weights; 0 for none.
         kinds: kinds of columns by name, where they are not to be guessed; an array's columns are x0, x1, ...
         device: "cpu", "cuda" or "auto".
@@ -55,7 +55,7 @@ class Estimator(BaseEstimator):
         settings: dict[str, Any] | None = None,
         epochs: int | None = None,
         minutes: float | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = 128,
         lr: float = 1e-3,
         validation_fraction: float = 0.1,
         kinds: dict[str, str] | None = None,
@@ -138,10 +138,10 @@ class Estimator(BaseEstimator):
         options = {
             "epochs": self.epochs,
             "minutes": self.minutes,
-            "batch_size": self.batch_size,
             "lr": self.lr,
             "device": self.device,
             "seed": self._seed,
+            **({} if self.batch_size is None else {"batch_size": self.batch_size}),
         }
         with as_scikit_learn():
             _refuse(self.model, settings, options, whole.schema, needs)

@@ -11,7 +11,7 @@ from sklearn.utils._set_output import _get_output_config
 from jensen.data import Dataset
 from jensen.estimators import frames
 from jensen.estimators.base import Estimator, as_scikit_learn, seed_of, takes_gaps
-from jensen.jobs.choose import AUTO, CANDIDATES, choose, enough
+from jensen.jobs.choose import AUTO, BATCH, CANDIDATES, choose, enough
 from jensen.registry import MODEL, find
 
 
@@ -19,27 +19,28 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     """A transformer that fills in missing cells (NaN), each row by itself: numbers by E[missing | observed], names by
     the likeliest one, or all by a draw.
 
-    With model "auto", which is the default, a VAE whose settings are chosen by cells that it hides itself, as `jensen
+    With model "auto" it is a VAE whose settings are chosen by cells that it hides itself, as `jensen
     choose` does; `settings`, `epochs`, `minutes`, `batch_size` and `lr` then hold for each that is tried, and
     `run_.spec["chosen"]` says what was found. Of tables with too few cells to hide some, the first of them learns.
 
     Args:
         sample_posterior: fill in a draw of p(missing | observed) in place of its mean, as multiple imputation needs.
         particles: of importance resampling, of each row.
+        batch_size: rows of a step; None: 64 with model "auto", else 128.
 
     Its other parameters are those of `Estimator`.
     """
 
     def __init__(
         self,
-        model: str = "auto",
+        model: str = "vae",
         *,
         settings: dict[str, Any] | None = None,
         sample_posterior: bool = False,
         particles: int = 1000,
         epochs: int | None = None,
         minutes: float | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         lr: float = 1e-3,
         validation_fraction: float = 0.1,
         kinds: dict[str, str] | None = None,
@@ -79,7 +80,7 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
                 settings={"lr": self.lr, "device": self.device, **self._given_settings()},
                 epochs=self.epochs,
                 minutes=self.minutes,
-                batch_size=self.batch_size,
+                batch_size=BATCH if self.batch_size is None else self.batch_size,
                 seed=self._seed,
             )
         self._keep(run)
