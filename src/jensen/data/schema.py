@@ -315,7 +315,9 @@ class Schema(BaseModel):
         if x.shape[1:] != self.event_shape:
             raise DataError(f"expected data of shape (N, {_listed(self.event_shape)}), got {x.shape}")
         if not self.is_array:
-            x = (x - self._centers) / self._scales if self.measure != "counting" else x
+            if self.measure != "counting":
+                x = x - self._centers
+                x /= self._scales
         elif self.is_sound:
             x = to_levels(x, *self.quantisation)
         return torch.from_numpy(np.array(x, dtype=np.float32, order="C"))
@@ -410,6 +412,10 @@ class Schema(BaseModel):
     def in_units(self, x: np.ndarray) -> np.ndarray:
         """Prepared values of a table (*, D) in the user's units, categories as positions; the inverse of `prepare`."""
         return x * self._scales + self._centers
+
+    def cells_in_units(self, x: np.ndarray, columns: np.ndarray, center: bool = True) -> np.ndarray:
+        """`in_units` of single cells (*, C), of columns (C,); of differences without `center`."""
+        return x * self._scales[columns] + (self._centers[columns] if center else 0.0)
 
 
 def column_kinds(

@@ -63,7 +63,7 @@ def fill(
     missing = missing.flatten(1).to(x.device)
     with frozen(model), torch.no_grad():
         some, all_ = missing.any(1), missing.all(1)
-        out = Filled.of(x, draws)
+        out = Filled.of(x, missing, draws)
         job = Holding(target, x, missing, context, out, effort, listener, int(some.sum()))
         job.direct(torch.nonzero(all_)[:, 0])
         rest = torch.nonzero(some & ~all_)[:, 0]
@@ -90,22 +90,15 @@ def _in_order(
     listener: Callable[[float], None] | None,
 ) -> Filled:
     """Draws of an autoregressive density, element by element."""
-    n, flat, hidden = len(x), x.flatten(1), missing.flatten(1).to(x.device)
-    out, done = Filled.of(flat, draws), 0
+    missing = missing.to(x.device)
+    out, tell = Filled.of(x, missing.flatten(1), draws), _counting(listener, missing)
 
-    def keep(rows: Tensor, how: str, drawn: Tensor, mean: Tensor, size: Tensor) -> None:
-        nonlocal done
-        out.draws[:, rows] = torch.where(hidden[rows], drawn, flat[rows])
-        out.mean[rows] = torch.where(hidden[rows], mean, flat[rows])
-        out.size[rows.cpu()] = size.double().cpu()
-        for row in rows.tolist():
-            out.method[row] = how
-        done += len(rows)
-        if listener is not None:
-            listener(min(1.0, done / n))
+    def keep(rows: Tensor, how: str, drawn: Tensor, mean: Tensor, spread: Tensor, size: Tensor) -> None:
+        out.keep(rows, how, drawn, mean, spread, size)
+        tell(len(rows))
 
-    x = torch.where(missing.to(x.device), torch.zeros((), dtype=x.dtype, device=x.device), x)
-    complete(run, x, missing.to(x.device), context, draws, effort.particles, keep)
+    x = torch.where(missing, torch.zeros((), dtype=x.dtype, device=x.device), x)
+    complete(run, x, missing, context, draws, effort.particles, keep)
     return out
 
 
@@ -120,23 +113,25 @@ def _by_weights(
     listener: Callable[[float], None] | None,
 ) -> Filled:
     """Draws by the weights of what is hidden."""
-    hidden, n, done = missing.to(x.device), int(missing.flatten(1).any(1).sum()), 0
-    out = Filled.of(x.flatten(1), draws)
-    flat, holes = x.flatten(1), hidden.flatten(1)
-    out.spread.masked_fill_(~holes, 0.0)
+    missing = missing.to(x.device)
+    out, tell = Filled.of(x, missing.flatten(1), draws), _counting(listener, missing)
 
-    def keep(rows: Tensor, drawn: Tensor, point: Tensor, spread: Tensor, size: Tensor) -> None:
-        nonlocal done
-        here = holes[rows]
-        out.draws[:, rows] = torch.where(here, drawn.flatten(2).to(flat), flat[rows])
-        out.mean[rows] = torch.where(here, point.flatten(1).to(flat), flat[rows])
-        out.spread[rows] = torch.where(here, spread.flatten(1).to(flat), 0.0)
-        out.size[rows.cpu()] = size.double().cpu()
-        for row in rows.tolist():
-            out.method[row] = "importance"
-        done += len(rows)
-        if listener is not None:
-            listener(done / max(n, 1))
+    def keep(rows: Tensor, drawn: Tensor, mean: Tensor, spread: Tensor, size: Tensor) -> None:
+        out.keep(rows, "importance", drawn.flatten(2), mean.flatten(1), spread.flatten(1), size)
+        tell(len(rows))
 
-    weigh(run, x, hidden, context, draws, effort.particles, keep)
+    weigh(run, x, missing, context, draws, effort.particles, keep)
     return out
+
+
+def _counting(listener: Callable[[float], None] | None, missing: Tensor) -> Callable[[int], None]:
+    """Tells a listener the share of the rows with something missing that are done."""
+    rows, done = max(1, int(missing.flatten(1).any(1).sum())), 0
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        if listener is not None:
+            listener(done / rows)
+
+    return tell
