@@ -38,13 +38,18 @@ class Orderless(nn.Module):
         join: takes x and where it is known, both (N, D), and the conditions.
         head: parameters to a density of each element.
         orders: those that the density is the average of, (M, D).
+        passes: P, with each datum in training.
+        gaps: whether the data have gaps.
     """
 
     orders: Tensor
 
-    def __init__(self, network: nn.Module, join: nn.Module, head: Head, orders: Tensor):
+    def __init__(
+        self, network: nn.Module, join: nn.Module, head: Head, orders: Tensor, passes: int = 1, gaps: bool = False
+    ):
         super().__init__()
-        self.network, self.join, self.head = network, join, head
+        self.network, self.join, self.head, self.passes = network, join, head, passes
+        self.sees_gaps = gaps
         self.precision: torch.dtype | None = None
         self.register_buffer("orders", orders)
 
@@ -116,14 +121,17 @@ class OrderlessDensity(Distribution):
         return (torch.stack(each).logsumexp(0) - math.log(len(each))).reshape(lead)
 
     def _estimate(self, rows: Tensor, seen: Tensor) -> Tensor:
+        """A mean over P passes, the numbers of elements that are shown spread evenly over them."""
+        n, passes = len(rows), self.of.passes
+        rows, seen = rows.repeat(passes, *(1,) * (rows.dim() - 1)), seen.repeat(passes, *(1,) * (seen.dim() - 1))
         flat = seen.flatten(1)
-        count = flat.sum(1)
-        shown = (torch.rand(len(rows), device=rows.device) * count).floor().clamp_max(count - 1)
+        count, turn = flat.sum(1), torch.arange(passes, device=rows.device).repeat_interleave(n)
+        shown = ((torch.rand(len(rows), device=rows.device) + turn) / passes * count).floor().clamp_max(count - 1)
         place = torch.rand(flat.shape, device=rows.device).masked_fill(~flat, 2.0).argsort(1).argsort(1)
         known = place < shown.unsqueeze(1)
         terms = self.given(rows, known.view_as(rows)).log_prob_terms(rows).flatten(1)
         total = torch.where(flat & ~known, terms, torch.zeros((), dtype=terms.dtype)).sum(1)
-        return total * count / (count - shown).clamp_min(1)
+        return (total * count / (count - shown).clamp_min(1)).view(passes, n).mean(0)
 
     def _in_order(self, rows: Tensor, seen: Tensor, order: Tensor) -> Tensor:
         """log p of rows in one order, (N,): a pass for every element that was seen."""

@@ -23,6 +23,14 @@ from jensen.jobs.given import context_of
 from jensen.jobs.job import job
 from jensen.jobs.run import Run, check_conditions
 
+WAYS = {
+    "direct": "as samples of the model",
+    "conditional": "from p(missing | observed) itself",
+    "ordered": "element by element",
+    "importance": "by importance resampling",
+    "mcmc": "by MCMC",
+}
+"""How a datum can be filled in, in words."""
 REGIONS = ("top", "bottom", "left", "right", "center")
 FEW = 10  # effective draws below which a datum is named in a warning
 APART = 1.05  # R̂ above which chains had not met: Vehtari et al. 2021 warn above 1.01 with four times the draws
@@ -43,10 +51,11 @@ class Imputation:
         uncertainty: of each cell, (C,), in the units of the data: the standard deviation of p(missing | observed), of
             names the probability of any other.
         missing: (n, *event), True where something was filled in.
-        method: of each datum, "none", "direct" (all was missing: a sample of the model), "ordered" (each number drawn
+        method: of each datum, "none", "direct" (all was missing: a sample of the model), "conditional" (by
+            p(missing | observed) itself, means and spreads without an error of drawing), "ordered" (each number drawn
             after all that is observed, from p(missing | observed) of that order), "importance" or "mcmc".
         effective_sample_size: of each datum, (n,): how many independent draws its mean is worth; inf where nothing
-            was missing.
+            was missing, or the mean is none of draws.
         r_hat: of each datum, (n,): near 1 where its chains agree; NaN where none ran.
         rows: numbers of the data in what they came from, (n,), the first one 0.
         schema, part, frame: of the data, for giving them back as they came; any number stands where one is missing.
@@ -219,13 +228,14 @@ class Imputation:
     def to_dict(self) -> dict[str, Any]:
         """A summary fit for JSON."""
         filled = self.method != "none"
-        sizes, r_hats = self.effective_sample_size[filled], self.r_hat[np.isfinite(self.r_hat)]
+        sizes = self.effective_sample_size[filled & np.isfinite(self.effective_sample_size)]
+        r_hats = self.r_hat[np.isfinite(self.r_hat)]
         return {
             "data": len(self.rows),
             "data_filled": int(filled.sum()),
             "values_filled": int(self.missing.sum()),
             "draws": len(self.drawn),
-            "methods": {name: int((self.method == name).sum()) for name in ("direct", "importance", "mcmc")},
+            "methods": {name: int((self.method == name).sum()) for name in WAYS},
             "effective_sample_size": {"median": float(np.median(sizes)), "least": float(sizes.min())}
             if len(sizes)
             else None,
@@ -250,13 +260,13 @@ class Imputation:
         found = self.to_dict()
         if not found["data_filled"]:
             return f"nothing is missing in {found['data']:,} data"
-        words = {"direct": "as samples of the model", "importance": "by importance resampling", "mcmc": "by MCMC"}
-        how = ", ".join(f"{n:,} {words[name]}" for name, n in found["methods"].items() if n)
+        how = ", ".join(f"{n:,} {WAYS[name]}" for name, n in found["methods"].items() if n)
         size = found["effective_sample_size"]
         lines = [
-            f"filled in {found['values_filled']:,} values in {found['data_filled']:,} of {found['data']:,} data: {how}",
-            f"effective sample size: median {size['median']:,.0f}, least {size['least']:,.0f}",
+            f"filled in {found['values_filled']:,} values in {found['data_filled']:,} of {found['data']:,} data: {how}"
         ]
+        if size:
+            lines.append(f"effective sample size: median {size['median']:,.0f}, least {size['least']:,.0f}")
         if found["r_hat"]:
             lines.append(f"R-hat of the chains: median {found['r_hat']['median']:.3f}, largest "
                          f"{found['r_hat']['largest']:.3f}")  # fmt: skip

@@ -35,6 +35,7 @@ def nade(
     network: Network = "residual",
     likelihood: Likelihood = "mixture",
     orderings: Size = 1,
+    passes: Size = 4,
     conditional: bool = False,
 ) -> Model:
     """Orderless NADE: exact densities of rows with or without gaps, and what is missing in one pass.
@@ -45,6 +46,7 @@ def nade(
         network: of the elements that are known, and of which they are, to the density of each.
         likelihood: the family of each element given those that are known.
         orderings: how many orders, drawn at random, the density is the average of.
+        passes: with each datum in a step of training, with more and more of it shown.
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
     support, (parents, context) = Support.of(schema, cells=True), given(schema, conditional)
@@ -54,5 +56,5 @@ def nade(
     join = first if context is None else Beside(context, first, own=2)
     inputs = (first.size + (context.size if context is not None else 0),)
     orders = torch.stack([torch.randperm(dims) for _ in range(orderings)])
-    p = Orderless(network(inputs, head.parameter_shape), join, head, orders)
+    p = Orderless(network(inputs, head.parameter_shape), join, head, orders, passes, support.gaps)
     return Model(Joint({on("x", *parents): p}), objective=maximum_likelihood())
