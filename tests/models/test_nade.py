@@ -138,14 +138,14 @@ def mixed(n: int = 1500) -> pandas.DataFrame:
 
 
 def test_gaps_of_a_mixed_table_are_filled_by_the_conditionals():
-    run = jensen.train("nade", mixed(), epochs=25, batch_size=50, network="mlp", **{"network.hidden": [64]})
+    run = jensen.train("nade", mixed(), epochs=25, batch_size=50)
     asked = pandas.DataFrame({"word": ["low", "high", None], "number": [None, None, 2.1], "count": [None, 20, 21]})
     found = run.impute(asked, draws=400)
     assert set(found.method) == {"conditional"}
     assert np.isinf(found.effective_sample_size).all()
     whole = found.completed()
     assert whole["word"].tolist() == ["low", "high", "high"]
-    np.testing.assert_allclose(whole["number"], [-2, 2, 2.1], atol=0.3)
+    np.testing.assert_allclose(whole["number"], [-2, 2, 2.1], atol=0.15)
     assert whole["count"][0] == pytest.approx(2, abs=1)
     assert found.spread[1, 1] == pytest.approx(0.3, abs=0.1)
     assert found.spread[2, 0] < 0.05
