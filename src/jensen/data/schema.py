@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -443,11 +444,13 @@ def check_kind(
     name: str, kind: str, column: np.ndarray, bounds: tuple[float | None, float | None] = (None, None)
 ) -> None:
     """Raises `DataError` naming the first value of a column that its kind cannot have; a gap (NaN) may be."""
+    hint = ""
     if kind == "positive":
         wrong, expected = column <= 0, "a number above 0"
     elif kind == "bounded":
         low, high = bounds
         wrong, expected = (column < low) | (column > high), f"a number from {low:g} to {high:g}"
+        hint = f"; to train without these bounds, give --kind {shlex.quote(f'{name}=real')}"
     elif kind == "binary":
         wrong, expected = ~np.isin(column, (0, 1)), "0 or 1"
     elif kind == "count":
@@ -457,7 +460,7 @@ def check_kind(
     wrong &= ~np.isnan(column)
     if wrong.any():
         row = int(wrong.argmax())
-        raise DataError(f"column {name!r}, row {row + 1}: expected {expected}, got {column[row]:g}")
+        raise DataError(f"column {name!r}, row {row + 1}: expected {expected}, got {column[row]:g}{hint}")
 
 
 def moments(column: np.ndarray) -> tuple[float, float]:

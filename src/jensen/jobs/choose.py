@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from jensen.errors import ConfigError, DataError
 from jensen.jobs.run import Run
 from jensen.jobs.train import train
 
+AUTO = "auto"  # in place of a model: one whose settings are chosen so
 MODEL, BATCH = "vae", 64
 STEPS, TRIAL = 6000, 0.4  # steps of training, and the share of them that a candidate is tried with
 HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and at least so many
@@ -48,7 +49,11 @@ def choose(
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     candidates: Mapping[str, Mapping[str, Any]] = CANDIDATES,
+    settings: Mapping[str, Any] | None = None,
     steps: int = STEPS,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    batch_size: int = BATCH,
     seed: int = 0,
     listener: Callable[[str], None] | None = None,
     **options: Any,
@@ -58,8 +63,10 @@ def choose(
     Args:
         data: a table with gaps or without, as `load_data` takes it; rows of "train" are learned from.
         out, overwrite: the run folder, as in `jensen.train`.
-        candidates: settings of `vae` by name.
-        steps: of training, of the one that is chosen.
+        candidates: settings of `vae` by name; where there is one alone, nothing is hidden.
+        settings: of the model and of training, in place of what any candidate says of them.
+        steps, epochs, minutes, batch_size: how long to train; steps or epochs of the one that is chosen, or minutes of
+            all trainings together.
         seed: of the cells that are hidden, and of training.
         listener: told in a line what was found of each candidate.
         options: of loading data.
@@ -77,9 +84,60 @@ def choose(
         raise ConfigError(f"choose: expected a table, got {loaded.schema.fields[0].kind}")
     if "train" not in loaded.splits:
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
+    candidates = {name: {**own, **(settings or {})} for name, own in candidates.items()}
+    length = Length(len(loaded.split("train")), steps, epochs, minutes, batch_size)
+    errors = {}
+    if len(candidates) > 1:
+        errors = _errors(loaded, candidates, length, seed, listener)
+    best = min(candidates, key=lambda name: errors.get(name, 0.0))
+    whole = replace(loaded, schema=loaded.schema.with_gaps())
+    total = 1 + TRIAL * len(errors)
+    run = train(
+        MODEL, whole, settings=candidates[best], out=out, overwrite=overwrite, seed=seed, **length.of(1.0, total)
+    )
+    run.spec["chosen"] = {"best": best, "errors": errors}
+    if run.folder is not None:
+        run.folder.write_spec(run.spec)
+    return run
+
+
+def enough(rows: Split) -> bool:
+    """Whether so many cells are there that some can be hidden to judge by."""
+    return int((~np.isnan(rows.x)).sum()) * HIDDEN >= FEWEST
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long is trained: so many minutes in all, else so many epochs, else so many steps."""
+
+    rows: int
+    steps: int
+    epochs: int | None
+    minutes: float | None
+    batch_size: int
+
+    def of(self, share: float, total: float) -> dict[str, Any]:
+        """Settings of a training that takes a share of the longest, of `total` such in all."""
+        if self.minutes is not None:
+            return {"minutes": self.minutes * share / total, "batch_size": self.batch_size}
+        if self.epochs is not None:
+            epochs = max(1, round(self.epochs * share))
+        else:
+            epochs = max(2, math.ceil(self.steps * share / math.ceil(self.rows / self.batch_size)))
+        return {"epochs": epochs, "batch_size": self.batch_size}
+
+
+def _errors(
+    loaded: Dataset,
+    candidates: Mapping[str, Mapping[str, Any]],
+    length: Length,
+    seed: int,
+    listener: Callable[[str], None] | None,
+) -> dict[str, float]:
+    """The relative error of each candidate, of cells hidden from it. Raises `ConfigError` where they are few."""
     schema, rows = loaded.schema.with_gaps(), loaded.split("train")
     there = np.argwhere(~np.isnan(rows.x))
-    if len(there) * HIDDEN < FEWEST:
+    if not enough(rows):
         raise ConfigError(f"choose: expected {math.ceil(FEWEST / HIDDEN)} cells or more to hide some, got {len(there)}")
     hidden = np.zeros(rows.x.shape, dtype=bool)
     order = np.random.default_rng([seed, 7]).permutation(len(there))[: round(len(there) * HIDDEN)]
@@ -87,22 +145,14 @@ def choose(
     fewer = replace(rows, x=np.where(hidden, np.nan, rows.x))
     known = schema.model_copy(update={"fields": fitted(schema.fields, fewer.x, [fewer.x])}).with_gaps()
     tried = Dataset(loaded.name, known, {**loaded.splits, "train": fewer})
-    errors = {}
-    for name, settings in candidates.items():
-        run = train(MODEL, tried, settings=settings, **_budget(len(rows), steps * TRIAL, seed))
+    errors, total = {}, 1 + TRIAL * len(candidates)
+    for name, own in candidates.items():
+        run = train(MODEL, tried, settings=own, seed=seed, **length.of(TRIAL, total))
         filled = run.impute(tried, split="train", particles=PARTICLES, seed=seed).mean
         errors[name] = relative_error(schema, filled, rows, hidden)
         if listener is not None:
             listener(f"{name}: {errors[name]:.3f} of the error of the columns' means")
-    best = min(errors, key=lambda name: errors[name])
-    whole = replace(loaded, schema=schema)
-    run = train(
-        MODEL, whole, settings=candidates[best], out=out, overwrite=overwrite, **_budget(len(rows), steps, seed)
-    )
-    run.spec["chosen"] = {"best": best, "errors": errors}
-    if run.folder is not None:
-        run.folder.write_spec(run.spec)
-    return run
+    return errors
 
 
 def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) -> float:
@@ -124,7 +174,3 @@ def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.n
         if base > 0:
             found.append(wrong / base)
     return float(np.mean(found)) if found else math.inf
-
-
-def _budget(rows: int, steps: float, seed: int) -> dict[str, Any]:
-    return {"epochs": max(2, math.ceil(steps / math.ceil(rows / BATCH))), "batch_size": BATCH, "seed": seed}
