@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from jensen.data.text_tokens import AMOUNTS
 from jensen.errors import DataError, did_you_mean
 
 Index = torch.Tensor | slice
+MANY, FEW = 1000, 20  # different words of which a column is warned of: so many, or so many where most come once
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +154,28 @@ class Dataset:
         sizes = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())
         return f"<Dataset {self.name}: {self.schema.kind}, shape {self.schema.event_shape}; {sizes}>"
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a model can learn nothing of, in sentences: columns without a cell, and names of rows."""
+        if self.schema.is_array:
+            return []
+        told = []
+        for j, field in enumerate(self.schema.fields):
+            drop, count = f"leave it out with --drop {shlex.quote(field.name)} (in Python drop=)", field.width
+            if not field.present:
+                told.append(
+                    f"column {field.name!r} has no cell in the training rows: nothing is learned of it, and it stays "
+                    f"empty in what is drawn or filled in; {drop}"
+                )
+                continue
+            cells = sum(int((~np.isnan(split.x[:, j])).sum()) for split in self.splits.values())
+            if count > MANY or (count > FEW and count > cells / 2):
+                told.append(
+                    f"column {field.name!r} holds {count:,} different words in {cells:,} cells; names of rows, and of "
+                    f"things that hardly ever come twice, say nothing of others and take long to learn; {drop}"
+                )
+        return told
+
     def split(self, name: str) -> Split:
         """The split of that name. Raises `DataError` where there is none."""
         if name not in self.splits:
@@ -205,6 +229,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             "rms": float(np.sqrt(np.mean(np.square(first.x, dtype=np.float64)))),
         }
         return report
+    report["warnings"] = dataset.warnings
     report["gaps"] = int(np.isnan(first.x).sum())
     report["columns"] = [_column(field, values) for field, values in zip(schema.fields, first.x.T, strict=True)]
     report["constant"] = [column["name"] for column in report["columns"] if column["constant"]]

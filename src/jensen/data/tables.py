@@ -142,10 +142,13 @@ def _numeric(column: Any, line: Line) -> np.ndarray:
         return np.full(len(column), np.nan)
     numbers: Any = pandas.to_numeric(column.astype(str), errors="coerce")
     wrong = numbers.isna().to_numpy() & column.notna().to_numpy()
-    row = int(wrong.argmax())
+    row, more = int(wrong.argmax()), int(wrong.sum()) - 1
     cell, word = str(column.iloc[row]), shlex.quote(str(column.name))
-    comma = "; decimals take a point, not a comma" if re.fullmatch(r"\s*[-+]?\d+,\d+\s*", cell) else ""
+    others = f", and {more:,} cell{'s' if more > 1 else ''} more hold{'' if more > 1 else 's'} no number" if more else ""
+    comma = "; decimals take a point, not a comma" if re.fullmatch(r"\s*[-+]?[\d.]+,\d+\s*", cell) else ""
     raise DataError(
-        f"column {column.name!r} is not numeric: {line(row)} holds {cell!r}{comma}"
-        f"; leave it out with --drop {word}, or use it with --label {word} (in Python drop=, label=)"
+        f"column {column.name!r} is not numeric: {line(row)} holds {cell!r}{others}{comma}"
+        f"; empty the cell where it stands for a missing number, take the column as words with "
+        f"--kind {shlex.quote(f'{column.name}=category')}, leave it out with --drop {word}, or use it with "
+        f"--label {word} (in Python kinds=, drop=, label=)"
     )

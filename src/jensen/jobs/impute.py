@@ -265,7 +265,14 @@ def impute(
 def imputation(
     schema: Schema, filled: Filled, part: Split, mask: np.ndarray, frame: Any = None, known: bool = False
 ) -> Imputation:
-    """What was drawn, in the units of the data; what was observed is `part.x`, exactly."""
+    """What was drawn, in the units of the data; what was observed is `part.x`, exactly.
+
+    A column of which training rows had no cell stays empty.
+    """
+
+    unknown = schema.unknown & mask if not schema.is_array else np.zeros_like(mask)
+    filled_in = mask & ~unknown
+    nothing = ~filled_in.reshape(len(mask), -1).any(1)
 
     def shaped(x: torch.Tensor) -> np.ndarray:
         values = x.double().cpu().numpy()
@@ -273,19 +280,20 @@ def imputation(
 
     def of_user(x: torch.Tensor) -> np.ndarray:
         values = shaped(x)
-        return np.where(mask, values if schema.is_array else schema.in_units(values), part.x)
+        whole = np.where(mask, values if schema.is_array else schema.in_units(values), part.x)
+        return np.where(unknown, np.nan, whole) if unknown.any() else whole
 
     spread = shaped(filled.spread)
     spread = spread if schema.is_array else schema.in_units(spread) - schema.in_units(np.zeros(schema.event_shape))
-    spread = np.where(mask, spread, 0.0)
+    spread = np.where(mask, np.where(unknown, np.nan, spread), 0.0)
 
     return Imputation(
         of_user(filled.draws),
         of_user(filled.mean),
-        mask,
-        np.array(filled.method),
-        filled.size.numpy(),
-        filled.r_hat.numpy(),
+        filled_in,
+        np.where(nothing, "none", filled.method),
+        np.where(nothing, np.inf, filled.size.numpy()),
+        np.where(nothing, np.nan, filled.r_hat.numpy()),
         spread,
         part.index,
         schema,
