@@ -164,7 +164,7 @@ def read_values(tokens: Sequence[str] | None, option: str) -> dict[str, Any]:
         elif name in values:
             problems.append(f"{option}: {name} given twice, as {values[name]} and {text}")
         else:
-            values[name] = _number_or_word(text)
+            values[name] = number_or_word(text)
     if problems:
         raise ConfigError(problems)
     return values
@@ -188,7 +188,8 @@ def read_temperature(tokens: Sequence[str] | None) -> float | dict[str, float]:
     return found.get("", found or 1.0)
 
 
-def _number_or_word(text: str) -> Any:
+def number_or_word(text: str) -> Any:
+    """What was typed, as a number where it reads as one."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -12,7 +12,7 @@ from jensen.cli.inputs import STDIN, open_run, stdin_file
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json
 from jensen.cli.progress import ShareProgress
-from jensen.cli.writing import STDOUT, check_out, write_result
+from jensen.cli.writing import STDOUT, check_out, write_result, write_rows
 from jensen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def impute(
         )
     _write(out, found, draws)
     if details is not None:
-        write_result(details, found.table())
+        write_rows(details, found.table())
     _say(found, as_json, out == STDOUT or details == STDOUT)
 
 

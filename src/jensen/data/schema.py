@@ -281,6 +281,11 @@ class Schema(BaseModel):
         return np.array([not field.present for field in self.fields])
 
     @property
+    def constant(self) -> np.ndarray:
+        """Columns of a table that held one value, or none, in the training rows, (D,)."""
+        return np.array([field.constant for field in self.fields])
+
+    @property
     def gaps(self) -> bool:
         """Whether cells may be missing: a batch then says which were seen."""
         return any(field.gaps for field in self.fields)

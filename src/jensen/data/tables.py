@@ -99,8 +99,10 @@ def words(column: Any) -> tuple[np.ndarray, Any]:
     cells: Any = pandas.Series(column, dtype=object)
     present = cells.dropna().infer_objects()
     out = np.full(len(cells), None, dtype=object)
-    if present.dtype.kind == "f" and (present != present.round()).any():
-        return out, present[present != present.round()].iloc[0]
+    if present.dtype.kind == "f":
+        real = (present != present.round()) | np.isinf(present)
+        if real.any():
+            return out, present[real].iloc[0]
     whole = present.dtype.kind in "iuf"
     out[cells.notna().to_numpy()] = [str(int(cell)) if whole else str(cell) for cell in present]
     return out, None
@@ -144,7 +146,9 @@ def _numeric(column: Any, line: Line) -> np.ndarray:
     wrong = numbers.isna().to_numpy() & column.notna().to_numpy()
     row, more = int(wrong.argmax()), int(wrong.sum()) - 1
     cell, word = str(column.iloc[row]), shlex.quote(str(column.name))
-    others = f", and {more:,} cell{'s' if more > 1 else ''} more hold{'' if more > 1 else 's'} no number" if more else ""
+    others = (
+        f", and {more:,} cell{'s' if more > 1 else ''} more hold{'' if more > 1 else 's'} no number" if more else ""
+    )
     comma = "; decimals take a point, not a comma" if re.fullmatch(r"\s*[-+]?[\d.]+,\d+\s*", cell) else ""
     raise DataError(
         f"column {column.name!r} is not numeric: {line(row)} holds {cell!r}{others}{comma}"

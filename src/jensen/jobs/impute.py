@@ -80,6 +80,13 @@ class Imputation:
         return _overlaid(self.frame, self.schema, values, self.missing)
 
     @property
+    def empty(self) -> list[str]:
+        """Names of columns with cells that stay empty: training rows had none of them."""
+        if self.schema.is_array:
+            return []
+        return [self.schema.names[j] for j in np.flatnonzero(np.isnan(self.mean).any(0) & self.schema.unknown)]
+
+    @property
     def columns(self) -> list[str]:
         """Names of the columns of the data as they came."""
         schema = self.schema
@@ -147,7 +154,7 @@ class Imputation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A summary fit for JSON."""
+        """A summary fit for JSON, its rows counted from 1."""
         filled = self.method != "none"
         sizes, r_hats = self.effective_sample_size[filled], self.r_hat[np.isfinite(self.r_hat)]
         return {
@@ -160,8 +167,8 @@ class Imputation:
             if len(sizes)
             else None,
             "r_hat": {"median": float(np.median(r_hats)), "largest": float(r_hats.max())} if len(r_hats) else None,
-            "rows_with_few": self.rows[self.effective_sample_size < FEW].tolist(),
-            "rows_apart": self.rows[np.nan_to_num(self.r_hat) > APART].tolist(),
+            "rows_with_few": (self.rows[self.effective_sample_size < FEW] + 1).tolist(),
+            "rows_apart": (self.rows[np.nan_to_num(self.r_hat) > APART] + 1).tolist(),
         }
 
     @property
@@ -174,12 +181,14 @@ class Imputation:
             said.append(f"fewer than {FEW} effective draws in {_listed(few)}: more --particles or --steps")
         if len(apart):
             said.append(f"chains had not met (R-hat above {APART}) in {_listed(apart)}: more --warmup and --steps")
+        if self.empty:
+            said.append(f"left empty, since the model learned from no cell of them: {', '.join(self.empty)}")
         return said
 
     def __str__(self) -> str:
         found = self.to_dict()
         if not found["data_filled"]:
-            return f"nothing is missing in {found['data']:,} data"
+            return f"nothing {'else ' if self.empty else ''}is missing in {found['data']:,} data"
         words = {"direct": "as samples of the model", "importance": "by importance resampling", "mcmc": "by MCMC"}
         how = ", ".join(f"{n:,} {words[name]}" for name, n in found["methods"].items() if n)
         size = found["effective_sample_size"]
@@ -446,6 +455,6 @@ def _overlaid(frame: Any, schema: Schema, values: np.ndarray, missing: np.ndarra
 
 
 def _listed(rows: np.ndarray) -> str:
-    shown = ", ".join(map(str, rows[:LISTED]))
+    shown = ", ".join(map(str, rows[:LISTED] + 1))
     more = f" and {len(rows) - LISTED:,} more" if len(rows) > LISTED else ""
-    return f"row{'s' if len(rows) > 1 else ''} {shown}{more} (the first is 0)"
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{more} (the first is 1)"
