@@ -1,4 +1,4 @@
-"""A table as it comes: a column without a cell, one of one value, words, gaps; what is said of it, and how rows count."""
+"""A table as it comes: columns without a cell or of one value, words, gaps; what is said of it, how rows count."""
 
 from __future__ import annotations
 

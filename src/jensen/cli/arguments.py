@@ -22,8 +22,8 @@ def read_kinds(told: Sequence[str] | None) -> dict[str, Any]:
     Raises:
         ConfigError: listing those that are not written so.
 
-    >>> read_kinds(["age=count", "a=b=real", "share=bounded,0,1", "size=ordinal,S,M,L"])
-    {'age': 'count', 'a=b': 'real', 'share': {'kind': 'bounded', 'low': '0', 'high': '1'}, 'size': {'kind': 'ordinal', 'categories': ['S', 'M', 'L']}}
+    >>> read_kinds(["age=count", "a=b=real", "size=ordinal,S,M,L"])
+    {'age': 'count', 'a=b': 'real', 'size': {'kind': 'ordinal', 'categories': ['S', 'M', 'L']}}
     """
     found: dict[str, Any] = {}
     problems = []

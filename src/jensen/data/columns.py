@@ -15,6 +15,7 @@ holds words or dates, or its kind is told, the table is mixed, and each column h
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -48,19 +49,25 @@ def infer(frames: Sequence[Any], told: Told, source: Source) -> tuple[Field, ...
             raise ConfigError(f"kinds: {source.name} has no column {name!r}{did_you_mean(name, names)}")
     columns = {name: [frame[name] for frame in frames] for name in names}
     asked = checked(told)
-    words = dict(_each(lambda name: (name, _wordlike(columns[name], asked.get(name, {}).get("kind"), source)), names, source))
-    special = any(words.values()) or any(spec["kind"] not in ("real", "binary", "count") for spec in asked.values())
+    told_kinds = {name: spec["kind"] for name, spec in asked.items()}
+    wordlike = _each(lambda name: _wordlike(columns[name], told_kinds.get(name), source), names, source)
+    words = dict(zip(names, wordlike, strict=True))
+    special = any(words.values()) or any(kind not in ("real", "binary", "count") for kind in told_kinds.values())
     dtypes = [str(columns[name][0].dtype) for name in names]
     if not special:
         cells = [tables.values(frame, source.name, source.line, gaps=True) for frame in frames]
-        kinds = column_kinds(names, dtypes, np.concatenate(cells), {name: spec["kind"] for name, spec in asked.items()})
+        kinds = column_kinds(names, dtypes, np.concatenate(cells), told_kinds)
         of_names = [Field(name=n, kind=kind, dtype=d) for n, kind, d in zip(names, kinds, dtypes, strict=True)]
         for x in cells:
             _check(of_names, x, source)
         if len(set(kinds)) == 1 or "count" not in kinds:
             common = kinds[0] if len(set(kinds)) == 1 else "real"
             return tuple(field.model_copy(update={"kind": common}) for field in of_names)
-    return tuple(_each(lambda name: _field(name, columns[name], asked.get(name, {}), words[name], source), names, source))
+
+    def field(name: str) -> Field:
+        return _field(name, columns[name], asked.get(name, {}), words[name], source)
+
+    return tuple(_each(field, names, source))
 
 
 def encode(frame: Any, fields: Sequence[Field], source: Source, gaps: bool = True) -> np.ndarray:
@@ -156,8 +163,8 @@ def _wordlike(columns: Sequence[Any], told: str | None, source: Source) -> bool:
                 numeric = numeric.notna()
                 if numeric.all():
                     continue
-                commas = present.astype(str).str.fullmatch(r"\s*[-+]?\d+,\d+\s*")
-                if numeric.mean() >= 0.5 or (numeric | commas).all():
+                separated = present.astype(str).str.fullmatch(tables.SEPARATED)
+                if numeric.mean() >= 0.5 or (numeric | separated).all():
                     tables.values(column.to_frame(), source.name, source.line, gaps=True)  # names the cell
             found = True
     return found
@@ -240,10 +247,12 @@ def _categories(name: str, columns: Sequence[Any], asked: Mapping[str, Any], sou
     cells = [cell for column in columns for cell in _words(column, name, source) if cell is not None]
     found = set(cells)
     if "kind" not in asked and len(found) > IDENTIFIER and len(found) > len(cells) / 2:
+        dates = sum(re.fullmatch(tables.DAY_FIRST, word) is not None for word in found) > len(found) / 2
         raise DataError(
             f"{source.name}: column {name!r} holds {len(found):,} different words in {len(cells):,} cells, as names of "
-            f"rows do; leave it out with --drop {shlex.quote(name)}, or keep it with --kind "
-            f"{shlex.quote(f'{name}=category')} (in Python drop=, kinds=)"
+            f"rows do{'; dates are read where they are written year first, as 2024-01-31' if dates else ''}; leave it "
+            f"out with --drop {shlex.quote(name)}, or keep it with --kind {shlex.quote(f'{name}=category')} (in Python "
+            "drop=, kinds=)"
         )
     if asked.get("kind") == "ordinal" and not all(tables.order(word)[0] == 0 for word in found):
         some = sorted(found, key=tables.order)[:IN_ORDER]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -156,24 +157,38 @@ class Dataset:
 
     @property
     def warnings(self) -> list[str]:
-        """What a model can learn nothing of, in sentences: columns without a cell, and names of rows."""
+        """What a model learns nothing of, or other things than are meant, in sentences: columns and rows without a
+        cell, names of rows, and words that differ by case or blanks alone.
+        """
         if self.schema.is_array:
             return []
         told = []
-        for j, field in enumerate(self.schema.fields):
-            drop, count = f"leave it out with --drop {shlex.quote(field.name)} (in Python drop=)", field.width
-            if not field.present:
+        for j, column in enumerate(self.schema.fields):
+            drop = f"leave it out with --drop {shlex.quote(column.name)} (in Python drop=)"
+            if not column.present:
                 told.append(
-                    f"column {field.name!r} has no cell in the training rows: nothing is learned of it, and it stays "
+                    f"column {column.name!r} has no cell in the training rows: nothing is learned of it, and it stays "
                     f"empty in what is drawn or filled in; {drop}"
                 )
                 continue
+            words = column.categories or ()
             cells = sum(int((~np.isnan(split.x[:, j])).sum()) for split in self.splits.values())
-            if count > MANY or (count > FEW and count > cells / 2):
+            if len(words) > MANY or (len(words) > FEW and len(words) > cells / 2):
                 told.append(
-                    f"column {field.name!r} holds {count:,} different words in {cells:,} cells; names of rows, and of "
-                    f"things that hardly ever come twice, say nothing of others and take long to learn; {drop}"
+                    f"column {column.name!r} holds {len(words):,} different words in {cells:,} cells; names of rows, "
+                    "and of things that hardly ever come twice, say nothing of others and take long to learn; "
+                    f"{drop}"
                 )
+            alike = alike_words(words)
+            if alike:
+                told.append(
+                    f"column {column.name!r}: {', '.join(map(repr, alike))} differ in case or blanks alone, and are "
+                    "taken for different words"
+                )
+        empty = np.sort(np.concatenate([s.index[np.isnan(s.x).all(1)] for s in self.splits.values()]))
+        if len(empty):
+            many = f"{len(empty):,} rows hold" if len(empty) > 1 else "1 row holds"
+            told.append(f"{many} no cell at all, the first of them row {empty[0] + 1}; nothing is learned of that")
         return told
 
     def split(self, name: str) -> Split:
@@ -181,6 +196,16 @@ class Dataset:
         if name not in self.splits:
             raise DataError(f"{self.name}: no split {name!r}{did_you_mean(name, self.splits)}")
         return self.splits[name]
+
+
+def alike_words(words: Sequence[str]) -> list[str]:
+    """Those that differ from another by case or blanks alone.
+
+    >>> alike_words(("No", " no", "yes"))
+    ['No', ' no']
+    """
+    counts = Counter(" ".join(word.split()).casefold() for word in words)
+    return [word for word in words if counts[" ".join(word.split()).casefold()] > 1]
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

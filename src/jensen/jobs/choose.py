@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from jensen.data import Dataset, Schema, Split, load_data
 from jensen.data.columns import fitted
-from jensen.errors import ConfigError, DataError
+from jensen.errors import ConfigError, DataError, DataWarning
 from jensen.jobs.run import Run
 from jensen.jobs.train import train
 
@@ -89,7 +90,9 @@ def choose(
     tried = Dataset(loaded.name, known, {**loaded.splits, "train": fewer})
     errors = {}
     for name, settings in candidates.items():
-        run = train(MODEL, tried, settings=settings, **_budget(len(rows), steps * TRIAL, seed))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # of cells that were hidden here; the last training says all
+            run = train(MODEL, tried, settings=settings, **_budget(len(rows), steps * TRIAL, seed))
         filled = run.impute(tried, split="train", particles=PARTICLES, seed=seed).mean
         errors[name] = relative_error(schema, filled, rows, hidden)
         if listener is not None:
