@@ -128,6 +128,13 @@ class Imputation:
         return out
 
     @property
+    def empty(self) -> list[str]:
+        """Names of columns with cells that stay empty: training rows had none of them."""
+        if self.schema.is_array:
+            return []
+        return [self.schema.names[j] for j in np.flatnonzero(np.isnan(self.part.x).any(0) & self.schema.unknown)]
+
+    @property
     def columns(self) -> list[str]:
         """Names of the columns of the data as they came."""
         schema = self.schema
@@ -226,7 +233,7 @@ class Imputation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A summary fit for JSON."""
+        """A summary fit for JSON, its rows counted from 1."""
         filled = self.method != "none"
         sizes = self.effective_sample_size[filled & np.isfinite(self.effective_sample_size)]
         r_hats = self.r_hat[np.isfinite(self.r_hat)]
@@ -240,8 +247,8 @@ class Imputation:
             if len(sizes)
             else None,
             "r_hat": {"median": float(np.median(r_hats)), "largest": float(r_hats.max())} if len(r_hats) else None,
-            "rows_with_few": self.rows[self.effective_sample_size < FEW].tolist(),
-            "rows_apart": self.rows[np.nan_to_num(self.r_hat) > APART].tolist(),
+            "rows_with_few": (self.rows[self.effective_sample_size < FEW] + 1).tolist(),
+            "rows_apart": (self.rows[np.nan_to_num(self.r_hat) > APART] + 1).tolist(),
         }
 
     @property
@@ -254,12 +261,14 @@ class Imputation:
             said.append(f"fewer than {FEW} effective draws in {_listed(few)}: more --particles or --steps")
         if len(apart):
             said.append(f"chains had not met (R-hat above {APART}) in {_listed(apart)}: more --warmup and --steps")
+        if self.empty:
+            said.append(f"left empty, since the model learned from no cell of them: {', '.join(self.empty)}")
         return said
 
     def __str__(self) -> str:
         found = self.to_dict()
         if not found["data_filled"]:
-            return f"nothing is missing in {found['data']:,} data"
+            return f"nothing {'else ' if self.empty else ''}is missing in {found['data']:,} data"
         how = ", ".join(f"{n:,} {WAYS[name]}" for name, n in found["methods"].items() if n)
         size = found["effective_sample_size"]
         lines = [
@@ -345,21 +354,26 @@ def impute(
 def imputation(
     schema: Schema, filled: Filled, part: Split, mask: np.ndarray, frame: Any = None, known: bool = False
 ) -> Imputation:
-    """What was drawn, in the units of the data; what was observed is `part.x`, exactly."""
-    columns = None if schema.is_array else np.nonzero(mask)[1]
+    """What was drawn, in the units of the data; what was observed is `part.x`, exactly.
+
+    A column of which training rows had no cell stays empty.
+    """
+    filled_in = mask if schema.is_array else mask & ~schema.unknown
+    nothing = ~filled_in.reshape(len(mask), -1).any(1)
+    columns, chosen = None if schema.is_array else np.nonzero(filled_in)[1], filled_in[mask]
 
     def of_user(cells: torch.Tensor, center: bool = True) -> np.ndarray:
-        values = cells.double().cpu().numpy()
+        values = cells.double().cpu().numpy()[..., chosen]
         return values if columns is None else schema.cells_in_units(values, columns, center)
 
     return Imputation(
         of_user(filled.draws),
         of_user(filled.mean),
         of_user(filled.spread, center=False),
-        mask,
-        filled.method,
-        filled.size.numpy(),
-        filled.r_hat.numpy(),
+        filled_in,
+        np.where(nothing, "none", filled.method),
+        np.where(nothing, np.inf, filled.size.numpy()),
+        np.where(nothing, np.nan, filled.r_hat.numpy()),
         part.index,
         schema,
         part,
@@ -496,6 +510,6 @@ def _filled(own: Any, field: Field, holes: np.ndarray, cells: np.ndarray, observ
 
 
 def _listed(rows: np.ndarray) -> str:
-    shown = ", ".join(map(str, rows[:LISTED]))
+    shown = ", ".join(map(str, rows[:LISTED] + 1))
     more = f" and {len(rows) - LISTED:,} more" if len(rows) > LISTED else ""
-    return f"row{'s' if len(rows) > 1 else ''} {shown}{more} (the first is 0)"
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{more} (the first is 1)"
