@@ -104,7 +104,7 @@ def test_progress_and_summary_name_the_same(jensen, people, tmp_path):
 def test_kinds_as_they_are_typed(jensen, fails, people):
     assert read_kinds(["a=b=real", "s=bounded,0,1", 'o=ordinal,"a, b",c']) == {
         "a=b": "real",
-        "s": {"kind": "bounded", "low": "0", "high": "1"},
+        "s": {"kind": "bounded", "low": 0, "high": 1},
         "o": {"kind": "ordinal", "categories": ["a, b", "c"]},
     }
     with pytest.raises(ConfigError, match="COL=bounded,LOW,HIGH"):

@@ -107,3 +107,32 @@ def test_columns_that_say_nothing_are_warned_of():
     assert data.schema.unknown.tolist() == [True, False, False, False]
     told = load_data(frame[:30], kinds={"many": "category"})
     assert "30 different words in 30 cells" in told.warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (["3.444,44", "1,5", "12"], "holds '3.444,44', as 1 cell more holds no number; decimals take a point"),
+        (["$1,234.50", "€ 20", "1'000"], "neither units nor separators of thousands"),
+        ([f"{1 + k % 28:02}.{1 + k // 28:02}.2023" for k in range(60)], "written year first, as 2024-01-31"),
+    ],
+)
+def test_numbers_and_dates_that_are_not_written_plainly_are_told_from_words(cells, words):
+    with pytest.raises(DataError, match="x") as refusal:
+        load_data(pandas.DataFrame({"x": cells}))
+    assert words in str(refusal.value)
+
+
+def test_words_with_digits_are_words():
+    cells = {"zip": ["123 45", "1.2.3"], "when": ["28.08.2023", "29.08.2023"], "size": ["5 kg", "7 kg"]}
+    frame = pandas.DataFrame(cells)
+    assert [field.kind for field in load_data(frame).schema.fields] == ["category"] * 3
+
+
+def test_words_alike_and_rows_without_a_cell_are_told():
+    frame = pandas.DataFrame({"x": np.arange(20.0), "word": ["No", " no", "yes", "yes  sir"] * 5})
+    frame.iloc[[3, 7]] = None
+    data = load_data(frame)
+    (first,), (second,) = data.warnings, data.notes
+    assert "'word': ' no', 'No' differ in case or blanks alone" in first
+    assert "2 rows hold no cell at all, the first of them row 4" in second

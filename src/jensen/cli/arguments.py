@@ -35,7 +35,7 @@ def read_kinds(told: Sequence[str] | None) -> dict[str, Any]:
         elif kind == "bounded" and len(words) != 2:
             problems.append(f"--kind: expected COL=bounded,LOW,HIGH, as share=bounded,0,1, got {token!r}")
         elif kind == "bounded":
-            found[column] = {"kind": kind, "low": words[0], "high": words[1]}
+            found[column] = {"kind": kind, "low": number_or_word(words[0]), "high": number_or_word(words[1])}
         elif words:
             found[column] = {"kind": kind, "categories": words}
         else:

@@ -157,8 +157,8 @@ class Dataset:
 
     @property
     def warnings(self) -> list[str]:
-        """What a model learns nothing of, or other things than are meant, in sentences: columns and rows without a
-        cell, names of rows, and words that differ by case or blanks alone.
+        """What a model learns nothing of, or other things than are meant, in sentences: columns without a cell, names
+        of rows, and words that differ by case or blanks alone.
         """
         if self.schema.is_array:
             return []
@@ -185,11 +185,18 @@ class Dataset:
                     f"column {column.name!r}: {', '.join(map(repr, alike))} differ in case or blanks alone, and are "
                     "taken for different words"
                 )
-        empty = np.sort(np.concatenate([s.index[np.isnan(s.x).all(1)] for s in self.splits.values()]))
-        if len(empty):
-            many = f"{len(empty):,} rows hold" if len(empty) > 1 else "1 row holds"
-            told.append(f"{many} no cell at all, the first of them row {empty[0] + 1}; nothing is learned of that")
         return told
+
+    @property
+    def notes(self) -> list[str]:
+        """What is no cause for a warning, in sentences: rows without a cell."""
+        if self.schema.is_array:
+            return []
+        empty = np.sort(np.concatenate([s.index[np.isnan(s.x).all(1)] for s in self.splits.values()]))
+        if not len(empty):
+            return []
+        many = f"{len(empty):,} rows hold" if len(empty) > 1 else "1 row holds"
+        return [f"{many} no cell at all, the first of them row {empty[0] + 1}; nothing is learned of that"]
 
     def split(self, name: str) -> Split:
         """The split of that name. Raises `DataError` where there is none."""
@@ -254,7 +261,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             "rms": float(np.sqrt(np.mean(np.square(first.x, dtype=np.float64)))),
         }
         return report
-    report["warnings"] = dataset.warnings
+    report["warnings"], report["notes"] = dataset.warnings, dataset.notes
     report["gaps"] = int(np.isnan(first.x).sum())
     report["columns"] = [_column(field, values) for field, values in zip(schema.fields, first.x.T, strict=True)]
     report["constant"] = [column["name"] for column in report["columns"] if column["constant"]]

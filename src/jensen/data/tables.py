@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EXACT = 2.0**53
 SEPARATED = r"\s*[-+]?[$€£]?\s*(\d{1,3}([.,' ]\d{3})+|\d+)([.,]\d+)?\s*[%$€£]?\s*"
 """What a number looks like that has separators of thousands, a decimal comma or a unit, and is not read as one."""
-PLAIN = "numbers are written without units and separators of thousands, and decimals take a point, not a comma"
+PLAIN = "decimals take a point, not a comma, and numbers neither units nor separators of thousands"
 DAY_FIRST = r"\s*\d{1,2}[./-]\d{1,2}[./-](\d{2}|\d{4})\b.*"
 """What a date looks like that is not written year first, and not read as one."""
 Line = Callable[[int], str]

@@ -31,10 +31,11 @@ PARTICLES = 100
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model by name, and its settings."""
+    """A model by name, its settings, and how many rows it takes to be worth a trial."""
 
     model: str
     settings: Mapping[str, Any]
+    rows: int = 0
 
 
 MIWAE: dict[str, Any] = {
@@ -48,11 +49,11 @@ MIWAE: dict[str, Any] = {
 CANDIDATES: dict[str, Candidate] = {
     "wide": Candidate("vae", {**MIWAE, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]}),
     "deep": Candidate("vae", {**MIWAE, "latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3}),
-    "orderless": Candidate("nade", {"network.dropout": 0.1}),
+    "orderless": Candidate("nade", {"network.dropout": 0.1}, rows=5000),
 }
 """VAEs trained by the MIWAE bound, a wide layer for many columns that go together, and several for few that hang
 together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. And
-all conditionals by one network, for many rows and words."""
+all conditionals by one network, where there are many rows to learn them from."""
 
 
 def choose(
@@ -96,9 +97,11 @@ def choose(
         raise ConfigError(f"choose: expected a table, got {loaded.schema.fields[0].kind}")
     if "train" not in loaded.splits:
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
-    more = settings or {}
-    candidates = {name: replace(own, settings={**own.settings, **more}) for name, own in candidates.items()}
-    length = Length(len(loaded.split("train")), steps, epochs, minutes, batch_size)
+    rows, more = len(loaded.split("train")), settings or {}
+    candidates = {
+        name: replace(own, settings={**own.settings, **more}) for name, own in candidates.items() if rows >= own.rows
+    }
+    length = Length(rows, steps, epochs, minutes, batch_size)
     errors = {}
     if len(candidates) > 1:
         errors = _errors(loaded, candidates, length, seed, listener)

@@ -159,7 +159,7 @@ class Outliers:
         more = found - np.nan_to_num(self.usual_bits)
         speaks = np.isfinite(found) & ~(self.surprise.constant & (more < DEVIATION))
         for d in [d for d in np.argsort(-more) if speaks[d]][:OF_ROW]:
-            amount = f"{_bits(found[d])} bits, usually {_bits(self.usual_bits[d])}"
+            amount = f"{_bits(found[d])} bits, usually {_bits(float(self.usual_bits[d]))}"
             told.append(f"{names[d]} {_short(values.iloc[d])} ({amount}; expected {_short(usual.iloc[d])})")
         return "; " * bool(told) + ", ".join(told)
 
