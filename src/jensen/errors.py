@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+MOST = 100  # options that a hint lists
+
 
 class JensenError(Exception):
     """Base of all errors raised on purpose; printed as one message, without a traceback."""
@@ -60,6 +62,10 @@ class PrecisionWarning(UserWarning):
     """float32 lost digits that matter, and float64 took its place."""
 
 
+class DataWarning(UserWarning):
+    """Data hold something that a model learns nothing of; names the column."""
+
+
 class FitWarning(UserWarning):
     """A fit met something that its user should know: a part that no datum needs, or too few data for what is asked."""
 
@@ -81,7 +87,8 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     '; choose from latents, prior'
     """
     options = sorted(options)
-    return nearest(word, options) or (f"; choose from {', '.join(options)}" if options else "")
+    more = f" and {len(options) - MOST:,} more" if len(options) > MOST else ""
+    return nearest(word, options) or (f"; choose from {', '.join(options[:MOST])}{more}" if options else "")
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

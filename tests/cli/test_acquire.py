@@ -23,7 +23,7 @@ def test_acquire_asks_ranks_and_draws_curves(jensen, fails, trained, table, tmp_
     pandas.DataFrame({second: [0.1, None]}).to_csv(rows, index=False)
     assert jensen("acquire", run, rows, "--target", first, "--out", tmp_path / "ranks.csv").code == 0
     ranks = pandas.read_csv(tmp_path / "ranks.csv")
-    assert set(ranks[ranks["row"] == 1]["column"]) - set(ranks[ranks["row"] == 0]["column"]) == {second}
+    assert set(ranks[ranks["row"] == 2]["column"]) - set(ranks[ranks["row"] == 1]["column"]) == {second}
     piped = jensen("acquire", run, "-", "--target", first, "--json", stdin=rows.read_text())
     left = len(names) - 2  # without label and target
     assert [len(row["columns"]) for row in json.loads(piped.out)["rows"]] == [left - 1, left]

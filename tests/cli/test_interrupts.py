@@ -28,7 +28,7 @@ def wait_for_progress(process: subprocess.Popen, run: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_an_interrupted_training_goes_on(start, pictures, tmp_path, number, code, word):
+def test_an_interrupted_training_goes_on(start, jensen, pictures, tmp_path, number, code, word):
     run = tmp_path / "a run"
     words = (
         "train",
@@ -50,9 +50,13 @@ def test_an_interrupted_training_goes_on(start, pictures, tmp_path, number, code
     assert "Traceback" not in err
     assert f"{word}; go on with: jensen train vae" in err.splitlines()[-1]
     assert f"--out '{run}' --resume" in err
-    if number == signal.SIGTERM:
-        return
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    if number == signal.SIGTERM:  # fewer epochs than were done: nothing is lost, and it is said
+        answer = jensen("train", "--out", run, "--resume", "--epochs", 1)
+        assert answer.code == 0 and "--epochs 1 is less than what was done: all " in answer.err
+        kept = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert kept[: len(steps)] == steps and len(kept) <= len(steps) + 1
+        return
 
     epochs = steps[-1] // 6 + 100
     process = start("train", "--out", run, "--resume", "--epochs", epochs, "--json")

@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_refused(jensen, viewed, given, fails, pictures, tm
         3,
         "expected pictures of 1 x 2 x 2 (y1), got 1 x 6 x 6",
     )
-    fails(jensen("sample", given, *out), 2, "given_from", "pictures of 1 x 2 x 2")
+    fails(jensen("sample", given, *out), 2, "--given-from", "pictures of 1 x 2 x 2")
     fails(jensen("sample", given, "--given", "age=3", *out), 2, "no column 'age'")
     fails(
         jensen("train", "vae", pictures, "--given-view", "skech", "--out", tmp_path / "r"), 2, "did you mean 'sketch'?"

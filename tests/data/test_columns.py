@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from jensen.data import describe, load_data
-from jensen.data.columns import described
+from jensen.data.told import described
 from jensen.errors import ConfigError, DataError
 
 N = 60
@@ -198,6 +198,5 @@ def test_gaps_of_a_csv_keep_truth_values_and_whole_numbers(tmp_path):
     assert back.iloc[:3, :2].isna().to_numpy().tolist() == [[False, False], [False, True], [True, False]]  # pyright: ignore
     one = load_data(pandas.DataFrame({"bit": ["true"], "whole": [2], "word": ["b"]}), schema=schema).split("all").x
     assert one.tolist() == [[1.0, 2.0, 1.0]]
-    (tmp_path / "t.csv.columns.yaml").write_text("word: {kind: ordinal, categories: [no, yes]}\n")
     with pytest.raises(ConfigError, match="put them in quotes"):
-        load_data(path)
+        load_data(path, kinds={"word": {"kind": "ordinal", "categories": [False, True]}})

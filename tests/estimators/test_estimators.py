@@ -26,6 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from jensen.data import Dataset
+from jensen.errors import DataWarning
 from jensen.estimators import Classifier, DensityEstimator, Embedder, Imputer, OutlierDetector
 
 VAE = {"latents": 2, "encoder.hidden": [16], "decoder.hidden": [16]}
@@ -334,3 +335,19 @@ def test_small_and_constant_tables(shape):
         assert np.isfinite(one.fit(X).score_samples(X)).all()
     assert_array_equal(Imputer(settings=VAE, **QUICK).fit_transform(X), X)
     assert Embedder(settings=VAE, **QUICK).fit_transform(X.astype(np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", [DensityEstimator, Embedder, Imputer, OutlierDetector, Classifier])
+def test_an_unknown_model_is_told_before_gaps(kind):
+    X = np.full((20, 2), np.nan)
+    with pytest.raises(ValueError, match="'vaee' is not a model; did you mean 'vae'"):
+        kind("vaee").fit(X, np.arange(20) % 2)
+
+
+def test_a_column_without_a_cell_stays_empty_and_in_its_place():
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    X[::3, 0], X[:, 1] = np.nan, np.nan
+    with pytest.warns(DataWarning, match="'x1' has no cell"):
+        whole = Imputer(settings=VAE, **QUICK).fit_transform(X)
+    assert np.isnan(whole[:, 1]).all() and np.isfinite(whole[:, [0, 2]]).all()
+    assert_array_equal(whole[:, 2], X[:, 2])

@@ -468,8 +468,8 @@ def test_few_effective_draws_are_said():
     far = pandas.DataFrame([[np.nan, 5.0, np.nan, -40.0]], columns=NAMES)
     found = run.impute(far, method="importance", particles=20)
     assert found.effective_sample_size[0] < 10
-    assert "fewer than 10 effective draws in row 0" in found.warnings[0]
-    assert found.to_dict()["rows_with_few"] == [0]
+    assert "fewer than 10 effective draws in row 1 (the first is 1)" in found.warnings[0]
+    assert found.to_dict()["rows_with_few"] == [1]
 
 
 def test_where_weights_rest_on_few_particles_chains_take_over():

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jensen.cli.arguments import read_values
+from jensen.cli.arguments import number_or_word, read_values
 from jensen.cli.inputs import STDIN, open_run, stdin_file
 from jensen.cli.options import DataSplit, Device, Json, Limit, RunFolder, Seed
 from jensen.cli.printing import note, print_json, print_table
 from jensen.cli.progress import ShareProgress, working
-from jensen.cli.writing import STDOUT, check_out, write_result
-from jensen.errors import ConfigError, DataError
+from jensen.cli.writing import STDOUT, check_out, write_result, write_rows
+from jensen.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     from jensen.jobs.acquire import Acquisition, Inquiry
@@ -131,7 +131,7 @@ def acquire(
                 listener=progress, **effort,
             )  # fmt: skip
         if out is not None:
-            write_result(out, found.table())
+            write_rows(out, found.table())
             note(f"wrote {out}") if out != STDOUT else None
         print_json(found.to_dict()) if as_json else typer.echo(str(found), err=out == STDOUT)
         for warning in found.warnings:
@@ -225,15 +225,25 @@ def _answer(inquiry: Inquiry, column: str) -> bool:
             return True
         if not text:
             continue
-        name, sign, value = text.partition("=")
-        other = bool(sign) and name.strip() in inquiry.run.schema.names
-        name, value = (name.strip(), value.strip()) if other else (column, text)
-        if name == inquiry.run.schema.names[inquiry.target]:
-            note(f"{name} is the target; stop when it is known")
-            continue
         try:
-            inquiry.learn(name, next(iter(read_values([f"{name}={value}"], "answer").values())))
+            inquiry.learn(*_read_answer(text, column, inquiry))
         except (DataError, ConfigError) as e:
             note(f"{e}")
             continue
         return True
+
+
+def _read_answer(text: str, column: str, inquiry: Inquiry) -> tuple[str, Any]:
+    """Which column was measured, and its value: `VALUE` of the one that was asked for, or `COLUMN=VALUE`.
+
+    Raises:
+        ConfigError: there is no such column, or it is the target.
+    """
+    fields = {field.name: field for field in inquiry.run.schema.fields}
+    name, sign, value = (part.strip() for part in text.partition("="))
+    if sign and name not in fields and text not in (fields[column].categories or ()):
+        raise ConfigError(f"the model has no column {name!r}{did_you_mean(name, fields)}")
+    name, value = (name, value) if sign and name in fields else (column, text)
+    if name == inquiry.run.schema.names[inquiry.target]:
+        raise ConfigError(f"{name} is the target; stop when it is known")
+    return name, value if fields[name].categories is not None else number_or_word(value)

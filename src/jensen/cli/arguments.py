@@ -16,19 +16,33 @@ OF_SOUND = ("length", "rate", "levels", "encoding")
 WHOLE = ("kinds",)  # mappings that are values: their keys are names of columns
 
 
-def read_kinds(told: Sequence[str] | None) -> dict[str, str]:
-    """`COL=KIND` options by column.
+def read_kinds(told: Sequence[str] | None) -> dict[str, Any]:
+    """`COL=KIND` options by column, with bounds or categories after commas.
 
     Raises:
-        ConfigError: one is not written so.
+        ConfigError: listing those that are not written so.
 
-    >>> read_kinds(["age=count", "a=b=real"])
-    {'age': 'count', 'a=b': 'real'}
+    >>> read_kinds(["age=count", "a=b=real", "size=ordinal,S,M,L"])
+    {'age': 'count', 'a=b': 'real', 'size': {'kind': 'ordinal', 'categories': ['S', 'M', 'L']}}
     """
-    wrong = [token for token in told or () if not token.rpartition("=")[0]]
-    if wrong:
-        raise ConfigError(f"--kind: expected COL=KIND, as age=count, got {wrong[0]!r}")
-    return {column: kind for column, _, kind in (token.rpartition("=") for token in told or ())}
+    found: dict[str, Any] = {}
+    problems = []
+    for token in told or ():
+        column, _, text = token.rpartition("=")
+        kind, *words = column_names([text]) or [""]
+        if not column:
+            problems.append(f"--kind: expected COL=KIND, as age=count, got {token!r}")
+        elif kind == "bounded" and len(words) != 2:
+            problems.append(f"--kind: expected COL=bounded,LOW,HIGH, as share=bounded,0,1, got {token!r}")
+        elif kind == "bounded":
+            found[column] = {"kind": kind, "low": number_or_word(words[0]), "high": number_or_word(words[1])}
+        elif words:
+            found[column] = {"kind": kind, "categories": words}
+        else:
+            found[column] = kind
+    if problems:
+        raise ConfigError(problems)
+    return found
 
 
 @dataclass
@@ -150,7 +164,7 @@ def read_values(tokens: Sequence[str] | None, option: str) -> dict[str, Any]:
         elif name in values:
             problems.append(f"{option}: {name} given twice, as {values[name]} and {text}")
         else:
-            values[name] = _number_or_word(text)
+            values[name] = number_or_word(text)
     if problems:
         raise ConfigError(problems)
     return values
@@ -174,7 +188,8 @@ def read_temperature(tokens: Sequence[str] | None) -> float | dict[str, float]:
     return found.get("", found or 1.0)
 
 
-def _number_or_word(text: str) -> Any:
+def number_or_word(text: str) -> Any:
+    """What was typed, as a number where it reads as one."""
     for kind in (int, float):
         try:
             return kind(text)

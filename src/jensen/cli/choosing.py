@@ -9,7 +9,7 @@ import typer
 from jensen.cli.arguments import column_names, read_kinds
 from jensen.cli.inputs import STDIN
 from jensen.cli.options import Drop, Json, Kinds, Label, Seed
-from jensen.cli.printing import note, print_json
+from jensen.cli.printing import note, print_json, warnings_as_notes
 from jensen.errors import ConfigError
 
 
@@ -37,7 +37,8 @@ def choose(
 
     options = {"label": label, "drop": column_names(drop) or (), "kinds": read_kinds(kinds)}
     told = {key: value for key, value in options.items() if value}
-    run = job(data, out=out, overwrite=overwrite, steps=steps, seed=seed, listener=note, **told)
+    with warnings_as_notes():
+        run = job(data, out=out, overwrite=overwrite, steps=steps, seed=seed, listener=note, **told)
     if as_json:
         print_json({"run": out, **run.spec["chosen"]})
     else:

@@ -10,7 +10,7 @@ from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json
 from jensen.cli.progress import working
-from jensen.cli.writing import STDOUT, check_out, write_result
+from jensen.cli.writing import STDOUT, check_out, write_rows
 from jensen.errors import ConfigError
 
 
@@ -39,7 +39,7 @@ def cluster(
         found = opened.cluster(given, split=split, limit=limit, draws=draws, seed=seed)
     if out is not None:
         table = found.table()
-        write_result(out, table)
+        write_rows(out, table)
         if out != STDOUT and not as_json:
             note(f"wrote {out} ({len(table)} x {table.shape[1]})")
     if as_json:

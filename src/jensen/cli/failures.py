@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from jensen.errors import JensenError
+from jensen.errors import ConfigError, JensenError
 
 UNEXPECTED, USAGE, INTERRUPTED, TERMINATED, BROKEN_PIPE = 1, 2, 130, 143, 141
 TRACEBACK = "JENSEN_TRACEBACK"
@@ -35,7 +35,17 @@ class Guarded(TyperGroup):
         except Exception as e:
             if hasattr(e, "format_message"):  # a usage error, which typer prints with the usage
                 raise
-            answer(e)
+            answer(_as_typed(e, self.get_command(ctx, ctx.invoked_subcommand or "")))
+
+
+def _as_typed(error: Exception, command: Any) -> Exception:
+    """Problems that begin with the name of an option's argument, as `kinds: …`, with the option, `--kind: …`."""
+    if not isinstance(error, ConfigError):
+        return error
+    typed = {p.name: max(p.opts, key=len) for p in getattr(command, "params", ()) if p.opts[0].startswith("-")}
+    typed = {name: option for name, option in typed.items() if option.lstrip("-") != name}
+    told = [problem.partition(": ") for problem in error.problems]
+    return ConfigError([f"{typed.get(name, name)}{colon}{rest}" for name, colon, rest in told])
 
 
 def answer(error: Exception) -> NoReturn:

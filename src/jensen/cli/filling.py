@@ -12,7 +12,7 @@ from jensen.cli.inputs import STDIN, open_run, stdin_file
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json
 from jensen.cli.progress import ShareProgress
-from jensen.cli.writing import STDOUT, check_out, write_result
+from jensen.cli.writing import STDOUT, check_out, write_result, write_rows
 from jensen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ def impute(
         )
     _write(out, found, draws)
     if details is not None:
-        write_result(details, found.table())
+        write_rows(details, found.table())
     if cells is not None:
-        write_result(cells, found.cells())
+        write_rows(cells, found.cells())
     _say(found, as_json, STDOUT in (out, details, cells))
 
 

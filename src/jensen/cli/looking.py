@@ -126,11 +126,15 @@ def data(
         print_json(report)
     else:
         _print_data(report)
+    for warning in loaded.warnings:
+        note(f"warning: {warning}")
+    for text in loaded.notes:
+        note(text)
 
 
 def _write_columns(ref: str, loaded: Dataset) -> None:
     """Kinds of columns beside the file that they are of."""
-    from jensen.data.columns import SIDECAR, described
+    from jensen.data.told import SIDECAR, described
     from jensen.errors import ConfigError
 
     path = Path(f"{ref}{SIDECAR}")

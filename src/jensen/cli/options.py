@@ -40,8 +40,8 @@ Kinds = Annotated[
     typer.Option(
         "--kind",
         metavar="COL=KIND",
-        help="Kind of a column: real, positive, count, binary, category, ordinal or time; repeat for more. Also in "
-        "FILE.columns.yaml beside FILE.",
+        help="Kind of a column: real, positive, count, binary, category or time, bounded,LOW,HIGH, or "
+        "ordinal,LOWEST,...,HIGHEST; repeat for more. Also in FILE.columns.yaml beside FILE.",
         show_default=False,
     ),
 ]

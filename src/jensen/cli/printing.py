@@ -13,9 +13,9 @@ from typing import Any
 
 import typer
 
-from jensen.errors import FitWarning, PrecisionWarning
+from jensen.errors import DataWarning, FitWarning, PrecisionWarning
 
-NOTED = (PrecisionWarning, FitWarning)
+NOTED = (DataWarning, PrecisionWarning, FitWarning)
 
 
 def print_json(value: Any) -> None:
@@ -47,16 +47,21 @@ def note(text: str) -> None:
 
 @contextlib.contextmanager
 def warnings_as_notes() -> Iterator[None]:
-    """Inside, what float32 lost, or a fit met, is said in a note instead of a Python warning."""
-    with warnings.catch_warnings(record=True) as caught:
+    """Inside, what data hold, float32 lost, or a fit met, is said in a note, once, instead of a Python warning."""
+    with warnings.catch_warnings():
+        show, said = warnings.showwarning, set()
+
+        def tell(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, NOTED):
+                show(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                note(f"{'warning' if issubclass(category, DataWarning) else 'note'}: {message}")
+
+        warnings.showwarning = tell
         for category in NOTED:
             warnings.simplefilter("always", category)
         yield
-    for warning in caught:
-        if issubclass(warning.category, NOTED):
-            note(f"note: {warning.message}")
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[str] = ()) -> None:

@@ -99,10 +99,11 @@ class TrainingProgress:
         if self._offset is None:
             self._offset = self._offset_of()
         train, valid = event.logged.get("train", {}), event.logged.get("valid", {})
-        found = next((n for n in PREFERRED if n in (valid or train)), next(iter(valid or train), ""))
+        names = (event.monitor, *PREFERRED)  # first of all what the summary will name
+        found = next((n for n in names if n in (valid or train)), next(iter(valid or train), ""))
         if found and found != self._name and (valid or self._valid is None):  # numbers stand under one name
             self._name, self._train, self._valid = found, None, None
-        offset = self._offset if self._name in PREFERRED else 0.0  # a loss of another kind has no units to change
+        offset = self._offset if self._name in names else 0.0  # a loss of another kind has no units to change
         if self._name in train:
             self._train = train[self._name] + offset
         elif valid:  # of another stage, which does not measure it in training

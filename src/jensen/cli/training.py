@@ -124,8 +124,8 @@ def train(
             with warnings_as_notes():
                 run = _train(model, data, out, given, preset, resume, overwrite, progress, training, of_data)
                 progress.stop()
-            if resume and not progress.told and not as_json:
-                note("training had ended already; --epochs with a larger number lengthens it")
+            if resume and not as_json:
+                _say_what_is_kept(run, progress.told, training.get("epochs"))
         except KeyboardInterrupt:
             code, word = (TERMINATED, "terminated") if terminated else (INTERRUPTED, "interrupted")
             progress.stop()
@@ -137,6 +137,18 @@ def train(
         print_json(summary)
     else:
         _print_summary(run, summary)
+
+
+def _say_what_is_kept(run: Run, trained: bool, epochs: int | None) -> None:
+    """Of a run that went on: that it had ended, or had more epochs than were asked for."""
+    done = run.log[-1]["epoch"] if run.log else 0
+    if epochs is not None and epochs < done:
+        note(
+            f"--epochs {epochs:,} is less than what was done: all {done:,} epochs and their weights are kept; a number "
+            f"above {done:,} lengthens training"
+        )
+    elif not trained:
+        note(f"training had ended already, after {done:,} epochs; --epochs with a larger number lengthens it")
 
 
 def _told_apart(model: str | None, data: str | None, tokens: list[str]) -> tuple[str | None, str | None, list[str]]:

@@ -12,7 +12,7 @@ from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, Refine, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
 from jensen.cli.progress import ShareProgress
-from jensen.cli.writing import STDOUT, check_out, write_result, write_sounds, write_texts
+from jensen.cli.writing import STDOUT, check_out, write_result, write_rows, write_sounds, write_texts
 from jensen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def score(
         )
     if out is not None:
         rows = _rows(opened, given, result, limit, seed)
-        write_result(out, rows)
+        write_rows(out, rows)
         if not as_json:
             _say(out, rows)
     if as_json:
@@ -69,7 +69,7 @@ def score(
 
 
 def _rows(run: Run, data: Any, result: Score, limit: int | None, seed: int) -> Any:
-    """One row a datum: its number in the data it came from, and its nats."""
+    """One row a datum: its position in the data it came from, and its nats."""
     import pandas
 
     _, _, part = run.split(data, result.split)
@@ -238,8 +238,8 @@ def interpolate(
     run: RunFolder,
     out: Out,
     data: RunData = None,
-    start: Annotated[int, typer.Option(metavar="ROW", min=0, help="Row to start from, 0 is the first.")] = 0,
-    end: Annotated[int, typer.Option(metavar="ROW", min=0, help="Row to end at.")] = 1,
+    start: Annotated[int, typer.Option(metavar="ROW", min=1, help="Row to start from, 1 is the first.")] = 1,
+    end: Annotated[int, typer.Option(metavar="ROW", min=1, help="Row to end at.")] = 2,
     steps: Annotated[int, typer.Option(metavar="N", help="Data on the path, both ends included.")] = 11,
     how: Annotated[str, typer.Option(metavar="HOW", help="linear, spherical or geodesic.")] = "linear",
     split: DataSplit = None,
@@ -251,7 +251,7 @@ def interpolate(
     opened = open_run(run, device)
     _check_sound(out, opened)
     given = data_for(opened, data)
-    path = opened.interpolate(given, start=start, end=end, steps=steps, how=how, split=split, seed=seed)
+    path = opened.interpolate(given, start=start - 1, end=end - 1, steps=steps, how=how, split=split, seed=seed)
     _write(out, opened, path, columns=len(path) if len(path) <= 20 else None)
 
 

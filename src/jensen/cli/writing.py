@@ -51,6 +51,11 @@ def write_result(
     write_atomically(Path(out), encoded(result, Path(out).suffix.lower(), levels, columns, across))
 
 
+def write_rows(out: str, table: Any) -> None:
+    """Write a frame whose column `row` has positions, as rows are counted in files: the first is 1."""
+    write_result(out, table.assign(row=table["row"] + 1))
+
+
 RULE = "-" * 40
 """Between texts that are more than a line."""
 

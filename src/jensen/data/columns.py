@@ -15,22 +15,19 @@ holds words or dates, or its kind is told, the table is mixed, and each column h
 
 from __future__ import annotations
 
-import math
-import os
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import yaml
 
 from jensen.data import tables
 from jensen.data.schema import Field, check_kind, column_kinds, moments
 from jensen.data.sources import Source
+from jensen.data.told import SIDECAR, Told, checked
 from jensen.errors import ConfigError, DataError, did_you_mean
 
-KINDS = ("real", "positive", "bounded", "count", "binary", "category", "ordinal", "time")
 NUMERIC = ("real", "positive", "bounded", "count", "binary")
 IDENTIFIER = 50  # different words above which, where most rows have one of their own, a column is no category
 SKEWED = 2.0  # skewness above which numbers above 0 are taken as positive, where that of their logarithm is below half
@@ -40,10 +37,7 @@ RATIO = re.compile(WORD.format("rate|ratio"))
 """Names of shares: of a whole, which may be told in per cent, and of two numbers, which a rate per minute is, too."""
 EXACT = 2**24  # whole numbers up to which float32 is exact
 DAY = 86400.0
-SIDECAR = ".columns.yaml"
-
-Told = Mapping[str, Any]
-"""By column, its kind, or a mapping with `kind` and what that takes: `low` and `high`, or `categories` in order."""
+IN_ORDER = 3  # words that a hint shows
 
 
 def infer(frames: Sequence[Any], told: Told, source: Source) -> tuple[Field, ...]:
@@ -51,24 +45,33 @@ def infer(frames: Sequence[Any], told: Told, source: Source) -> tuple[Field, ...
 
     Raises:
         ConfigError: a kind that is told is none, or lacks what it takes.
-        DataError: cells are not what a kind takes, or a column is a name of rows.
+        DataError: cells are not what a kind takes, or a column is a name of rows; all columns are named.
     """
     names = list(frames[0].columns)
     for name in told:
         if name not in names:
             raise ConfigError(f"kinds: {source.name} has no column {name!r}{did_you_mean(name, names)}")
     columns = {name: [frame[name] for frame in frames] for name in names}
-    asked = {name: _asked(name, spec) for name, spec in told.items()}
-    words = {name: _wordlike(columns[name], asked.get(name, {}).get("kind"), source) for name in names}
-    special = any(words.values()) or any(spec["kind"] not in ("real", "binary", "count") for spec in asked.values())
+    asked = checked(told)
+    told_kinds = {name: spec["kind"] for name, spec in asked.items()}
+    wordlike = _each(lambda name: _wordlike(columns[name], told_kinds.get(name), source), names, source)
+    words = dict(zip(names, wordlike, strict=True))
+    special = any(words.values()) or any(kind not in ("real", "binary", "count") for kind in told_kinds.values())
     dtypes = [str(columns[name][0].dtype) for name in names]
     if not special:
-        cells = np.concatenate([tables.values(frame, source.name, source.line, gaps=True) for frame in frames])
-        kinds = column_kinds(names, dtypes, cells, {name: spec["kind"] for name, spec in asked.items()})
+        cells = [tables.values(frame, source.name, source.line, gaps=True) for frame in frames]
+        kinds = column_kinds(names, dtypes, np.concatenate(cells), told_kinds)
+        of_names = [Field(name=n, kind=kind, dtype=d) for n, kind, d in zip(names, kinds, dtypes, strict=True)]
+        for x in cells:
+            _check(of_names, x, source)
         if len(set(kinds)) == 1 or "count" not in kinds:
             common = kinds[0] if len(set(kinds)) == 1 else "real"
-            return tuple(Field(name=n, kind=common, dtype=d) for n, d in zip(names, dtypes, strict=True))
-    return tuple(_field(name, columns[name], asked.get(name, {}), words[name], source) for name in names)
+            return tuple(field.model_copy(update={"kind": common}) for field in of_names)
+
+    def field(name: str) -> Field:
+        return _field(name, columns[name], asked.get(name, {}), words[name], source)
+
+    return tuple(_each(field, names, source))
 
 
 def encode(frame: Any, fields: Sequence[Field], source: Source, gaps: bool = True) -> np.ndarray:
@@ -86,21 +89,34 @@ def encode(frame: Any, fields: Sequence[Field], source: Source, gaps: bool = Tru
     plain = all(frame[name].dtype.kind in "biuf" for name in names) or all(field.kind == "real" for field in fields)
     if plain and all(field.kind in NUMERIC for field in fields):
         x = tables.values(frame[names], source.name, source.line, gaps)
-        for field, column in zip(fields, x.T, strict=True):
-            check_kind(field.name, field.kind, column, (field.low, field.high))
-        return x
-    columns, problems = {}, []
-    for field in fields:
+    else:
+        numbers = _each(lambda field: _numbers(frame[field.name], field, source), fields, source)
+        columns = pandas.DataFrame(dict(zip(names, numbers, strict=True)), copy=False)
+        x = tables.values(columns, source.name, source.line, gaps)
+    _check(fields, x, source)
+    return x
+
+
+def _each(make: Callable[[Any], Any], items: Sequence[Any], source: Source) -> list[Any]:
+    """What is made of each item; what is wrong with all of them is told together, in one `DataError`."""
+    found, problems = [], []
+    for item in items:
         try:
-            columns[field.name] = _numbers(frame[field.name], field, source)
+            found.append(make(item))
         except DataError as e:
             problems.append(str(e).removeprefix(f"{source.name}: "))
     if problems:
         raise DataError(f"{source.name}: " + "\n  ".join(problems))
-    x = tables.values(pandas.DataFrame(columns, copy=False), source.name, source.line, gaps)
-    for field, column in zip(fields, x.T, strict=True):
-        check_kind(field.name, field.kind, column, (field.low, field.high))
-    return x
+    return found
+
+
+def _check(fields: Sequence[Field], x: np.ndarray, source: Source) -> None:
+    """Raises `DataError` naming in each column the first cell that its kind cannot have."""
+
+    def check(j: int) -> None:
+        check_kind(fields[j].name, fields[j].kind, x[:, j], (fields[j].low, fields[j].high), source.line)
+
+    _each(check, range(len(fields)), source)
 
 
 def fitted(fields: Sequence[Field], train: np.ndarray, every: Sequence[np.ndarray]) -> tuple[Field, ...]:
@@ -113,8 +129,11 @@ def fitted(fields: Sequence[Field], train: np.ndarray, every: Sequence[np.ndarra
     found = []
     for j, field in enumerate(fields):
         present = train[:, j][~np.isnan(train[:, j])]
-        share = len(present) / max(1, len(train))
-        update: dict[str, Any] = {"gaps": any(bool(np.isnan(x[:, j]).any()) for x in every), "present": share}
+        update: dict[str, Any] = {
+            "gaps": any(bool(np.isnan(x[:, j]).any()) for x in every),
+            "present": len(present) / max(1, len(train)),
+            "constant": len(present) == 0 or bool(np.ptp(present) == 0),
+        }
         if field.kind in ("real", "time", "count"):
             update["center"], update["scale"] = moments(present)
         elif field.kind == "positive":
@@ -127,62 +146,6 @@ def fitted(fields: Sequence[Field], train: np.ndarray, every: Sequence[np.ndarra
             update["step"] = next((s for s in steps if len(present) and (present % s == 0).all()), None)
         found.append(field.model_copy(update=update))
     return tuple(found)
-
-
-def sidecar(ref: Any) -> dict[str, Any]:
-    """What FILE.columns.yaml beside a file says of its columns; {} where there is none.
-
-    Raises:
-        DataError: it is no mapping of columns.
-    """
-    if not isinstance(ref, str | os.PathLike):
-        return {}
-    path = Path(f"{os.fspath(ref)}{SIDECAR}").expanduser()
-    if not path.is_file():
-        return {}
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as e:
-        raise DataError(f"{path}: no YAML: {str(e).splitlines()[0]}") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: expected columns with their kinds, as age: count, got {type(found).__name__}")
-    return {str(name): spec for name, spec in found.items()}
-
-
-def described(fields: Sequence[Field]) -> str:
-    """Fields as a sidecar has them, to be corrected."""
-    found: dict[str, Any] = {}
-    for field in fields:
-        if field.kind == "bounded":
-            found[field.name] = {"kind": field.kind, "low": field.low, "high": field.high}
-        elif field.kind == "ordinal":
-            found[field.name] = {"kind": field.kind, "categories": list(field.categories or ())}
-        else:
-            found[field.name] = field.kind
-    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
-
-
-def _asked(name: str, spec: Any) -> dict[str, Any]:
-    """What is told of a column, checked."""
-    spec = {"kind": spec} if isinstance(spec, str) else dict(spec)
-    unknown = set(spec) - {"kind", "low", "high", "categories"}
-    if unknown:
-        known = "kind, low, high, categories"
-        raise ConfigError(f"kinds: {name}: expected {known}, got {', '.join(sorted(unknown))}")
-    kind = spec.get("kind")
-    if kind not in KINDS:
-        raise ConfigError(f"kinds: {name}: expected one of {', '.join(KINDS)}, got {kind!r}")
-    if (kind == "bounded") != (spec.keys() >= {"low", "high"}) or (spec.keys() & {"low", "high"} and kind != "bounded"):
-        raise ConfigError(f"kinds: {name}: low and high go with bounded, which takes both")
-    if kind == "bounded" and not -math.inf < float(spec["low"]) < float(spec["high"]) < math.inf:
-        raise ConfigError(f"kinds: {name}: expected low < high, got {spec['low']} and {spec['high']}")
-    if any(isinstance(word, bool) for word in spec.get("categories", ())):
-        raise ConfigError(
-            f"kinds: {name}: categories: YAML takes yes, no, on and off for truth values; put them in quotes"
-        )
-    if "categories" in spec and kind not in ("category", "ordinal"):
-        raise ConfigError(f"kinds: {name}: categories go with category and ordinal, got {kind}")
-    return spec
 
 
 def _wordlike(columns: Sequence[Any], told: str | None, source: Source) -> bool:
@@ -204,8 +167,8 @@ def _wordlike(columns: Sequence[Any], told: str | None, source: Source) -> bool:
                 numeric = numeric.notna()
                 if numeric.all():
                     continue
-                commas = present.astype(str).str.fullmatch(r"\s*[-+]?\d+,\d+\s*")
-                if numeric.mean() >= 0.5 or (numeric | commas).all():
+                separated = present.astype(str).str.fullmatch(tables.SEPARATED)
+                if numeric.mean() >= 0.5 or (numeric | separated).all():
                     tables.values(column.to_frame(), source.name, source.line, gaps=True)  # names the cell
             found = True
     return found
@@ -224,20 +187,29 @@ def _field(name: str, columns: Sequence[Any], asked: Mapping[str, Any], wordlike
         else:
             kind = "time" if all(_are_times(column) for column in columns) else "category"
     if kind in ("category", "ordinal"):
-        return Field(kind=kind, categories=_categories(name, columns, asked, source), **extra)
+        categories = _categories(name, columns, asked, source)
+        if categories:
+            field = Field(kind=kind, categories=categories, **extra)
+            for column in columns if "categories" in asked else ():
+                _numbers(column, field, source)  # refuses other words
+            return field
+        kind = "real"  # no word is known of it
     if kind == "time":
         return Field(kind=kind, **extra)
-    cells = np.concatenate([tables.values(c.to_frame(), source.name, source.line, gaps=True)[:, 0] for c in columns])
+    parts = [tables.values(c.to_frame(), source.name, source.line, gaps=True)[:, 0] for c in columns]
     bounds = asked.get("low"), asked.get("high")
     if kind is None:
+        cells = np.concatenate(parts)
         present = cells[~np.isnan(cells)]
         kind = _kind_of_numbers(present, dtype)
         bounds = _bounds_of_share(name, present) if kind in ("real", "positive") else bounds
         kind = kind if bounds[0] is None else "bounded"
-    check_kind(name, kind, cells, bounds)
     if kind == "bounded":
-        extra |= {"low": bounds[0], "high": bounds[1]}
-    return Field(kind=kind, **extra)  # pyright: ignore[reportArgumentType]
+        extra |= {"low": float(bounds[0]), "high": float(bounds[1])}
+    field = Field(kind=kind, **extra)  # pyright: ignore[reportArgumentType]
+    for part in parts:
+        _check([field], part[:, None], source)
+    return field
 
 
 def _kind_of_numbers(cells: np.ndarray, dtype: Any) -> str:
@@ -298,9 +270,19 @@ def _categories(name: str, columns: Sequence[Any], asked: Mapping[str, Any], sou
     cells = [cell for column in columns for cell in _words(column, name, source) if cell is not None]
     found = set(cells)
     if "kind" not in asked and len(found) > IDENTIFIER and len(found) > len(cells) / 2:
+        dates = sum(re.fullmatch(tables.DAY_FIRST, word) is not None for word in found) > len(found) / 2
         raise DataError(
             f"{source.name}: column {name!r} holds {len(found):,} different words in {len(cells):,} cells, as names of "
-            f"rows do; leave it out with --drop {name}, or keep it with kinds {name}=category"
+            f"rows do{'; dates are read where they are written year first, as 2024-01-31' if dates else ''}; leave it "
+            f"out with --drop {shlex.quote(name)}, or keep it with --kind {shlex.quote(f'{name}=category')} (in Python "
+            "drop=, kinds=)"
+        )
+    if asked.get("kind") == "ordinal" and not all(tables.order(word)[0] == 0 for word in found):
+        some = sorted(found, key=tables.order)[:IN_ORDER]
+        raise ConfigError(
+            f"kinds: {name}: ordinal takes its categories in their order, the lowest first: write "
+            f"{name}: {{kind: ordinal, categories: [{', '.join(some)}, ...]}} in FILE{SIDECAR} beside FILE, or "
+            f"{name}=ordinal,{','.join(some)},... as an option"
         )
     return tuple(sorted(found, key=tables.order))
 
@@ -330,9 +312,8 @@ def _numbers(column: Any, field: Field, source: Source) -> np.ndarray:
     if unknown.any():
         row = int(unknown.argmax())
         raise DataError(
-            f"{source.name}: column {field.name!r}, {source.line(row)}: {words[row]!r} is no category of the data that "
-            f"the model was trained on{did_you_mean(words[row], field.categories)}; empty the cell to have it "
-            "taken as missing"
+            f"{source.name}: column {field.name!r}, {source.line(row)}: {words[row]!r} is no category of this "
+            f"column{did_you_mean(words[row], field.categories)}; empty the cell to have it taken as missing"
         )
     codes[empty] = np.nan
     return codes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,13 +13,14 @@ from jensen.data import tables
 from jensen.data.fitting import fit_levels
 from jensen.data.schema import Field, moments
 from jensen.data.sources import Source
+from jensen.data.told import checked
 from jensen.data.views import view_of
 from jensen.errors import ConfigError, DataError, did_you_mean
 
 FEW = 10  # different whole numbers up to which a column holds categories
 
 
-def fit_conditions(frames: Sequence[Any], train: Any, kinds: Mapping[str, str], source: Source) -> tuple[Field, ...]:
+def fit_conditions(frames: Sequence[Any], train: Any, kinds: Mapping[str, Any], source: Source) -> tuple[Field, ...]:
     """A field for each column: words, truth values and few different whole numbers are categories, all else is real.
 
     Args:
@@ -26,10 +28,11 @@ def fit_conditions(frames: Sequence[Any], train: Any, kinds: Mapping[str, str], 
         train: those of the training rows, from which mean and deviation are taken.
         kinds: "real" or "category" of a column, where it is not to be guessed.
     """
+    told = {name: spec["kind"] for name, spec in checked({n: kinds[n] for n in train.columns if n in kinds}).items()}
     fields = []
     for name in train.columns:
         columns = [frame[name] for frame in frames]
-        kind = kinds.get(name) or ("category" if _is_category(columns) else "real")
+        kind = told.get(name) or ("category" if _is_category(columns) else "real")
         if kind not in ("real", "category"):
             raise ConfigError(f"kinds: {name!r} is given: expected real or category, got {kind!r}")
         dtype = str(columns[0].dtype)
@@ -97,8 +100,8 @@ def conditions(frame: Any, fields: Sequence[Field], source: Source) -> np.ndarra
         if unknown:
             where, hint = source.line(unknown[0]), did_you_mean(words[unknown[0]], field.categories)
             raise DataError(
-                f"{source.name}: column {field.name!r}, {where}: {words[unknown[0]]!r} is no category of the data "
-                f"that the model was trained on{hint}"
+                f"{source.name}: column {field.name!r}, {where}: {words[unknown[0]]!r} is no category of this "
+                f"column{hint}"
             )
         out[:, j] = [position[word] for word in words]
     return out
@@ -117,7 +120,7 @@ def _words(column: Any, source: Source) -> np.ndarray:
     if real is not None:
         raise DataError(
             f"{source.name}: column {column.name!r}: expected categories, got the real number {real}; "
-            f"it may be given as one with kinds {column.name}=real"
+            f"it may be given as one with --kind {shlex.quote(f'{column.name}=real')} (in Python kinds=)"
         )
     empty = [row for row, word in enumerate(words) if word is None]
     if empty:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +19,7 @@ from jensen.data.text_tokens import AMOUNTS
 from jensen.errors import DataError, did_you_mean
 
 Index = torch.Tensor | slice
+MANY, FEW = 1000, 20  # different words of which a column is warned of: so many, or so many where most come once
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,11 +155,64 @@ class Dataset:
         sizes = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())
         return f"<Dataset {self.name}: {self.schema.kind}, shape {self.schema.event_shape}; {sizes}>"
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a model learns nothing of, or other things than are meant, in sentences: columns without a cell, names
+        of rows, and words that differ by case or blanks alone.
+        """
+        if self.schema.is_array:
+            return []
+        told = []
+        for j, column in enumerate(self.schema.fields):
+            drop = f"leave it out with --drop {shlex.quote(column.name)} (in Python drop=)"
+            if not column.present:
+                told.append(
+                    f"column {column.name!r} has no cell in the training rows: nothing is learned of it, and it stays "
+                    f"empty in what is drawn or filled in; {drop}"
+                )
+                continue
+            words = column.categories or ()
+            cells = sum(int((~np.isnan(split.x[:, j])).sum()) for split in self.splits.values())
+            if len(words) > MANY or (len(words) > FEW and len(words) > cells / 2):
+                told.append(
+                    f"column {column.name!r} holds {len(words):,} different words in {cells:,} cells; names of rows, "
+                    "and of things that hardly ever come twice, say nothing of others and take long to learn; "
+                    f"{drop}"
+                )
+            alike = alike_words(words)
+            if alike:
+                told.append(
+                    f"column {column.name!r}: {', '.join(map(repr, alike))} differ in case or blanks alone, and are "
+                    "taken for different words"
+                )
+        return told
+
+    @property
+    def notes(self) -> list[str]:
+        """What is no cause for a warning, in sentences: rows without a cell."""
+        if self.schema.is_array:
+            return []
+        empty = np.sort(np.concatenate([s.index[np.isnan(s.x).all(1)] for s in self.splits.values()]))
+        if not len(empty):
+            return []
+        many = f"{len(empty):,} rows hold" if len(empty) > 1 else "1 row holds"
+        return [f"{many} no cell at all, the first of them row {empty[0] + 1}; nothing is learned of that"]
+
     def split(self, name: str) -> Split:
         """The split of that name. Raises `DataError` where there is none."""
         if name not in self.splits:
             raise DataError(f"{self.name}: no split {name!r}{did_you_mean(name, self.splits)}")
         return self.splits[name]
+
+
+def alike_words(words: Sequence[str]) -> list[str]:
+    """Those that differ from another by case or blanks alone.
+
+    >>> alike_words(("No", " no", "yes"))
+    ['No', ' no']
+    """
+    counts = Counter(" ".join(word.split()).casefold() for word in words)
+    return [word for word in words if counts[" ".join(word.split()).casefold()] > 1]
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -205,6 +261,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             "rms": float(np.sqrt(np.mean(np.square(first.x, dtype=np.float64)))),
         }
         return report
+    report["warnings"], report["notes"] = dataset.warnings, dataset.notes
     report["gaps"] = int(np.isnan(first.x).sum())
     report["columns"] = [_column(field, values) for field, values in zip(schema.fields, first.x.T, strict=True)]
     report["constant"] = [column["name"] for column in report["columns"] if column["constant"]]

@@ -272,6 +272,8 @@ def _are_classes(y: np.ndarray) -> bool:
 def _reason(error: BaseException, expected: str) -> str:
     """What is wrong with a file, in one line."""
     text = str(error).strip().split("\n")[0]
+    if isinstance(error, UnicodeDecodeError):
+        return f"not in UTF-8 (byte {error.start + 1}); save it as UTF-8, as by iconv -f latin1 -t utf8"
     if "allow_pickle" in text:
         return "holds Python objects, which are not read for safety; expected arrays of numbers"
     return f"corrupt or not {expected} ({type(error).__name__}: {text})"

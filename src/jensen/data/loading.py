@@ -10,7 +10,7 @@ import numpy as np
 
 from jensen.data import audio, pictures, splits, tables
 from jensen.data.audio_levels import Encoding
-from jensen.data.columns import encode, fitted, infer, sidecar
+from jensen.data.columns import encode, fitted, infer
 from jensen.data.conditions import (
     check_present,
     conditions,
@@ -26,6 +26,7 @@ from jensen.data.rows import Rows, take_apart
 from jensen.data.schema import Field, Schema
 from jensen.data.sources import Source, by_position, open_source, reference
 from jensen.data.text import fit_rows, load_text, refuse_columns
+from jensen.data.told import sidecar
 from jensen.data.views import named_view, view_of
 from jensen.errors import ConfigError, DataError, did_you_mean
 
@@ -116,8 +117,7 @@ def load_data(
         if schema is None and ref.schema.levels == 2:
             raise ConfigError(f"binarize: {ref.name} is binarised already ({ref.schema.binarization})")
     source = open_source(ref)
-    if schema is None:
-        kinds = {**sidecar(ref), **(kinds or {})}
+    beside = sidecar(ref, source.columns) if schema is None else {}
     if source.raw.texts is not None:
         refuse_columns({**options, **of_sound, "drop": drop, "given": given, "kinds": kinds}, source)
         return load_text(source, text, schema, seed, shares, recipe)
@@ -139,6 +139,7 @@ def load_data(
             check_present(source, schema.given)
     _check_given(source, given, given_view, schema)
     columns = {"label": label, "group": group, "time": time, "weight": weight}
+    kinds = {**{name: beside[name] for name in beside if name not in (*drop, *columns.values())}, **(kinds or {})}
     rows = {name: take_apart(part, source, columns, drop, given) for name, part in source.raw.parts.items()}
 
     columns = _columns(rows, kinds or {}, source) if schema is None else schema.fields

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from jensen.data.audio_levels import Encoding, to_levels, to_wave
+from jensen.data.tables import row_words
 from jensen.data.text_tokens import Tokens
 from jensen.errors import ConfigError, DataError
 
@@ -59,6 +60,8 @@ class Field(BaseModel):
     """Whether cells may be missing."""
     present: float = 1.0
     """The share of training rows in which a cell is there."""
+    constant: bool = False
+    """Whether these cells all hold one value, or there are none."""
     rate: int | None = None
     """Of a sound, samples per second."""
     encoding: Encoding | None = None
@@ -229,7 +232,7 @@ class Schema(BaseModel):
             listed = ", ".join(f"{name!r} is {kind}" for kind, name in kinds.items())
             raise ConfigError(
                 f"this model takes columns of one kind, and these differ ({listed}); for such a table there are vae, "
-                "hvae and ladder, or leave columns out with --drop, or make them one with kinds"
+                "hvae and ladder, or leave columns out with --drop, or make them one with --kind (in Python kinds=)"
             )
 
     def expect_no_gaps(self, reason: str = "this model takes no empty cells (or NaN)") -> None:
@@ -272,6 +275,16 @@ class Schema(BaseModel):
         kinds = {field.kind for field in self.fields}
         (kind,) = kinds if len(kinds) == 1 else ("mixed",)
         return kind if kind in ("binary", "count", "real") else "mixed"  # pyright: ignore[reportReturnType]
+
+    @property
+    def unknown(self) -> np.ndarray:
+        """Columns of a table of which training rows had no cell, (D,): what a model says of them means nothing."""
+        return np.array([not field.present for field in self.fields])
+
+    @property
+    def constant(self) -> np.ndarray:
+        """Columns of a table that held one value, or none, in the training rows, (D,)."""
+        return np.array([field.constant for field in self.fields])
 
     @property
     def gaps(self) -> bool:
@@ -426,7 +439,7 @@ def column_kinds(
     integers 0 and 1 only, else real.
 
     Raises:
-        DataError: a column told to be binary or a count holds another value.
+        DataError: another kind is told.
     """
     found = []
     for j, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
@@ -435,15 +448,22 @@ def column_kinds(
         kind = kinds.get(name) or ("binary" if whole and np.isin(column, (0, 1)).all() else "real")
         if kind not in ("real", "binary", "count"):
             raise DataError(f"column {name!r}: expected kind real, binary or count, got {kind!r}")
-        check_kind(name, kind, column)
         found.append(kind)
     return found
 
 
 def check_kind(
-    name: str, kind: str, column: np.ndarray, bounds: tuple[float | None, float | None] = (None, None)
+    name: str,
+    kind: str,
+    column: np.ndarray,
+    bounds: tuple[float | None, float | None] = (None, None),
+    line: Callable[[int], str] = row_words,
 ) -> None:
-    """Raises `DataError` naming the first value of a column that its kind cannot have; a gap (NaN) may be."""
+    """Raises `DataError` naming the first value of a column that its kind cannot have; a gap (NaN) may be.
+
+    Args:
+        line: says where in the file a row, counted from 0, is.
+    """
     hint = ""
     if kind == "positive":
         wrong, expected = column <= 0, "a number above 0"
@@ -459,8 +479,9 @@ def check_kind(
         return
     wrong &= ~np.isnan(column)
     if wrong.any():
-        row = int(wrong.argmax())
-        raise DataError(f"column {name!r}, row {row + 1}: expected {expected}, got {column[row]:g}{hint}")
+        row, more = int(wrong.argmax()), int(wrong.sum()) - 1
+        others = f" (and {more:,} row{'s' if more > 1 else ''} more)" if more else ""
+        raise DataError(f"column {name!r}, {line(row)}: expected {expected}, got {column[row]:g}{others}{hint}")
 
 
 def moments(column: np.ndarray) -> tuple[float, float]:

@@ -33,6 +33,12 @@ class Source:
     registered: bool = False
     line: Callable[[int], str] = tables.row_words
 
+    @property
+    def columns(self) -> list[str] | None:
+        """Names of the columns of a table; None of all else."""
+        first = next(iter(self.raw.parts.values()), None)
+        return None if first is None or isinstance(first.x, np.ndarray) else list(first.x.columns)
+
     def has(self, column: str | None) -> bool:
         return all(column in getattr(part.x, "columns", ()) for part in self.raw.parts.values())
 

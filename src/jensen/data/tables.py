@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     import pandas
 
 _EXACT = 2.0**53
+SEPARATED = r"\s*[-+]?[$€£]?\s*(\d{1,3}([.,' ]\d{3})+|\d+)([.,]\d+)?\s*[%$€£]?\s*"
+"""What a number looks like that has separators of thousands, a decimal comma or a unit, and is not read as one."""
+PLAIN = "decimals take a point, not a comma, and numbers neither units nor separators of thousands"
+DAY_FIRST = r"\s*\d{1,2}[./-]\d{1,2}[./-](\d{2}|\d{4})\b.*"
+"""What a date looks like that is not written year first, and not read as one."""
 Line = Callable[[int], str]
 
 
@@ -99,8 +104,10 @@ def words(column: Any) -> tuple[np.ndarray, Any]:
     cells: Any = pandas.Series(column, dtype=object)
     present = cells.dropna().infer_objects()
     out = np.full(len(cells), None, dtype=object)
-    if present.dtype.kind == "f" and (present != present.round()).any():
-        return out, present[present != present.round()].iloc[0]
+    if present.dtype.kind == "f":
+        real = (present != present.round()) | np.isinf(present)
+        if real.any():
+            return out, present[real].iloc[0]
     whole = present.dtype.kind in "iuf"
     there = cells.notna().to_numpy()
     out[there] = [str(int(cell)) if whole else str(cell) for cell in cells.to_numpy()[there]]
@@ -143,10 +150,13 @@ def _numeric(column: Any, line: Line) -> np.ndarray:
         return np.full(len(column), np.nan)
     numbers: Any = pandas.to_numeric(column.astype(str), errors="coerce")
     wrong = numbers.isna().to_numpy() & column.notna().to_numpy()
-    row = int(wrong.argmax())
+    row, more = int(wrong.argmax()), int(wrong.sum()) - 1
     cell, word = str(column.iloc[row]), shlex.quote(str(column.name))
-    comma = "; decimals take a point, not a comma" if re.fullmatch(r"\s*[-+]?\d+,\d+\s*", cell) else ""
+    others = f", as {more:,} cell{'s' if more > 1 else ''} more hold{'' if more > 1 else 's'} no number" if more else ""
+    plain = f"; {PLAIN}" if re.fullmatch(SEPARATED, cell) else ""
     raise DataError(
-        f"column {column.name!r} is not numeric: {line(row)} holds {cell!r}{comma}"
-        f"; leave it out with --drop {word}, or use it with --label {word} (in Python drop=, label=)"
+        f"column {column.name!r} is not numeric: {line(row)} holds {cell!r}{others}{plain}"
+        f"; empty the cell where it stands for a missing number, take the column as words with "
+        f"--kind {shlex.quote(f'{column.name}=category')}, leave it out with --drop {word}, or use it with "
+        f"--label {word} (in Python kinds=, drop=, label=)"
     )

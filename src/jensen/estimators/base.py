@@ -22,7 +22,7 @@ from jensen.estimators import frames
 from jensen.jobs.job import REASONS
 from jensen.jobs.run import Run
 from jensen.jobs.train import check, train
-from jensen.registry import build
+from jensen.registry import MODEL, build, find
 
 NESTED = "settings__"
 LARGEST_SEED = 2**31 - 1
@@ -95,8 +95,11 @@ class Estimator(BaseEstimator):
         """X as an array or as the frame that it is, after scikit-learn's checks.
 
         Args:
-            reset: whether these are the data to be fitted.
+            reset: whether these are the data to be fitted; the model is then known by its name, or refused.
         """
+        if reset:
+            with as_scikit_learn():
+                find(MODEL, self.model)  # before gaps are refused, which hangs on the model
         finite: Any = "allow-nan" if get_tags(self).input_tags.allow_nan else True
         if not frames.library(X):
             return validate_data(self, X, reset=reset, ensure_all_finite=finite)

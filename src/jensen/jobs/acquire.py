@@ -105,7 +105,7 @@ class Acquisition:
     Attributes:
         columns: D names.
         gains, stderr: expected information in bits and its standard error, (n, D); NaN of what is measured, of the
-            target, and of what cannot be measured.
+            target, of what cannot be measured, and of columns that held one value throughout in training.
         costs: (D,).
         beliefs: what is known of the target, of each row.
         effective_sample_size: of the particles, (n,).
@@ -167,14 +167,14 @@ class Acquisition:
         return pandas.DataFrame(found, columns=names)
 
     def to_dict(self) -> dict[str, Any]:
-        """Fit for JSON."""
+        """Fit for JSON, its rows counted from 1."""
         return {
             "target": self.target,
             "method": self.method,
             "stopping": asdict(self.stopping),
             "rows": [
                 {
-                    "row": int(row),
+                    "row": int(row) + 1,
                     "next": self.advice(i),
                     "stop": self.reason(i) or None,
                     "target": asdict(self.beliefs[i]),
@@ -396,7 +396,7 @@ def look(
         some = part.rows(np.arange(len(part))[block])
         x, mask, context = prepared(run, some, seen[block])
         found = particles(run.model, x, mask, context, effort.k)
-        candidate = ~seen[block] & np.isfinite(costs)
+        candidate = ~seen[block] & np.isfinite(costs) & ~schema.constant
         candidate[:, target] = False
         wanted = [int(d) for d in np.flatnonzero(candidate.any(0))]
         if effort.method == "latent":

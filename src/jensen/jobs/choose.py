@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,16 +18,27 @@ import numpy as np
 
 from jensen.data import Dataset, Schema, Split, load_data
 from jensen.data.columns import fitted
-from jensen.errors import ConfigError, DataError
+from jensen.errors import ConfigError, DataError, DataWarning
 from jensen.jobs.run import Run
 from jensen.jobs.train import train
 
 AUTO = "auto"  # in place of a model: one whose settings are chosen so
-MODEL, BATCH = "vae", 64
+BATCH = 64
 STEPS, TRIAL = 6000, 0.4  # steps of training, and the share of them that a candidate is tried with
 HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and at least so many
 PARTICLES = 100
-SHARED: dict[str, Any] = {
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model by name, its settings, and how many rows it takes to be worth a trial."""
+
+    model: str
+    settings: Mapping[str, Any]
+    rows: int = 0
+
+
+MIWAE: dict[str, Any] = {
     "objective": "iw",
     "objective.particles": 20,
     "likelihood": "gaussian",
@@ -34,13 +46,14 @@ SHARED: dict[str, Any] = {
     "encoder.activation": "tanh",
     "decoder.activation": "tanh",
 }
-CANDIDATES: dict[str, dict[str, Any]] = {
-    "wide": {**SHARED, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]},
-    "deep": {**SHARED, "latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3},
+CANDIDATES: dict[str, Candidate] = {
+    "wide": Candidate("vae", {**MIWAE, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]}),
+    "deep": Candidate("vae", {**MIWAE, "latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3}),
+    "orderless": Candidate("nade", {"network.dropout": 0.1}, rows=5000),
 }
-"""Settings of a VAE trained by the MIWAE bound: a wide layer for many columns that go together, and several for few
-that hang together in a winding way. One variance a column makes the mean of what is missing the aim, and no narrow
-peaks."""
+"""VAEs trained by the MIWAE bound, a wide layer for many columns that go together, and several for few that hang
+together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. And
+all conditionals by one network, where there are many rows to learn them from."""
 
 
 def choose(
@@ -48,7 +61,7 @@ def choose(
     *,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    candidates: Mapping[str, Mapping[str, Any]] = CANDIDATES,
+    candidates: Mapping[str, Candidate] = CANDIDATES,
     settings: Mapping[str, Any] | None = None,
     steps: int = STEPS,
     epochs: int | None = None,
@@ -63,7 +76,7 @@ def choose(
     Args:
         data: a table with gaps or without, as `load_data` takes it; rows of "train" are learned from.
         out, overwrite: the run folder, as in `jensen.train`.
-        candidates: settings of `vae` by name; where there is one alone, nothing is hidden.
+        candidates: models with their settings by name; where there is one alone, nothing is hidden.
         settings: of the model and of training, in place of what any candidate says of them.
         steps, epochs, minutes, batch_size: how long to train; steps or epochs of the one that is chosen, or minutes of
             all trainings together.
@@ -84,16 +97,20 @@ def choose(
         raise ConfigError(f"choose: expected a table, got {loaded.schema.fields[0].kind}")
     if "train" not in loaded.splits:
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
-    candidates = {name: {**own, **(settings or {})} for name, own in candidates.items()}
-    length = Length(len(loaded.split("train")), steps, epochs, minutes, batch_size)
+    rows, more = len(loaded.split("train")), settings or {}
+    candidates = {
+        name: replace(own, settings={**own.settings, **more}) for name, own in candidates.items() if rows >= own.rows
+    }
+    length = Length(rows, steps, epochs, minutes, batch_size)
     errors = {}
     if len(candidates) > 1:
         errors = _errors(loaded, candidates, length, seed, listener)
     best = min(candidates, key=lambda name: errors.get(name, 0.0))
     whole = replace(loaded, schema=loaded.schema.with_gaps())
     total = 1 + TRIAL * len(errors)
+    chosen = candidates[best]
     run = train(
-        MODEL, whole, settings=candidates[best], out=out, overwrite=overwrite, seed=seed, **length.of(1.0, total)
+        chosen.model, whole, settings=chosen.settings, out=out, overwrite=overwrite, seed=seed, **length.of(1.0, total)
     )
     run.spec["chosen"] = {"best": best, "errors": errors}
     if run.folder is not None:
@@ -129,7 +146,7 @@ class Length:
 
 def _errors(
     loaded: Dataset,
-    candidates: Mapping[str, Mapping[str, Any]],
+    candidates: Mapping[str, Candidate],
     length: Length,
     seed: int,
     listener: Callable[[str], None] | None,
@@ -146,8 +163,10 @@ def _errors(
     known = schema.model_copy(update={"fields": fitted(schema.fields, fewer.x, [fewer.x])}).with_gaps()
     tried = Dataset(loaded.name, known, {**loaded.splits, "train": fewer})
     errors, total = {}, 1 + TRIAL * len(candidates)
-    for name, own in candidates.items():
-        run = train(MODEL, tried, settings=own, seed=seed, **length.of(TRIAL, total))
+    for name, candidate in candidates.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # of cells that were hidden here; the last training says all
+            run = train(candidate.model, tried, settings=candidate.settings, seed=seed, **length.of(TRIAL, total))
         filled = run.impute(tried, split="train", particles=PARTICLES, seed=seed).mean
         errors[name] = relative_error(schema, filled, rows, hidden)
         if listener is not None:

@@ -12,6 +12,7 @@ from jensen.data import columns as kinds
 from jensen.data.raw import ALL, Part, Raw
 from jensen.data.schema import Field, in_dtype
 from jensen.data.sources import Source, open_source
+from jensen.data.told import sidecar
 from jensen.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def open_table(data: Any, label: str | None = None, drop: Sequence[str] = ()) ->
     frame = frame.drop(columns=list({*drop, *(c for c in source.drop if c in frame.columns)}))
     if frame.shape[1] == 0 or len(frame) < 2:
         raise DataError(f"{source.name}: expected two rows or more of one column or more, got {frame.shape}")
-    told = {name: kind for name, kind in kinds.sidecar(data).items() if name in frame.columns}
+    told = {name: kind for name, kind in sidecar(data, source.columns).items() if name in frame.columns}
     return Table(source.name, frame, label if label in frame.columns else None, told)
 
 

@@ -237,7 +237,9 @@ def interpolate(
     _, name, part = run.split(data, split)
     for row in (start, end):
         if not 0 <= row < len(part):
-            raise DataError(f"split {name!r} has rows 0..{len(part) - 1}, got {row}")
+            raise DataError(
+                f"split {name!r} has rows 1 to {len(part)}, got {row + 1} (in Python 0 to {len(part) - 1}, got {row})"
+            )
     model = _working(run)
     with torch.no_grad(), seeded(seed, run.device):
         batch = as_in(model, run.tensors(part).take(torch.tensor([start, end], device=run.device)))

@@ -23,9 +23,11 @@ class Filled:
         draws: (M, C).
         mean: of p(x_m | x_o), (C,).
         spread: standard deviation of each element given what is observed, (C,), of names the probability of any other.
-        method: of each datum, (N,): "none" where nothing is missing, "direct" where all is, "ordered" where what is
-            missing was drawn after all that is observed, "importance" or "mcmc".
-        size: effective sample size of each datum, (N,), of its worst element; inf where nothing is missing.
+        method: of each datum, (N,): "none" where nothing is missing, "direct" where all is, "conditional" by
+            p(x_m | x_o) itself, "ordered" where what is missing was drawn after all that is observed, "importance" or
+            "mcmc".
+        size: effective sample size of each datum, (N,), of its worst element; inf where nothing is missing,
+            or nothing was drawn for the mean.
         r_hat: R̂ of each datum, (N,), of its worst element; NaN where no chain ran.
     """
 

@@ -1,7 +1,8 @@
 """Fill in what is missing of a datum, given the rest, in the way that its model allows.
 
-Elements drawn one after another where a density is autoregressive (`completing`); by the weights of what q infers where
-something is hidden (`weighing`); else from the joint density itself, by importance resampling or chains (`held`).
+By p(missing | observed) itself where a density has all its conditionals (`conditioning`); elements drawn one after
+another where a density is autoregressive (`completing`); by the weights of what q infers where something is
+hidden (`weighing`); else from the joint density itself, by importance resampling or chains (`held`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from jensen.core import ESTIMATE, LOWER_BOUND, frozen
 from jensen.errors import CapabilityError
 from jensen.jobs.completing import complete, sequential
+from jensen.jobs.conditioning import answers, condition
 from jensen.jobs.filled import Effort, Filled
 from jensen.jobs.held import ENOUGH, Holding, Target
 from jensen.jobs.precision import as_in
@@ -49,7 +51,7 @@ def fill(
         CapabilityError: the model gives no density of the data to work with.
     """
     effort = effort or Effort.usual(run)
-    if sequential(run):
+    if answers(run) or sequential(run):
         if method == "mcmc":
             raise CapabilityError(f"{run.spec['model']}: elements are drawn one after another; use importance")
         return _in_order(run, x, missing, context, draws, effort, listener)
@@ -98,7 +100,10 @@ def _in_order(
         tell(len(rows))
 
     x = torch.where(missing, torch.zeros((), dtype=x.dtype, device=x.device), x)
-    complete(run, x, missing, context, draws, effort.particles, keep)
+    if answers(run):
+        condition(run, as_in(run.model, {"x": x})["x"], missing, as_in(run.model, context), draws, keep)
+    else:
+        complete(run, x, missing, context, draws, effort.particles, keep)
     return out
 
 

@@ -23,6 +23,14 @@ from jensen.jobs.given import context_of
 from jensen.jobs.job import job
 from jensen.jobs.run import Run, check_conditions
 
+WAYS = {
+    "direct": "as samples of the model",
+    "conditional": "from p(missing | observed) itself",
+    "ordered": "element by element",
+    "importance": "by importance resampling",
+    "mcmc": "by MCMC",
+}
+"""How a datum can be filled in, in words."""
 REGIONS = ("top", "bottom", "left", "right", "center")
 FEW = 10  # effective draws below which a datum is named in a warning
 APART = 1.05  # R̂ above which chains had not met: Vehtari et al. 2021 warn above 1.01 with four times the draws
@@ -43,10 +51,11 @@ class Imputation:
         uncertainty: of each cell, (C,), in the units of the data: the standard deviation of p(missing | observed), of
             names the probability of any other.
         missing: (n, *event), True where something was filled in.
-        method: of each datum, "none", "direct" (all was missing: a sample of the model), "ordered" (each number drawn
+        method: of each datum, "none", "direct" (all was missing: a sample of the model), "conditional" (by
+            p(missing | observed) itself, means and spreads without an error of drawing), "ordered" (each number drawn
             after all that is observed, from p(missing | observed) of that order), "importance" or "mcmc".
         effective_sample_size: of each datum, (n,): how many independent draws its mean is worth; inf where nothing
-            was missing.
+            was missing, or the mean is none of draws.
         r_hat: of each datum, (n,): near 1 where its chains agree; NaN where none ran.
         rows: numbers of the data in what they came from, (n,), the first one 0.
         schema, part, frame: of the data, for giving them back as they came; any number stands where one is missing.
@@ -117,6 +126,13 @@ class Imputation:
                 filled = _as_kind(self.schema, field, cells[of_column == j])
                 out.isetitem(i, _filled(out.iloc[:, i], field, holes, filled, self.part.x[:, j]))
         return out
+
+    @property
+    def empty(self) -> list[str]:
+        """Names of columns with cells that stay empty: training rows had none of them."""
+        if self.schema.is_array:
+            return []
+        return [self.schema.names[j] for j in np.flatnonzero(np.isnan(self.part.x).any(0) & self.schema.unknown)]
 
     @property
     def columns(self) -> list[str]:
@@ -217,21 +233,22 @@ class Imputation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A summary fit for JSON."""
+        """A summary fit for JSON, its rows counted from 1."""
         filled = self.method != "none"
-        sizes, r_hats = self.effective_sample_size[filled], self.r_hat[np.isfinite(self.r_hat)]
+        sizes = self.effective_sample_size[filled & np.isfinite(self.effective_sample_size)]
+        r_hats = self.r_hat[np.isfinite(self.r_hat)]
         return {
             "data": len(self.rows),
             "data_filled": int(filled.sum()),
             "values_filled": int(self.missing.sum()),
             "draws": len(self.drawn),
-            "methods": {name: int((self.method == name).sum()) for name in ("direct", "importance", "mcmc")},
+            "methods": {name: int((self.method == name).sum()) for name in WAYS},
             "effective_sample_size": {"median": float(np.median(sizes)), "least": float(sizes.min())}
             if len(sizes)
             else None,
             "r_hat": {"median": float(np.median(r_hats)), "largest": float(r_hats.max())} if len(r_hats) else None,
-            "rows_with_few": self.rows[self.effective_sample_size < FEW].tolist(),
-            "rows_apart": self.rows[np.nan_to_num(self.r_hat) > APART].tolist(),
+            "rows_with_few": (self.rows[self.effective_sample_size < FEW] + 1).tolist(),
+            "rows_apart": (self.rows[np.nan_to_num(self.r_hat) > APART] + 1).tolist(),
         }
 
     @property
@@ -249,19 +266,21 @@ class Imputation:
             said.append(f"fewer than {FEW} effective draws in {_listed(few)}: more --particles or --steps")
         if len(apart):
             said.append(f"chains had not met (R-hat above {APART}) in {_listed(apart)}: more --warmup and --steps")
+        if self.empty:
+            said.append(f"left empty, since the model learned from no cell of them: {', '.join(self.empty)}")
         return said
 
     def __str__(self) -> str:
         found = self.to_dict()
         if not found["data_filled"]:
-            return f"nothing is missing in {found['data']:,} data"
-        words = {"direct": "as samples of the model", "importance": "by importance resampling", "mcmc": "by MCMC"}
-        how = ", ".join(f"{n:,} {words[name]}" for name, n in found["methods"].items() if n)
+            return f"nothing {'else ' if self.empty else ''}is missing in {found['data']:,} data"
+        how = ", ".join(f"{n:,} {WAYS[name]}" for name, n in found["methods"].items() if n)
         size = found["effective_sample_size"]
         lines = [
-            f"filled in {found['values_filled']:,} values in {found['data_filled']:,} of {found['data']:,} data: {how}",
-            f"effective sample size: median {size['median']:,.0f}, least {size['least']:,.0f}",
+            f"filled in {found['values_filled']:,} values in {found['data_filled']:,} of {found['data']:,} data: {how}"
         ]
+        if size:
+            lines.append(f"effective sample size: median {size['median']:,.0f}, least {size['least']:,.0f}")
         if found["r_hat"]:
             lines.append(f"R-hat of the chains: median {found['r_hat']['median']:.3f}, largest "
                          f"{found['r_hat']['largest']:.3f}")  # fmt: skip
@@ -340,21 +359,28 @@ def impute(
 def imputation(
     schema: Schema, filled: Filled, part: Split, mask: np.ndarray, frame: Any = None, known: bool = False
 ) -> Imputation:
-    """What was drawn, in the units of the data; what was observed is `part.x`, exactly."""
-    columns = None if schema.is_array else np.nonzero(mask)[1]
+    """What was drawn, in the units of the data; what was observed is `part.x`, exactly.
+
+    A column of which training rows had no cell stays empty.
+    """
+    filled_in = mask if schema.is_array else mask & ~schema.unknown
+    if (filled_in != mask).any():
+        part = replace(part, x=np.where(mask & ~filled_in, np.nan, part.x))
+    nothing = ~filled_in.reshape(len(mask), -1).any(1)
+    columns, chosen = None if schema.is_array else np.nonzero(filled_in)[1], filled_in[mask]
 
     def of_user(cells: torch.Tensor, center: bool = True) -> np.ndarray:
-        values = cells.double().cpu().numpy()
+        values = cells.double().cpu().numpy()[..., chosen]
         return values if columns is None else schema.cells_in_units(values, columns, center)
 
     return Imputation(
         of_user(filled.draws),
         of_user(filled.mean),
         of_user(filled.spread, center=False),
-        mask,
-        filled.method,
-        filled.size.numpy(),
-        filled.r_hat.numpy(),
+        filled_in,
+        np.where(nothing, "none", filled.method),
+        np.where(nothing, np.inf, filled.size.numpy()),
+        np.where(nothing, np.nan, filled.r_hat.numpy()),
         part.index,
         schema,
         part,
@@ -491,6 +517,6 @@ def _filled(own: Any, field: Field, holes: np.ndarray, cells: np.ndarray, observ
 
 
 def _listed(rows: np.ndarray) -> str:
-    shown = ", ".join(map(str, rows[:LISTED]))
+    shown = ", ".join(map(str, rows[:LISTED] + 1))
     more = f" and {len(rows) - LISTED:,} more" if len(rows) > LISTED else ""
-    return f"row{'s' if len(rows) > 1 else ''} {shown}{more} (the first is 0)"
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{more} (the first is 1)"

@@ -45,6 +45,7 @@ MOST = 10_000  # training data, and data for calibration, that are looked at
 BATCH = 1000
 USUAL = 100  # data for calibration that tell how surprising a column usually is
 SHOWN, OF_ROW = 5, 3  # rows, and columns of each, that are told of
+DEVIATION = 1.0  # bits more than usual from which on a column that was constant in training is told of
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,7 @@ class Outliers:
         return pandas.DataFrame(columns)
 
     def to_dict(self) -> dict[str, Any]:
-        """A summary fit for JSON."""
+        """A summary fit for JSON, its rows counted from 1."""
         finite = self.score[np.isfinite(self.score)]
         return {
             "data": self.data,
@@ -103,7 +104,7 @@ class Outliers:
             "alpha": self.alpha,
             "fdr": self.fdr,
             "outliers": int(self.outlier.sum()),
-            "rows": self.rows[self.outlier].tolist(),
+            "rows": (self.rows[self.outlier] + 1).tolist(),
             "least_p_value": float(self.p_value.min()) if len(self.rows) else None,
             "median_score": float(np.median(finite)) if len(finite) else None,
             "calibration": {"n": self.calibration[0], "data": self.calibration[1]},
@@ -136,8 +137,15 @@ class Outliers:
             f"{'' if self.split == 'all' else f' {self.split}'} at {bound} of at most {self.alpha:g}",
             f"scores by {self.method}; p-values from {self.calibration[0]:,} data of {self.calibration[1]}",
         ]
-        for i in np.argsort(-self.score, kind="stable")[:SHOWN]:
-            lines.append(f"  row {self.rows[i]}: score {self.score[i]:.4g}, p = {self.p_value[i]:.3g}{self._why(i)}")
+        strangest = np.argsort(-self.score, kind="stable")[:SHOWN]
+        if not self.outlier[strangest].any():
+            lines.append("none is an outlier at this level; the strangest rows (the first of the data is 1):")
+        else:
+            lines.append("the strangest rows (the first of the data is 1), outliers marked with *:")
+        for i in strangest:
+            mark = "*" if self.outlier[i] else " "
+            told = f"score {self.score[i]:.4g}, p = {self.p_value[i]:.3g}{self._why(i)}"
+            lines.append(f"{mark} row {self.rows[i] + 1}: {told}")
         return "\n".join(lines)
 
     def _why(self, i: int) -> str:
@@ -149,10 +157,11 @@ class Outliers:
         found, names, told = self.surprise.bits[i], self.surprise.names, []
         values, usual = (pandas.DataFrame(t).iloc[i] for t in (self.surprise.values, self.surprise.expected))
         more = found - np.nan_to_num(self.usual_bits)
-        for d in np.argsort(-more)[: min(OF_ROW, int(np.isfinite(found).sum()))]:  # empty cells come last
-            amount = f"{found[d]:.1f} bits, usually {self.usual_bits[d]:.1f}"
+        speaks = np.isfinite(found) & ~(self.surprise.constant & (more < DEVIATION))
+        for d in [d for d in np.argsort(-more) if speaks[d]][:OF_ROW]:
+            amount = f"{_bits(found[d])} bits, usually {_bits(float(self.usual_bits[d]))}"
             told.append(f"{names[d]} {_short(values.iloc[d])} ({amount}; expected {_short(usual.iloc[d])})")
-        return "; " + ", ".join(told)
+        return "; " * bool(told) + ", ".join(told)
 
 
 @job("outliers")
@@ -369,6 +378,11 @@ def _training(run: Run, seed: int) -> Split:
     """Training data, at most `MOST` at random."""
     part = run.data().split("train")
     return part.rows(run.pick(part, MOST, seed))
+
+
+def _bits(value: float) -> str:
+    """With one digit; 0.0 has no sign."""
+    return f"{round(value, 1) + 0.0:.1f}"
 
 
 def _short(value: Any) -> str:

@@ -179,7 +179,7 @@ def policies(
     """
     place, effort = check_target(run, target), Effort(method, particles, points)
     effort.check(run)
-    worth = read_costs(run, costs)
+    worth = np.where(run.schema.constant, np.inf, read_costs(run, costs))
     start = np.zeros(run.schema.dims, dtype=bool)
     for name in known:
         if name not in run.schema.names or name == target:

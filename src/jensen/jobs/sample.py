@@ -186,11 +186,14 @@ def expected(run: Run, values: dict[str, Tensor]) -> Tensor:
 
 
 def restore(run: Run, x: Tensor, mean: bool, given: Given | None = None) -> Any:
-    """Prepared values (n, *event) in the user's types; means of pictures stay real numbers.
+    """Prepared values (n, *event) in the user's types; means of pictures stay real numbers. A column of which training
+    rows had no cell is empty.
 
     Args:
         given: conditions that take their places in a table.
     """
     if mean and run.schema.is_image:
         return x.cpu().numpy().astype(np.float32)
+    if not run.schema.is_array and run.schema.unknown.any():
+        x = x.masked_fill(torch.from_numpy(run.schema.unknown).to(x.device), torch.nan)
     return run.schema.restore(x.cpu(), *((given.c, given.y) if given is not None else ()))

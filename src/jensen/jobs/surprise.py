@@ -56,12 +56,14 @@ class Surprise:
             categories the likeliest value.
         values: the rows, as the data came, with what was expected in empty cells.
         names: of the columns.
+        constant: of each, whether it held one value throughout in training, (D,).
     """
 
     bits: np.ndarray
     expected: Any
     values: Any
     names: list[str]
+    constant: np.ndarray
 
 
 @torch.no_grad()
@@ -98,7 +100,7 @@ def surprise(run: Run, tensors: TensorSplit, chosen: np.ndarray, particles: int 
     log_p, expected = (torch.cat(parts) for parts in zip(*found, strict=True))
     whole = torch.where(log_p.isnan(), expected, tensors.x[torch.from_numpy(chosen)].cpu())
     restored = run.schema.restore(expected), run.schema.restore(whole)
-    return Surprise(-log_p.numpy() * bits(1.0), *restored, run.schema.names)
+    return Surprise(-log_p.numpy() * bits(1.0), *restored, run.schema.names, run.schema.constant)
 
 
 def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import warnings
 from collections.abc import Callable, Mapping
 from importlib import metadata, resources
 from typing import Any
@@ -16,7 +17,7 @@ from jensen.conditionals.ranges import ranges_of
 from jensen.core import Model, seeded
 from jensen.data import Dataset, load_data
 from jensen.data.sources import reference
-from jensen.errors import ConfigError, DataError, did_you_mean
+from jensen.errors import ConfigError, DataError, DataWarning, did_you_mean
 from jensen.jobs.run import Run, check_conditions, open_run
 from jensen.jobs.while_training import Diary
 from jensen.objectives.prior import prior_objective
@@ -65,6 +66,9 @@ def train(
         DataError: data that cannot be read or used.
         TrainingError: a term became infinite or not a number.
 
+    Warns:
+        DataWarning: a column that nothing can be learned of, by `Dataset.warnings`.
+
     >>> import numpy as np
     >>> run = train("ppca", np.random.default_rng(0).normal(size=(200, 4)), latents=2)
     >>> run.score().kind
@@ -91,6 +95,8 @@ def train(
     if loaded.schema.given and "c" not in built.context:
         raise ConfigError(f"given: {model} takes no conditions; drop the columns, or let it explain them")
     _refuse_ignored(model, built, _sort(model, settings or {}, preset, options)[1])
+    for text in loaded.warnings:
+        warnings.warn(text, DataWarning, stacklevel=2)
     ref, recorded = loaded.recipe if loaded.recipe is not None else (None, data_options)
     spec = {
         "model": model,

@@ -72,6 +72,7 @@ class Event:
     rate: float  # data a second
     remaining: float | None  # seconds
     logged: dict[str, Any]
+    monitor: str = ""  # the name of what decides which weights are kept
 
 
 def pick_device(name: str) -> torch.device:
@@ -169,7 +170,7 @@ class Trainer:
                 while not self.at.done:
                     self._epoch()
                     self._stop_if_asked()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, BrokenPipeError):  # or whoever listened has gone
                 self._emergency_save()
                 raise
             finally:
@@ -609,7 +610,9 @@ class Trainer:
         remaining = None
         if self.at.total_steps is not None and rate:
             remaining = (self.at.total_steps - self.at.stage_step) * self.settings.batch_size / rate
-        self.listener(Event(kind, self.progress, self.at.epoch, self.at.step, rate, remaining, logged))
+        self.listener(
+            Event(kind, self.progress, self.at.epoch, self.at.step, rate, remaining, logged, self.stage.monitor)
+        )
 
     # Checkpoints
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from jensen.errors import ConfigError, DataError, did_you_mean
+from jensen.errors import ConfigError, DataError, DataWarning, did_you_mean
 from jensen.jobs.choose import AUTO, choose
 from jensen.jobs.columns import Columns, open_table
 from jensen.jobs.evaluate.comparison import Evaluation, Metric
-from jensen.jobs.evaluate.imputers import BASELINES, Gapped, Imputer
+from jensen.jobs.evaluate.imputers import BASELINES, Gapped, Imputer, column_means
 from jensen.jobs.evaluate.masks import MECHANISMS, mask
 
 PROTOCOLS = ("paper", "leak-free")
@@ -165,12 +167,15 @@ def by_model(name: str, settings: Mapping[str, Any], complete_rows: bool, option
                     "a lower --rate leaves more"
                 )
         budget = {"seed": seed, "fractions": (0.9, 0.1, 0.0)}
-        if name == AUTO:
-            run = choose(frame, kinds=table.columns.kinds or None, **{**budget, **settings})
-        else:
-            run = train(name, frame, settings={**budget, **settings}, kinds=table.columns.kinds or None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # rows and columns that are empty since cells were hidden
+            if name == AUTO:
+                run = choose(frame, kinds=table.columns.kinds or None, **{**budget, **settings})
+            else:
+                run = train(name, frame, settings={**budget, **settings}, kinds=table.columns.kinds or None)
         whole = run.impute(filled.frame(), **{"seed": seed, **options}).completed()
-        return np.where(np.isnan(filled.x), filled.columns.numbers(whole), filled.x)
+        found = np.where(np.isnan(filled.x), filled.columns.numbers(whole), filled.x)
+        return column_means(table, replace(filled, x=found), seed)  # columns of which nothing was learned stay empty
 
     return impute
 
