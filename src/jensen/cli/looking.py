@@ -128,8 +128,8 @@ def data(
         _print_data(report)
     for warning in loaded.warnings:
         note(f"warning: {warning}")
-    for text in loaded.notes:
-        note(text)
+    for remark in loaded.notes:
+        note(remark)
 
 
 def _write_columns(ref: str, loaded: Dataset) -> None:
