@@ -115,3 +115,14 @@ def test_kinds_as_they_are_typed(jensen, fails, people):
     )
     fails(jensen("data", people, "--kind", "town=category"), 2, "--kind: ", "no column 'town'")
     assert "bounded,LOW,HIGH" in " ".join(jensen("data", "--help").out.replace("│", " ").split())
+
+
+def test_of_a_wide_table_sixty_columns_are_described(jensen, tmp_path):
+    names = [f"x{j}" for j in range(68)]
+    path = tmp_path / "wide.csv"
+    frame = pandas.DataFrame(np.random.default_rng(0).normal(size=(20, 68)), columns=names)
+    frame.assign(word=["a", "b"] * 10, n=range(20)).to_csv(path, index=False)
+    told = jensen("data", path).out
+    assert "\nx59 " in told and "\nx60 " not in told
+    assert "and 10 columns more (real 8, category 1, count 1); --json tells of all" in told
+    assert len(json.loads(jensen("data", path, "--json").out)["columns"]) == 70
