@@ -191,6 +191,9 @@ def _print_data(report: Mapping[str, Any]) -> None:
         typer.echo(
             f"\n{report['gaps']:,} of {len(rows) * next(iter(report['splits'].values()))['rows']:,} cells are empty"
         )
+    if report["empty_rows"]:
+        count, first = len(report["empty_rows"]), report["empty_rows"][0]
+        typer.echo(f"{count:,} row{'s' if count > 1 else ''} without a cell, the first of them row {first}")
     if report["constant"]:
         typer.echo(f"\nconstant: {', '.join(report['constant'])}")
     _print_given(report["given"])

@@ -157,8 +157,8 @@ class Dataset:
 
     @property
     def warnings(self) -> list[str]:
-        """What a model learns nothing of, or other things than are meant, in sentences: columns and rows without a
-        cell, names of rows, and words that differ by case or blanks alone.
+        """What a model learns nothing of, or other things than are meant, in sentences: columns without a cell, names
+        of rows, and words that differ by case or blanks alone.
         """
         if self.schema.is_array:
             return []
@@ -185,10 +185,6 @@ class Dataset:
                     f"column {column.name!r}: {', '.join(map(repr, alike))} differ in case or blanks alone, and are "
                     "taken for different words"
                 )
-        empty = np.sort(np.concatenate([s.index[np.isnan(s.x).all(1)] for s in self.splits.values()]))
-        if len(empty):
-            many = f"{len(empty):,} rows hold" if len(empty) > 1 else "1 row holds"
-            told.append(f"{many} no cell at all, the first of them row {empty[0] + 1}; nothing is learned of that")
         return told
 
     def split(self, name: str) -> Split:
@@ -209,7 +205,7 @@ def alike_words(words: Sequence[str]) -> list[str]:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """Sizes, kinds, ranges and hashes of a data set, as plain values for printing or JSON.
+    """Sizes, kinds, ranges and hashes of a data set, as plain values for printing or JSON; rows counted from 1.
 
     Ranges are those of the training split, or of the first one where there is none.
     """
@@ -256,6 +252,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         return report
     report["warnings"] = dataset.warnings
     report["gaps"] = int(np.isnan(first.x).sum())
+    empty = np.concatenate([split.index[np.isnan(split.x).all(1)] for split in dataset.splits.values()])
+    report["empty_rows"] = (np.sort(empty) + 1).tolist()
     report["columns"] = [_column(field, values) for field, values in zip(schema.fields, first.x.T, strict=True)]
     report["constant"] = [column["name"] for column in report["columns"] if column["constant"]]
     return {**report, "given": [], **_given_of(schema, first)}
