@@ -152,8 +152,9 @@ def holes() -> pandas.DataFrame:
 def test_a_table_is_completed_with_its_columns_in_order(jensen, joint, tmp_path):
     before = holes()
     before.to_csv(tmp_path / "holes.csv", index=False)
-    out, details = tmp_path / "whole.csv", tmp_path / "details.csv"
-    answer = jensen("impute", joint, tmp_path / "holes.csv", "--out", out, "--details", details)
+    out, details, cells = tmp_path / "whole.csv", tmp_path / "details.csv", tmp_path / "cells.csv"
+    beside = ("--details", details, "--cells", cells)
+    answer = jensen("impute", joint, tmp_path / "holes.csv", "--out", out, *beside)
     assert answer.code == 0, answer
     assert "filled in 4 values in 3 of 30 data" in answer.out
     assert "effective sample size" in answer.out
@@ -165,6 +166,13 @@ def test_a_table_is_completed_with_its_columns_in_order(jensen, joint, tmp_path)
     how = pandas.read_csv(details)
     assert (how["effective_sample_size"] > 10).all()
     assert how["method"].tolist().count("none") == 27
+    found = pandas.read_csv(cells)
+    assert list(found.columns) == ["row", "column", "value", "spread", "effective_sample_size"]
+    assert list(zip(found["row"], found["column"], strict=True)) == [(1, "y"), (4, "x"), (4, "y"), (7, "x")]
+    for row, column, value, spread, size in found.itertuples(index=False):
+        assert whole.loc[row, column] == value
+        assert spread > 0
+        assert size == how.loc[row, "effective_sample_size"]
 
 
 def test_draws_are_numbered_and_stdin_is_read(jensen, joint, tmp_path):

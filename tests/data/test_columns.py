@@ -7,6 +7,7 @@ import pandas
 import pytest
 
 from jensen.data import describe, load_data
+from jensen.data.told import described
 from jensen.errors import ConfigError, DataError
 
 N = 60
@@ -36,6 +37,28 @@ def test_kinds_are_found():
         "height": "real", "income": "positive", "children": "count", "smokes": "binary", "city": "category",
         "size": "ordinal", "colour": "category", "born": "time", "seen": "time", "rooms": "count",
     }  # fmt: skip
+
+
+def test_shares_are_bounded_by_name_and_range():
+    rng = np.random.default_rng(3)
+    part, cents = rng.beta(1, 9, N), rng.uniform(0, 100, N)
+    frame = pandas.DataFrame({
+        "word": rng.choice(["a", "b"], N), "Click_Rate": part, "share of votes": part, "loan-ratio": part,
+        "% fat": cents, "pct_black": cents, "heart_rate": cents, "debt_ratio": part * 20, "prorated": part,
+        "shares": part, "prob": part - 0.01, "percent": rng.integers(0, 101, N),
+    })  # fmt: skip
+    data = load_data(frame)
+    found = {f.name: (f.low, f.high) for f in data.schema.fields if f.kind == "bounded"}
+    assert found == {
+        "Click_Rate": (0, 1), "share of votes": (0, 1), "loan-ratio": (0, 1), "% fat": (0, 100), "pct_black": (0, 100)
+    }  # fmt: skip
+    assert described(data.schema.fields).count("kind: bounded") == 5
+    assert {f.kind for f in load_data(frame.drop(columns="word")).schema.fields} == {"real"}
+    corrected = load_data(frame, kinds={"Click_Rate": "real"}).schema.fields[1]
+    assert (corrected.kind, corrected.low) == ("real", None)
+    frame.loc[4, "% fat"] = 100.5
+    with pytest.raises(DataError, match=r"'% fat', row 5: .* 0 to 100, got 100.5; .*--kind '% fat=real'"):
+        load_data(frame, schema=data.schema)
 
 
 def test_rows_come_back_as_they_went_in():

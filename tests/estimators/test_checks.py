@@ -15,6 +15,7 @@ ESTIMATORS = [
     DensityEstimator(settings=VAE, particles=5, **QUICK),
     Embedder(settings=VAE, **QUICK),
     Imputer(settings=VAE, particles=10, **QUICK),
+    Imputer("auto", settings=VAE, particles=10, **QUICK),
     OutlierDetector("maf", settings=FLOW, **QUICK),
     Classifier("maf", settings=FLOW, epochs=8, batch_size=32, lr=3e-2),
 ]

@@ -198,6 +198,35 @@ def test_signs_are_scikit_learns():
         assert (found.predict(X)[strange] == -1).mean() > 0.6
 
 
+def test_conformal_p_values_are_uniform_of_fresh_rows_and_low_of_outliers():
+    """By the definition, row by row; of 2,000 fresh rows a share near α has p ≤ α, given 200 rows for calibration."""
+    rng = np.random.default_rng(1)
+    X, fresh = rng.normal(size=(800, 2)), rng.normal(size=(2000, 2))
+    settings = {"settings": {"latents": 1}, "random_state": 0}
+    found = OutlierDetector("ppca", calibration=0.25, **settings).fit(X)
+    assert len(found.calibration_scores_) == 200
+    p, own = found.p_values(fresh), found.score_samples(fresh)
+    expected = [(1 + (found.calibration_scores_ <= s).sum()) / 201 for s in own[:50]]
+    assert_allclose(p[:50], expected)
+    for alpha in (0.05, 0.2, 0.5):
+        sd = (alpha * (1 - alpha) / 200 + alpha * (1 - alpha) / 2000) ** 0.5
+        assert abs((p <= alpha).mean() - alpha) < 4 * sd + 1 / 201
+    assert found.p_values([[7.0, -7.0]])[0] == 1 / 201
+    # No row for calibration moves the fit: the same rows but for theirs, shifted, give the same model.
+    kept = np.flatnonzero(np.isin(found.score_samples(X), found.calibration_scores_))
+    moved = X.copy()
+    moved[kept] += 100
+    again = OutlierDetector("ppca", calibration=0.25, **settings).fit(moved)
+    assert_allclose(again.score_samples(fresh[:20]), own[:20])
+    by_validation = OutlierDetector("ppca", validation_fraction=0.3, **settings).fit(X)
+    assert len(by_validation.calibration_scores_) == 240
+    without = OutlierDetector("ppca", validation_fraction=0, **settings).fit(X)
+    with pytest.raises(ValueError, match="no rows for calibration"):
+        without.p_values(X[:2])
+    with pytest.raises(ValueError, match="calibration: expected a share"):
+        OutlierDetector("ppca", calibration=1.0).fit(X)
+
+
 # Classification
 
 

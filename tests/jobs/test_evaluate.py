@@ -18,6 +18,7 @@ from jensen.jobs.columns import Columns
 from jensen.jobs.evaluate.imputation import errors
 from jensen.jobs.evaluate.imputers import BASELINES, Gapped
 from jensen.jobs.evaluate.masks import mask
+from jensen.jobs.evaluate.nearest import from_nearest
 from jensen.jobs.evaluate.synthetic import correlations, marginals
 from jensen.jobs.privacy import coordinates, nearest, nearness, privacy
 
@@ -164,6 +165,21 @@ def test_the_neighbours_are_those_of_scikit_learn():
     columns = Columns.of(pd.DataFrame(NUMBERS[:400], columns=list("abcde")))
     table = Gapped(x, columns)
     np.testing.assert_allclose(BASELINES["neighbours"](table, table, 0), KNNImputer(n_neighbors=20).fit_transform(x))
+
+
+@pytest.mark.parametrize("block", [1 << 20, 7000])
+def test_nearest_rows_with_little_in_common_are_those_of_scikit_learn(monkeypatch, block: int):
+    """Columns of one and of four elements, which are missing together; rows that share nothing with any donor, fewer
+    donors than are asked for, a column without any, an empty row, and rows in several blocks.
+    """
+    monkeypatch.setattr("jensen.jobs.evaluate.nearest.BLOCK", block)
+    rng = np.random.default_rng(2)
+    starts, x = np.array([0, 1, 2, 6, 10, 11, 12]), rng.normal(size=(300, 12))
+    for start, end, rate in zip(starts[:-1], starts[1:], [0.7, 0.7, 0.7, 0.8, 0.99, 1.0], strict=True):
+        x[rng.random(300) < rate, start:end] = np.nan
+    x[4] = np.nan
+    expected = KNNImputer(n_neighbors=5, keep_empty_features=True).fit(x[:200]).transform(x)
+    np.testing.assert_allclose(from_nearest(x, x[:200], starts, 5), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", [*BASELINES])

@@ -112,6 +112,7 @@ def test_a_gaussian_is_filled_in_as_in_closed_form(method):
         assert size > 100
         deviation = np.sqrt(np.diag(covariance))
         assert (abs(found.mean[i, holes] - mean) < 4.5 * deviation / math.sqrt(size)).all()
+        assert (abs(found.spread[i, holes] / deviation - 1) < 4.5 / math.sqrt(2 * min(size, 1000))).all()
         draws = (found.draws[:, i, holes] - mean) / deviation
         correlation = covariance / np.outer(deviation, deviation)
         # a product of two normals has variance 1 + ρ², and resampled draws are worth no more than their particles

@@ -59,8 +59,10 @@ def frame(n: int = 30) -> pandas.DataFrame:
     })  # fmt: skip
 
 
-def by_quadrature(run: Run, row: np.ndarray) -> tuple[dict[int, float], np.ndarray, float]:
-    """Of missing cells E[x | rest] in the user's units, of the column `name` its probabilities, and E z."""
+def by_quadrature(run: Run, row: np.ndarray) -> tuple[dict[int, float], np.ndarray, float, dict[int, float]]:
+    """Of missing cells E[x | rest] in the user's units, of the column `name` its probabilities, E z, and of missing
+    real cells the standard deviation.
+    """
     schema, decoder = run.schema, run.model.p["x"].module
     z = torch.linspace(-8, 8, 4001).unsqueeze(1)
     seen = ~np.isnan(row)
@@ -73,7 +75,10 @@ def by_quadrature(run: Run, row: np.ndarray) -> tuple[dict[int, float], np.ndarr
         names = next(part for part in dist.parts if hasattr(part, "named"))
         probs = (w[:, None] * names.probs[:, 0].double()).sum(0).numpy()
     values = schema.in_units(means)
-    return {j: values[j] for j in np.flatnonzero(~seen)}, probs, float((w * z[:, 0]).sum())
+    within = (0.7**2 + (w[:, None] * dist.mean.double() ** 2).sum(0) - torch.as_tensor(means) ** 2).sqrt()
+    real = [j for j in np.flatnonzero(~seen) if schema.fields[j].kind == "real"]
+    deviations = {int(j): float(within[j]) * schema.fields[j].scale for j in real}
+    return {int(j): values[j] for j in np.flatnonzero(~seen)}, probs, float((w * z[:, 0]).sum()), deviations
 
 
 def test_mixed_cells_are_filled_in_as_by_quadrature():
@@ -89,7 +94,7 @@ def test_mixed_cells_are_filled_in_as_by_quadrature():
     found = run.impute(holes, particles=60000, draws=4000)
     rows = load_data(holes, schema=data.schema, gaps=True).split("all").x
     for i, row in enumerate(rows[:4]):
-        means, probs, _ = by_quadrature(run, row)
+        means, probs, _, deviations = by_quadrature(run, row)
         for j, expected in means.items():
             if data.schema.fields[j].kind == "category":
                 assert found.mean[i, j] == probs.argmax()
@@ -99,6 +104,8 @@ def test_mixed_cells_are_filled_in_as_by_quadrature():
             else:
                 error = found.spread[i, j] / found.effective_sample_size[i] ** 0.5
                 assert found.mean[i, j] == pytest.approx(expected, abs=5 * error + 1e-3)
+            if j in deviations:  # of 4000 draws
+                assert found.spread[i, j] == pytest.approx(deviations[j], rel=0.06)
     assert (found.spread[4:] == 0).all()
     assert (found.spread[:4][found.missing[:4]] > 0).all()
 

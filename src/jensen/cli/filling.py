@@ -55,6 +55,10 @@ def impute(
         str | None,
         typer.Option(metavar="FILE", help="How each row was filled in: .csv, .parquet.", show_default=False),
     ] = None,
+    cells: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Each value filled in, with its spread: .csv, .parquet.", show_default=False),
+    ] = None,
     split: DataSplit = None,
     limit: Limit = None,
     seed: Seed = 0,
@@ -66,13 +70,15 @@ def impute(
     jensen impute runs/a holes.csv --out whole.csv
     """
     check_out(out)
-    if details is not None:
-        check_out(details, tables_only=True)
-    if STDOUT in (out, details) and (as_json or out == details):
-        raise ConfigError("--out, --details and --json: only one of them can write to stdout")
+    for beside in filter(None, (details, cells)):
+        check_out(beside, tables_only=True)
+    if [out, details, cells, STDOUT if as_json else None].count(STDOUT) > 1:
+        raise ConfigError("--out, --details, --cells and --json: only one of them can write to stdout")
     mask = _read_mask(missing)
     opened = open_run(run, device)
     image = opened.schema.is_image
+    if cells is not None and image:
+        raise ConfigError("--cells: expected a table, got image")
     if out.lower().endswith(".png") and image and limit is None:
         limit = SHOWN
         note(f"showing {SHOWN} at random; --limit N shows N, an .npz holds all")
@@ -100,7 +106,9 @@ def impute(
     _write(out, found, draws)
     if details is not None:
         write_rows(details, found.table())
-    _say(found, as_json, out == STDOUT or details == STDOUT)
+    if cells is not None:
+        write_rows(cells, found.cells())
+    _say(found, as_json, STDOUT in (out, details, cells))
 
 
 def _read_mask(path: str | None) -> Any:

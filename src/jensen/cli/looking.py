@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,8 @@ COLUMNS = {
     "lossy compression": "lossy",
     "lossless compression": "lossless",
 }
+
+MOST_COLUMNS = 60  # of a table that are described one by one
 
 EXAMPLES = {"picture": "mnist-5k", "table": "breast-cancer", "table with gaps": "adult", "whole numbers": "nltcs"}
 """A data set of each kind on which a model's capabilities are computed; "whole numbers" of few columns and values."""
@@ -183,19 +186,26 @@ def _print_data(report: Mapping[str, Any]) -> None:
         return
     typer.echo("")
     headers = ["column", "kind", "dtype", "gaps", "values"]
+    columns = report["columns"]
     rows = [
-        [c["name"], c["kind"], c["dtype"], f"{c['gaps']:,}" if c["gaps"] else "", _range(c)] for c in report["columns"]
+        [c["name"], _kind(c), c["dtype"], f"{c['gaps']:,}" if c["gaps"] else "", _range(c)]
+        for c in columns[:MOST_COLUMNS]
     ]
     print_table(headers, rows, numbers=["gaps"])
+    if len(columns) > MOST_COLUMNS:
+        kinds = Counter(c["kind"] for c in columns[MOST_COLUMNS:])
+        told = ", ".join(f"{kind} {n:,}" for kind, n in kinds.most_common())
+        typer.echo(f"and {len(columns) - MOST_COLUMNS:,} columns more ({told}); --json tells of all")
     if report["gaps"]:
-        typer.echo(
-            f"\n{report['gaps']:,} of {len(rows) * next(iter(report['splits'].values()))['rows']:,} cells are empty"
-        )
+        cells = len(columns) * next(iter(report["splits"].values()))["rows"]
+        typer.echo(f"\n{report['gaps']:,} of {cells:,} cells are empty")
     if report["empty_rows"]:
         count, first = len(report["empty_rows"]), report["empty_rows"][0]
         typer.echo(f"{count:,} row{'s' if count > 1 else ''} without a cell, the first of them row {first}")
     if report["constant"]:
-        typer.echo(f"\nconstant: {', '.join(report['constant'])}")
+        names = report["constant"]
+        more = f" and {len(names) - MOST_COLUMNS:,} more" if len(names) > MOST_COLUMNS else ""
+        typer.echo(f"\nconstant: {', '.join(names[:MOST_COLUMNS])}{more}")
     _print_given(report["given"])
 
 
@@ -222,6 +232,11 @@ def _print_text(report: Mapping[str, Any]) -> None:
     ]
     print_table(headers, rows, numbers=headers[1:-1])
     typer.echo(f"\nbegins  {found['begins']!r}")
+
+
+def _kind(column: Mapping[str, Any]) -> str:
+    """The kind of a column, with its bounds where it has some."""
+    return f"bounded {column['low']:g} to {column['high']:g}" if column["kind"] == "bounded" else column["kind"]
 
 
 def _range(column: Mapping[str, Any], most: int = 6) -> str:

@@ -126,9 +126,14 @@ class Amortized(nn.Module):
     @torch.no_grad()
     def initialize(self, x: Tensor, *parents: Tensor) -> None:
         """Set the output bias so that, untrained, this gives the marginal of the data x, (n, *event)."""
-        bias, output = self.head.initial_bias(x), getattr(self.network, "output", None)
-        if bias is None or output is None or output.bias is None:
-            return
+        start_from(self.network, self.head.initial_bias(x))
+
+
+@torch.no_grad()
+def start_from(network: nn.Module, bias: Tensor | None) -> None:
+    """Let a network put out about that at first, whatever it sees, if its last layer can."""
+    output = getattr(network, "output", None)
+    if bias is not None and output is not None and output.bias is not None:
         output.bias.copy_(bias.reshape(output.bias.numel(), -1).mean(1))  # a convolution has one bias a channel
 
 

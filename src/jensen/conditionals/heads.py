@@ -26,6 +26,7 @@ from jensen.distributions import (
     Elementwise,
     MixtureDiscretizedLogistic,
     NegativeBinomial,
+    NormalMixture,
     Poisson,
     StudentT,
     Symbols,
@@ -369,6 +370,35 @@ class DiscretizedLogisticHead(Head):
     def initial_bias(self, x: Tensor) -> Tensor:
         mean, std = self._mean_and_std(x)
         return self._join(mean, inverse_positive(std * _LOGISTIC_SCALE, self.floor, self.start))
+
+
+class NormalMixtureHead(Head):
+    """The output is the weights' logits, the locations and the raw scales of all components.
+
+    Locations are offsets from points spread over two standard deviations: components that start equal would stay so.
+    """
+
+    start = 1.0
+    spread: Tensor
+
+    def __init__(self, support: Support, components: int, floor: float):
+        super().__init__(support, per_element=3 * components)
+        self.components, self.floor = components, floor
+        spread = torch.linspace(-1, 1, components) if components > 1 else torch.zeros(1)
+        self.register_buffer("spread", spread, persistent=False)
+
+    def forward(self, parameters: Tensor) -> NormalMixture:
+        logits, loc, raw = self._last(parameters).chunk(3, -1)
+        return NormalMixture(logits, loc + self.spread, positive(raw, self.floor, self.start), self._event_dims)
+
+    def initial_bias(self, x: Tensor) -> Tensor:
+        """The components lie about the mean, together as wide as the data."""
+        mean, std = self._mean_and_std(x)
+        apart = self.spread.reshape(-1, *[1] * self._event_dims)
+        within = (1 - apart.square().mean()).clamp_min(0.1).sqrt()
+        loc = mean + std * apart - apart
+        raw = inverse_positive(std * within, self.floor, self.start)
+        return self._join(torch.zeros_like(loc), loc, raw.expand_as(loc))
 
 
 class DiscretizedLogisticMixtureHead(Head):

@@ -15,6 +15,7 @@ from jensen.conditionals.heads import (
     GaussianHead,
     Head,
     NegativeBinomialHead,
+    NormalMixtureHead,
     PoissonHead,
     StudentTHead,
     Support,
@@ -161,6 +162,28 @@ def discretized_logistic_mixture(
     _accept("discretized-logistic-mixture", support, "levels")
     _below(min_scale, DiscretizedLogisticMixtureHead.start)
     return DiscretizedLogisticMixtureHead(support, components, min_scale)
+
+
+@component(
+    "likelihood",
+    "mixture",
+    paper="Uria, Murray and Larochelle 2013, arXiv:1306.0186; Salimans et al. 2017, arXiv:1701.05517",
+)
+def mixture(support: Support, *, components: Annotated[int, Field(ge=1)] = 5, min_scale: Positive = 0.01) -> Head:
+    """Of each number a mixture of densities: normals of reals, logistics cut into bins of levels; all else as `auto`.
+
+    It has several peaks where one value has several explanations. Of a table of mixed columns, reals are mixtures.
+
+    Settings:
+        components: densities in the mixture, for each element.
+        min_scale: the floor under their scales, in prepared units, of levels half their range.
+    """
+    if support.kind == "levels":
+        return discretized_logistic_mixture(support, components=components, min_scale=min_scale)
+    if support.kind not in ("real", "mixed"):
+        return auto(support)
+    _below(min_scale, NormalMixtureHead.start)
+    return by_column(support, lambda real: NormalMixtureHead(real, components, min_scale))
 
 
 @component("likelihood", "poisson")

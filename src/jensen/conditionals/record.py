@@ -6,6 +6,7 @@ Nazabal, Olmos, Ghahramani and Valera, "Handling incomplete heterogeneous data u
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -33,7 +34,7 @@ SPREAD = 0.7  # standard deviations between where the outer components of a coun
 def cells(support: Support) -> Cells | None:
     """What turns data of that support, and which cells are there, into numbers; None where they are as they are."""
     if not support.columns:
-        return Cells(support.shape[0], True) if support.gaps else None
+        return _of_one_kind(support) if support.gaps else None
     columns = support.columns
     names = [len(c.categories or ()) if c.kind == "category" else 0 for c in columns]
     units = [_unit(column) for column in columns]
@@ -46,6 +47,12 @@ def cells(support: Support) -> Cells | None:
         [j for j, c in enumerate(columns) if c.kind == "positive"],
         [j for j, c in enumerate(columns) if c.kind == "count"],
     )
+
+
+def _of_one_kind(support: Support) -> Cells:
+    dims = math.prod(support.shape)
+    shift, scale = [support.middle] * dims, [support.unit] * dims
+    return Cells(dims, True, shift=shift, scale=scale, squashed=range(dims) if support.kind == "count" else ())
 
 
 def _unit(column: Column) -> tuple[float, float]:

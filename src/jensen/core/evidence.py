@@ -361,7 +361,9 @@ class Evidence:
                 value = value.unflatten(0, (k, b)) if value_wide else value
             elif not value_wide:
                 value = self._rows(name, True)
-        if mask is not None and mask.dim() > 1:  # elements
+        if mask is not None and mask.dim() > 1 and hasattr(dist, "log_marginal"):
+            log_prob = dist.log_marginal(value, mask)  # pyright: ignore[reportAttributeAccessIssue]
+        elif mask is not None and mask.dim() > 1:  # elements
             if not hasattr(dist, "log_prob_terms"):
                 kind = type(dist).__name__
                 raise ValueError(f"{name!r}: a {kind} has no density of single elements to mask")

@@ -170,8 +170,9 @@ class Model(nn.Module):
 
     @property
     def sees_gaps(self) -> bool:
-        """Whether q is told which elements of the datum are there."""
-        return any("seen" in factor.parents for factor in self.q)
+        """Whether q is told which elements of the datum are there, or p explains those alone."""
+        told = any("seen" in factor.parents for factor in self.q)
+        return told or getattr(self.p[self.data].module, "sees_gaps", False)
 
     def sample(
         self,

@@ -5,7 +5,7 @@ holds words or dates, or its kind is told, the table is mixed, and each column h
 
     real       numbers
     positive   numbers above 0 that spread over orders of magnitude
-    bounded    numbers between two bounds (told)
+    bounded    numbers between two bounds (told, or the numbers of a share by name and range)
     count      whole numbers 0, 1, 2, ...
     binary     truth values, or 0 and 1
     category   words
@@ -31,6 +31,10 @@ from jensen.errors import ConfigError, DataError, did_you_mean
 NUMERIC = ("real", "positive", "bounded", "count", "binary")
 IDENTIFIER = 50  # different words above which, where most rows have one of their own, a column is no category
 SKEWED = 2.0  # skewness above which numbers above 0 are taken as positive, where that of their logarithm is below half
+WORD = r"(?i)(?<![a-z])({})(?![a-z])"
+PART = re.compile(WORD.format("fraction|share|proportion|percent|percentage|pct|probability|prob") + "|%")
+RATIO = re.compile(WORD.format("rate|ratio"))
+"""Names of shares: of a whole, which may be told in per cent, and of two numbers, which a rate per minute is, too."""
 EXACT = 2**24  # whole numbers up to which float32 is exact
 DAY = 86400.0
 IN_ORDER = 3  # words that a hint shows
@@ -193,10 +197,15 @@ def _field(name: str, columns: Sequence[Any], asked: Mapping[str, Any], wordlike
     if kind == "time":
         return Field(kind=kind, **extra)
     parts = [tables.values(c.to_frame(), source.name, source.line, gaps=True)[:, 0] for c in columns]
-    cells = np.concatenate(parts)
-    kind = kind or _kind_of_numbers(cells[~np.isnan(cells)], dtype)
+    bounds = asked.get("low"), asked.get("high")
+    if kind is None:
+        cells = np.concatenate(parts)
+        present = cells[~np.isnan(cells)]
+        kind = _kind_of_numbers(present, dtype)
+        bounds = _bounds_of_share(name, present) if kind in ("real", "positive") else bounds
+        kind = kind if bounds[0] is None else "bounded"
     if kind == "bounded":
-        extra |= {"low": float(asked["low"]), "high": float(asked["high"])}
+        extra |= {"low": float(bounds[0]), "high": float(bounds[1])}
     field = Field(kind=kind, **extra)  # pyright: ignore[reportArgumentType]
     for part in parts:
         _check([field], part[:, None], source)
@@ -215,6 +224,20 @@ def _kind_of_numbers(cells: np.ndarray, dtype: Any) -> str:
     return "real"
 
 
+def _bounds_of_share(name: str, cells: np.ndarray) -> tuple[float | None, float | None]:
+    """Bounds of a column that is a share by its name and within them: [0, 1], or [0, 100] in per cent.
+
+    >>> _bounds_of_share("click_rate", np.array([0.01, 0.2])), _bounds_of_share("Fat %", np.array([12.5, 40.0]))
+    ((0.0, 1.0), (0.0, 100.0))
+    >>> _bounds_of_share("heart_rate", np.array([60.5, 80.2]))
+    (None, None)
+    """
+    for high, named in ((1.0, PART.search(name) or RATIO.search(name)), (100.0, PART.search(name))):
+        if named and len(cells) and cells.min() >= 0 and cells.max() <= high:
+            return 0.0, high
+    return None, None
+
+
 def _skewness(x: np.ndarray) -> float:
     deviation = (x - x.mean()) / (x.std() or 1.0)
     return float((deviation**3).mean())
@@ -227,7 +250,7 @@ def _are_times(column: Any) -> bool:
     if column.dtype.kind == "M":
         return True
     present = column.dropna()
-    if not len(present) or not all(isinstance(cell, str) for cell in present):
+    if pandas.api.types.infer_dtype(present) != "string":
         present = present.infer_objects()
         return bool(len(present)) and present.dtype.kind == "M"
     if not present.str.match(r"\d{4}-\d{2}-\d{2}").all():

@@ -263,6 +263,8 @@ def _column(field: Field, values: np.ndarray) -> dict[str, Any]:
     """Of a column: kind, dtype, gaps and range; of categories how many of each there are."""
     present = values[~np.isnan(values)]
     found: dict[str, Any] = {"name": field.name, "kind": field.kind, "dtype": field.dtype}
+    if field.kind == "bounded":
+        found |= {"low": field.low, "high": field.high}
     found["gaps"] = len(values) - len(present)
     found["constant"] = bool(len(present) == 0 or np.ptp(present) == 0)
     if field.categories is not None:

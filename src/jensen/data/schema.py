@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -328,7 +329,9 @@ class Schema(BaseModel):
         if x.shape[1:] != self.event_shape:
             raise DataError(f"expected data of shape (N, {_listed(self.event_shape)}), got {x.shape}")
         if not self.is_array:
-            x = (x - self._centers) / self._scales if self.measure != "counting" else x
+            if self.measure != "counting":
+                x = x - self._centers
+                x /= self._scales
         elif self.is_sound:
             x = to_levels(x, *self.quantisation)
         return torch.from_numpy(np.array(x, dtype=np.float32, order="C"))
@@ -424,6 +427,10 @@ class Schema(BaseModel):
         """Prepared values of a table (*, D) in the user's units, categories as positions; the inverse of `prepare`."""
         return x * self._scales + self._centers
 
+    def cells_in_units(self, x: np.ndarray, columns: np.ndarray, center: bool = True) -> np.ndarray:
+        """`in_units` of single cells (*, C), of columns (C,); of differences without `center`."""
+        return x * self._scales[columns] + (self._centers[columns] if center else 0.0)
+
 
 def column_kinds(
     names: Sequence[str], dtypes: Sequence[str], values: np.ndarray, kinds: Mapping[str, str]
@@ -457,11 +464,13 @@ def check_kind(
     Args:
         line: says where in the file a row, counted from 0, is.
     """
+    hint = ""
     if kind == "positive":
         wrong, expected = column <= 0, "a number above 0"
     elif kind == "bounded":
         low, high = bounds
         wrong, expected = (column < low) | (column > high), f"a number from {low:g} to {high:g}"
+        hint = f"; to train without these bounds, give --kind {shlex.quote(f'{name}=real')}"
     elif kind == "binary":
         wrong, expected = ~np.isin(column, (0, 1)), "0 or 1"
     elif kind == "count":
@@ -472,7 +481,7 @@ def check_kind(
     if wrong.any():
         row, more = int(wrong.argmax()), int(wrong.sum()) - 1
         others = f" (and {more:,} row{'s' if more > 1 else ''} more)" if more else ""
-        raise DataError(f"column {name!r}, {line(row)}: expected {expected}, got {column[row]:g}{others}")
+        raise DataError(f"column {name!r}, {line(row)}: expected {expected}, got {column[row]:g}{others}{hint}")
 
 
 def moments(column: np.ndarray) -> tuple[float, float]:

@@ -109,7 +109,8 @@ def words(column: Any) -> tuple[np.ndarray, Any]:
         if real.any():
             return out, present[real].iloc[0]
     whole = present.dtype.kind in "iuf"
-    out[cells.notna().to_numpy()] = [str(int(cell)) if whole else str(cell) for cell in present]
+    there = cells.notna().to_numpy()
+    out[there] = [str(int(cell)) if whole else str(cell) for cell in cells.to_numpy()[there]]
     return out, None
 
 

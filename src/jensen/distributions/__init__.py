@@ -10,6 +10,7 @@ from jensen.distributions.kl import Divergence, divergence
 from jensen.distributions.logistic import DiscretizedLogistic, MixtureDiscretizedLogistic
 from jensen.distributions.mixture import Mixture
 from jensen.distributions.normal import DiagonalNormal, Laplace, StandardNormal, StudentT
+from jensen.distributions.normal_mixture import NormalMixture
 from jensen.distributions.record import Record
 from jensen.distributions.uniform import Uniform
 
@@ -29,6 +30,7 @@ __all__ = [
     "MixtureDiscretizedLogistic",
     "Names",
     "NegativeBinomial",
+    "NormalMixture",
     "Poisson",
     "Record",
     "StandardNormal",

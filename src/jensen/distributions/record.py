@@ -45,16 +45,16 @@ class Record(Elementwise):
         return all(part.has_rsample for part in self.parts)
 
     def log_prob_terms(self, value: Tensor) -> Tensor:
-        return self._row([p.log_prob_terms(value[..., i]) for p, i in zip(self.parts, self.places, strict=True)])
+        return self.row([p.log_prob_terms(value[..., i]) for p, i in zip(self.parts, self.places, strict=True)])
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self._row([part.sample(torch.Size(sample_shape)) for part in self.parts])
+        return self.row([part.sample(torch.Size(sample_shape)) for part in self.parts])
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self._row([part.rsample(torch.Size(sample_shape)) for part in self.parts])
+        return self.row([part.rsample(torch.Size(sample_shape)) for part in self.parts])
 
     def quantile(self, u: Tensor) -> Tensor:
-        return self._row([part.quantile(u[..., i]) for part, i in zip(self.parts, self.places, strict=True)])
+        return self.row([part.quantile(u[..., i]) for part, i in zip(self.parts, self.places, strict=True)])
 
     def tempered(self, temperature: float) -> Record:
         """Of the parts that have a temperature."""
@@ -64,17 +64,17 @@ class Record(Elementwise):
     @property
     def mean(self) -> Tensor:
         """Of numbers; of categories, which have none, the mode stands in."""
-        return self._row([part.mode if _is_named(part) else part.mean for part in self.parts])
+        return self.row([part.mode if _is_named(part) else part.mean for part in self.parts])
 
     @property
     def mode(self) -> Tensor:
-        return self._row([part.mode for part in self.parts])
+        return self.row([part.mode for part in self.parts])
 
     @property
     def variance(self) -> Tensor:
-        return self._row([part.variance for part in self.parts])
+        return self.row([part.variance for part in self.parts])
 
-    def _row(self, values: Sequence[Tensor]) -> Tensor:
+    def row(self, values: Sequence[Tensor]) -> Tensor:
         """Values of the parts, (*, n_g), as rows (*, D)."""
         return torch.cat(list(values), -1)[..., self.inverse.to(values[0].device)]
 

@@ -37,7 +37,7 @@ class Estimator(BaseEstimator):
             `set_params`, and so in a grid search, each is a parameter: `settings__latents=8`,
             `settings__decoder__hidden=[64]`.
         epochs, minutes: how long to train; neither: until the validation rows are predicted no better.
-        batch_size, lr: rows of a step, and the learning rate at its highest.
+        batch_size, lr: rows of a step, None for 128, and the learning rate at its highest.
         validation_fraction: share of the rows that are not trained on and choose the weights; 0 for none.
         kinds: kinds of columns by name, where they are not to be guessed; an array's columns are x0, x1, ...
         device: "cpu", "cuda" or "auto".
@@ -55,7 +55,7 @@ class Estimator(BaseEstimator):
         settings: dict[str, Any] | None = None,
         epochs: int | None = None,
         minutes: float | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = 128,
         lr: float = 1e-3,
         validation_fraction: float = 0.1,
         kinds: dict[str, str] | None = None,
@@ -137,25 +137,33 @@ class Estimator(BaseEstimator):
             stratify: classes (N,), each of which is cut alike into rows for training and for validation; or None.
         """
         self._seed = seed_of(self.random_state)
-        given = {} if self.settings is None else self.settings
-        if not isinstance(given, Mapping):
-            raise ValueError(f"settings: expected a dictionary or None, got {given!r}")
-        settings = {**given, **fixed}
+        settings = {**self._given_settings(), **fixed}
         options = {
             "epochs": self.epochs,
             "minutes": self.minutes,
-            "batch_size": self.batch_size,
             "lr": self.lr,
             "device": self.device,
             "seed": self._seed,
+            **({} if self.batch_size is None else {"batch_size": self.batch_size}),
         }
         with as_scikit_learn():
             _refuse(self.model, settings, options, whole.schema, needs)
             data = self._cut(whole, stratify)
-            self.run_ = train(self.model, data, settings=settings, **options)
-        # In float64 a row's numbers do not depend on the rows beside it, down to the last digits that matter.
-        self.run_.model.double()
-        self.run_._data = None
+            self._keep(train(self.model, data, settings=settings, **options))
+
+    def _given_settings(self) -> Mapping[str, Any]:
+        given = {} if self.settings is None else self.settings
+        if not isinstance(given, Mapping):
+            raise ValueError(f"settings: expected a dictionary or None, got {given!r}")
+        return given
+
+    def _keep(self, run: Run) -> None:
+        """The run without its data, in float64: so a row's numbers do not depend on the rows beside it, down to the
+        last digits that matter.
+        """
+        run.model.double()
+        run._data = None
+        self.run_ = run
 
     def _whole(self, X: Any) -> Dataset:
         """Rows to be trained on, all in the split "train"."""

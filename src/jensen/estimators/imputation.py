@@ -8,8 +8,10 @@ import numpy as np
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils._set_output import _get_output_config
 
+from jensen.data import Dataset
 from jensen.estimators import frames
-from jensen.estimators.base import Estimator, as_scikit_learn, takes_gaps
+from jensen.estimators.base import Estimator, as_scikit_learn, seed_of, takes_gaps
+from jensen.jobs.choose import AUTO, BATCH, CANDIDATES, choose, enough
 from jensen.registry import MODEL, find
 
 
@@ -17,9 +19,14 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     """A transformer that fills in missing cells (NaN), each row by itself: numbers by E[missing | observed], names by
     the likeliest one, or all by a draw.
 
+    With model "auto" it is a VAE whose settings are chosen by cells that it hides itself, as `jensen
+    choose` does; `settings`, `epochs`, `minutes`, `batch_size` and `lr` then hold for each that is tried, and
+    `run_.spec["chosen"]` says what was found. Of tables with too few cells to hide some, the first of them learns.
+
     Args:
         sample_posterior: fill in a draw of p(missing | observed) in place of its mean, as multiple imputation needs.
         particles: of importance resampling, of each row.
+        batch_size: rows of a step; None: 64 with model "auto", else 128.
 
     Its other parameters are those of `Estimator`.
     """
@@ -33,7 +40,7 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
         particles: int = 1000,
         epochs: int | None = None,
         minutes: float | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         lr: float = 1e-3,
         validation_fraction: float = 0.1,
         kinds: dict[str, str] | None = None,
@@ -54,10 +61,29 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
         settings say otherwise.
         """
         table = self._checked(X, reset=True)
+        if self.model == AUTO:
+            return self._choose(self._whole(table))
         with as_scikit_learn():
             choice = "objective" in find(MODEL, self.model).settings and "objective" not in (self.settings or {})
         rows = table if takes_gaps(self.model) else _complete_rows(table)
         self._fit(self._whole(rows), "likelihood", {"objective": "iw"} if choice else {})
+        return self
+
+    def _choose(self, whole: Dataset) -> Self:
+        self._seed = seed_of(self.random_state)
+        with as_scikit_learn():
+            data = self._cut(whole, None)
+            several = enough(data.split("train"))
+            run = choose(
+                data,
+                candidates=CANDIDATES if several else dict(list(CANDIDATES.items())[:1]),
+                settings={"lr": self.lr, "device": self.device, **self._given_settings()},
+                epochs=self.epochs,
+                minutes=self.minutes,
+                batch_size=BATCH if self.batch_size is None else self.batch_size,
+                seed=self._seed,
+            )
+        self._keep(run)
         return self
 
     def transform(self, X: Any) -> Any:

@@ -11,7 +11,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,22 @@ from jensen.errors import ConfigError, DataError, DataWarning
 from jensen.jobs.run import Run
 from jensen.jobs.train import train
 
-MODEL, BATCH = "vae", 64
+AUTO = "auto"  # in place of a model: one whose settings are chosen so
+BATCH = 64
 STEPS, TRIAL = 6000, 0.4  # steps of training, and the share of them that a candidate is tried with
 HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and at least so many
 PARTICLES = 100
-SHARED: dict[str, Any] = {
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model by name, and its settings."""
+
+    model: str
+    settings: Mapping[str, Any]
+
+
+MIWAE: dict[str, Any] = {
     "objective": "iw",
     "objective.particles": 20,
     "likelihood": "gaussian",
@@ -34,13 +45,14 @@ SHARED: dict[str, Any] = {
     "encoder.activation": "tanh",
     "decoder.activation": "tanh",
 }
-CANDIDATES: dict[str, dict[str, Any]] = {
-    "wide": {**SHARED, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]},
-    "deep": {**SHARED, "latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3},
+CANDIDATES: dict[str, Candidate] = {
+    "wide": Candidate("vae", {**MIWAE, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]}),
+    "deep": Candidate("vae", {**MIWAE, "latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3}),
+    "orderless": Candidate("nade", {"network.dropout": 0.1}),
 }
-"""Settings of a VAE trained by the MIWAE bound: a wide layer for many columns that go together, and several for few
-that hang together in a winding way. One variance a column makes the mean of what is missing the aim, and no narrow
-peaks."""
+"""VAEs trained by the MIWAE bound, a wide layer for many columns that go together, and several for few that hang
+together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. And
+all conditionals by one network, for many rows and words."""
 
 
 def choose(
@@ -48,8 +60,12 @@ def choose(
     *,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    candidates: Mapping[str, Mapping[str, Any]] = CANDIDATES,
+    candidates: Mapping[str, Candidate] = CANDIDATES,
+    settings: Mapping[str, Any] | None = None,
     steps: int = STEPS,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    batch_size: int = BATCH,
     seed: int = 0,
     listener: Callable[[str], None] | None = None,
     **options: Any,
@@ -59,8 +75,10 @@ def choose(
     Args:
         data: a table with gaps or without, as `load_data` takes it; rows of "train" are learned from.
         out, overwrite: the run folder, as in `jensen.train`.
-        candidates: settings of `vae` by name.
-        steps: of training, of the one that is chosen.
+        candidates: models with their settings by name; where there is one alone, nothing is hidden.
+        settings: of the model and of training, in place of what any candidate says of them.
+        steps, epochs, minutes, batch_size: how long to train; steps or epochs of the one that is chosen, or minutes of
+            all trainings together.
         seed: of the cells that are hidden, and of training.
         listener: told in a line what was found of each candidate.
         options: of loading data.
@@ -78,9 +96,62 @@ def choose(
         raise ConfigError(f"choose: expected a table, got {loaded.schema.fields[0].kind}")
     if "train" not in loaded.splits:
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
+    more = settings or {}
+    candidates = {name: replace(own, settings={**own.settings, **more}) for name, own in candidates.items()}
+    length = Length(len(loaded.split("train")), steps, epochs, minutes, batch_size)
+    errors = {}
+    if len(candidates) > 1:
+        errors = _errors(loaded, candidates, length, seed, listener)
+    best = min(candidates, key=lambda name: errors.get(name, 0.0))
+    whole = replace(loaded, schema=loaded.schema.with_gaps())
+    total = 1 + TRIAL * len(errors)
+    chosen = candidates[best]
+    run = train(
+        chosen.model, whole, settings=chosen.settings, out=out, overwrite=overwrite, seed=seed, **length.of(1.0, total)
+    )
+    run.spec["chosen"] = {"best": best, "errors": errors}
+    if run.folder is not None:
+        run.folder.write_spec(run.spec)
+    return run
+
+
+def enough(rows: Split) -> bool:
+    """Whether so many cells are there that some can be hidden to judge by."""
+    return int((~np.isnan(rows.x)).sum()) * HIDDEN >= FEWEST
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long is trained: so many minutes in all, else so many epochs, else so many steps."""
+
+    rows: int
+    steps: int
+    epochs: int | None
+    minutes: float | None
+    batch_size: int
+
+    def of(self, share: float, total: float) -> dict[str, Any]:
+        """Settings of a training that takes a share of the longest, of `total` such in all."""
+        if self.minutes is not None:
+            return {"minutes": self.minutes * share / total, "batch_size": self.batch_size}
+        if self.epochs is not None:
+            epochs = max(1, round(self.epochs * share))
+        else:
+            epochs = max(2, math.ceil(self.steps * share / math.ceil(self.rows / self.batch_size)))
+        return {"epochs": epochs, "batch_size": self.batch_size}
+
+
+def _errors(
+    loaded: Dataset,
+    candidates: Mapping[str, Candidate],
+    length: Length,
+    seed: int,
+    listener: Callable[[str], None] | None,
+) -> dict[str, float]:
+    """The relative error of each candidate, of cells hidden from it. Raises `ConfigError` where they are few."""
     schema, rows = loaded.schema.with_gaps(), loaded.split("train")
     there = np.argwhere(~np.isnan(rows.x))
-    if len(there) * HIDDEN < FEWEST:
+    if not enough(rows):
         raise ConfigError(f"choose: expected {math.ceil(FEWEST / HIDDEN)} cells or more to hide some, got {len(there)}")
     hidden = np.zeros(rows.x.shape, dtype=bool)
     order = np.random.default_rng([seed, 7]).permutation(len(there))[: round(len(there) * HIDDEN)]
@@ -88,24 +159,16 @@ def choose(
     fewer = replace(rows, x=np.where(hidden, np.nan, rows.x))
     known = schema.model_copy(update={"fields": fitted(schema.fields, fewer.x, [fewer.x])}).with_gaps()
     tried = Dataset(loaded.name, known, {**loaded.splits, "train": fewer})
-    errors = {}
-    for name, settings in candidates.items():
+    errors, total = {}, 1 + TRIAL * len(candidates)
+    for name, candidate in candidates.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # of cells that were hidden here; the last training says all
-            run = train(MODEL, tried, settings=settings, **_budget(len(rows), steps * TRIAL, seed))
+            run = train(candidate.model, tried, settings=candidate.settings, seed=seed, **length.of(TRIAL, total))
         filled = run.impute(tried, split="train", particles=PARTICLES, seed=seed).mean
         errors[name] = relative_error(schema, filled, rows, hidden)
         if listener is not None:
             listener(f"{name}: {errors[name]:.3f} of the error of the columns' means")
-    best = min(errors, key=lambda name: errors[name])
-    whole = replace(loaded, schema=schema)
-    run = train(
-        MODEL, whole, settings=candidates[best], out=out, overwrite=overwrite, **_budget(len(rows), steps, seed)
-    )
-    run.spec["chosen"] = {"best": best, "errors": errors}
-    if run.folder is not None:
-        run.folder.write_spec(run.spec)
-    return run
+    return errors
 
 
 def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) -> float:
@@ -127,7 +190,3 @@ def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.n
         if base > 0:
             found.append(wrong / base)
     return float(np.mean(found)) if found else math.inf
-
-
-def _budget(rows: int, steps: float, seed: int) -> dict[str, Any]:
-    return {"epochs": max(2, math.ceil(steps / math.ceil(rows / BATCH))), "batch_size": BATCH, "seed": seed}

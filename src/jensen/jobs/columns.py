@@ -143,22 +143,23 @@ class Columns:
         """Numbers (N, D) with an indicator, of length 1/√2, for each category in place of its position, (N, W): rows
         of two different ones lie 1 apart. All indicators of an empty cell are NaN.
         """
-        out = np.empty((len(x), self._starts[-1]))
+        out = np.empty((len(x), self.starts[-1]))
         for j, count in enumerate(self.levels):
             cells = x[:, j, None]
             if count:
                 cells = np.where(np.isnan(cells), np.nan, (cells == np.arange(count)) * 0.5**0.5)
-            out[:, self._starts[j] : self._starts[j + 1]] = cells
+            out[:, self.starts[j] : self.starts[j + 1]] = cells
         return out
 
     def from_indicators(self, found: np.ndarray) -> np.ndarray:
         """Of numbers (N, W) the categories whose indicators are largest, and the other numbers, (N, D)."""
-        blocks = np.split(found, self._starts[1:-1], axis=1)
+        blocks = np.split(found, self.starts[1:-1], axis=1)
         columns = [b.argmax(1) if count else b[:, 0] for b, count in zip(blocks, self.levels, strict=True)]
         return np.stack(columns, axis=1).astype(np.float64)
 
     @property
-    def _starts(self) -> np.ndarray:
+    def starts(self) -> np.ndarray:
+        """Where each column begins among the elements of `indicators`, and how many these are, (D + 1,)."""
         return np.cumsum([0, *np.maximum(1, self.levels)])
 
 

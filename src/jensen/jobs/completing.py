@@ -35,7 +35,7 @@ def complete(
     context: Mapping[str, Tensor],
     draws: int,
     particles: int,
-    keep: Callable[[Tensor, str, Tensor, Tensor, Tensor], None],
+    keep: Callable[[Tensor, str, Tensor, Tensor, Tensor, Tensor], None],
 ) -> None:
     """Draw what is missing, each datum by itself.
 
@@ -44,7 +44,7 @@ def complete(
         context: conditions, by name, (N, ...).
         draws: M, of each datum.
         particles: of importance resampling.
-        keep: told of rows (B,), the method, draws (M, B, D), means (B, D) and effective sample sizes (B,).
+        keep: told of rows (B,), the method, draws (M, B, D), means and spreads (B, D), and effective sample sizes (B,).
     """
     factor = run.model.p[run.model.data]
     module = factor.module
@@ -69,13 +69,15 @@ def complete(
             found = found.flatten(2)
             assert weight is not None
             if exact:
-                keep(few, "ordered", found[:draws], found.mean(0), torch.full((len(few),), float(k)))
+                keep(few, "ordered", found[:draws], found.mean(0), found.std(0), torch.full((len(few),), float(k)))
                 continue
             share = weight.softmax(0)
             chosen = torch.multinomial(share.T, draws, replacement=True).T  # (M, B)
             taken = found.gather(0, chosen.unsqueeze(2).expand(-1, -1, found.shape[2]))
             size = torch.exp(2 * weight.logsumexp(0) - (2 * weight).logsumexp(0))
-            keep(few, "importance", taken, (share.unsqueeze(2) * found).sum(0), size)
+            mean = (share.unsqueeze(2) * found).sum(0)
+            spread = (share.unsqueeze(2) * (found - mean).square()).sum(0).sqrt()
+            keep(few, "importance", taken, mean, spread, size)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,37 +14,67 @@ from jensen.jobs.run import Run
 
 @dataclass(frozen=True)
 class Filled:
-    """Draws for N data of D elements, prepared; of whole numbers, whole.
+    """Draws for N data of D elements, prepared; of whole numbers, whole. What is drawn is kept of the C missing
+    elements alone, in the order of `x[missing]`.
 
     Attributes:
-        draws: (M, N, D).
-        mean: of p(x_m | x_o), (N, D).
-        method: of each datum: "none" where nothing is missing, "direct" where all is, "ordered" where what is missing
-            was drawn after all that is observed, "importance" or "mcmc".
-        size: effective sample size of each datum, (N,), of its worst element; inf where nothing is missing.
+        missing: True where an element is missing, (N, D).
+        first: where the elements of each datum begin among the C, (N,).
+        draws: (M, C).
+        mean: of p(x_m | x_o), (C,).
+        spread: standard deviation of each element given what is observed, (C,), of names the probability of any other.
+        method: of each datum, (N,): "none" where nothing is missing, "direct" where all is, "conditional" by
+            p(x_m | x_o) itself, "ordered" where what is missing was drawn after all that is observed, "importance" or
+            "mcmc".
+        size: effective sample size of each datum, (N,), of its worst element; inf where nothing is missing,
+            or nothing was drawn for the mean.
         r_hat: R̂ of each datum, (N,), of its worst element; NaN where no chain ran.
-        spread: standard deviation of each element given what is observed, (N, D), of names the probability of any
-            other; 0 where it is observed, NaN where it is not known.
     """
 
+    missing: Tensor
+    first: Tensor
     draws: Tensor
     mean: Tensor
-    method: list[str]
+    spread: Tensor
+    method: np.ndarray
     size: Tensor
     r_hat: Tensor
-    spread: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, draws: int) -> Filled:
-        """Data (N, D) as they are, nothing filled in yet."""
+    def of(cls, x: Tensor, missing: Tensor, draws: int) -> Filled:
+        """Nothing filled in yet of data (N, D), prepared."""
+        n, count = len(x), missing.sum(1)
+        nothing = x.new_full((int(count.sum()),), math.nan)
         return cls(
-            draws=x.expand(draws, *x.shape).clone(),
-            mean=x.clone(),
-            method=["none"] * len(x),
-            size=torch.full((len(x),), math.inf, dtype=torch.float64),
-            r_hat=torch.full((len(x),), math.nan, dtype=torch.float64),
-            spread=torch.full_like(x, math.nan),
+            missing=missing,
+            first=count.cumsum(0) - count,
+            draws=nothing.expand(draws, -1).clone(),
+            mean=nothing,
+            spread=nothing.clone(),
+            method=np.full(n, "none", dtype=object),
+            size=torch.full((n,), math.inf, dtype=torch.float64),
+            r_hat=torch.full((n,), math.nan, dtype=torch.float64),
         )
+
+    def keep(
+        self,
+        rows: Tensor,
+        how: str,
+        draws: Tensor,
+        mean: Tensor,
+        spread: Tensor,
+        size: Tensor,
+        r_hat: float | Tensor = math.nan,
+    ) -> None:
+        """What was found of rows (B,): draws (M, B, D), means and spreads (B, D), and of each row its size and R̂."""
+        here = self.missing[rows]
+        place = (self.first[rows].unsqueeze(1) + here.cumsum(1) - 1)[here]
+        self.draws[:, place] = draws[:, here].to(self.draws)
+        self.mean[place] = mean[here].to(self.mean)
+        self.spread[place] = spread[here].to(self.spread)
+        self.method[rows.cpu().numpy()] = how
+        self.size[rows.cpu()] = size.double().cpu()
+        self.r_hat[rows.cpu()] = torch.as_tensor(r_hat, dtype=torch.float64).cpu()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Fill in what is missing of a datum, given the rest, in the way that its model allows.
 
-Elements drawn one after another where a density is autoregressive (`completing`); by the weights of what q infers where
-something is hidden (`weighing`); else from the joint density itself, by importance resampling or chains (`held`).
+By p(missing | observed) itself where a density has all its conditionals (`conditioning`); elements drawn one after
+another where a density is autoregressive (`completing`); by the weights of what q infers where something is
+hidden (`weighing`); else from the joint density itself, by importance resampling or chains (`held`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from jensen.core import ESTIMATE, LOWER_BOUND, frozen
 from jensen.errors import CapabilityError
 from jensen.jobs.completing import complete, sequential
+from jensen.jobs.conditioning import answers, condition
 from jensen.jobs.filled import Effort, Filled
 from jensen.jobs.held import ENOUGH, Holding, Target
 from jensen.jobs.precision import as_in
@@ -49,7 +51,7 @@ def fill(
         CapabilityError: the model gives no density of the data to work with.
     """
     effort = effort or Effort.usual(run)
-    if sequential(run):
+    if answers(run) or sequential(run):
         if method == "mcmc":
             raise CapabilityError(f"{run.spec['model']}: elements are drawn one after another; use importance")
         return _in_order(run, x, missing, context, draws, effort, listener)
@@ -63,7 +65,7 @@ def fill(
     missing = missing.flatten(1).to(x.device)
     with frozen(model), torch.no_grad():
         some, all_ = missing.any(1), missing.all(1)
-        out = Filled.of(x, draws)
+        out = Filled.of(x, missing, draws)
         job = Holding(target, x, missing, context, out, effort, listener, int(some.sum()))
         job.direct(torch.nonzero(all_)[:, 0])
         rest = torch.nonzero(some & ~all_)[:, 0]
@@ -90,22 +92,18 @@ def _in_order(
     listener: Callable[[float], None] | None,
 ) -> Filled:
     """Draws of an autoregressive density, element by element."""
-    n, flat, hidden = len(x), x.flatten(1), missing.flatten(1).to(x.device)
-    out, done = Filled.of(flat, draws), 0
+    missing = missing.to(x.device)
+    out, tell = Filled.of(x, missing.flatten(1), draws), _counting(listener, missing)
 
-    def keep(rows: Tensor, how: str, drawn: Tensor, mean: Tensor, size: Tensor) -> None:
-        nonlocal done
-        out.draws[:, rows] = torch.where(hidden[rows], drawn, flat[rows])
-        out.mean[rows] = torch.where(hidden[rows], mean, flat[rows])
-        out.size[rows.cpu()] = size.double().cpu()
-        for row in rows.tolist():
-            out.method[row] = how
-        done += len(rows)
-        if listener is not None:
-            listener(min(1.0, done / n))
+    def keep(rows: Tensor, how: str, drawn: Tensor, mean: Tensor, spread: Tensor, size: Tensor) -> None:
+        out.keep(rows, how, drawn, mean, spread, size)
+        tell(len(rows))
 
-    x = torch.where(missing.to(x.device), torch.zeros((), dtype=x.dtype, device=x.device), x)
-    complete(run, x, missing.to(x.device), context, draws, effort.particles, keep)
+    x = torch.where(missing, torch.zeros((), dtype=x.dtype, device=x.device), x)
+    if answers(run):
+        condition(run, as_in(run.model, {"x": x})["x"], missing, as_in(run.model, context), draws, keep)
+    else:
+        complete(run, x, missing, context, draws, effort.particles, keep)
     return out
 
 
@@ -120,23 +118,25 @@ def _by_weights(
     listener: Callable[[float], None] | None,
 ) -> Filled:
     """Draws by the weights of what is hidden."""
-    hidden, n, done = missing.to(x.device), int(missing.flatten(1).any(1).sum()), 0
-    out = Filled.of(x.flatten(1), draws)
-    flat, holes = x.flatten(1), hidden.flatten(1)
-    out.spread.masked_fill_(~holes, 0.0)
+    missing = missing.to(x.device)
+    out, tell = Filled.of(x, missing.flatten(1), draws), _counting(listener, missing)
 
-    def keep(rows: Tensor, drawn: Tensor, point: Tensor, spread: Tensor, size: Tensor) -> None:
-        nonlocal done
-        here = holes[rows]
-        out.draws[:, rows] = torch.where(here, drawn.flatten(2).to(flat), flat[rows])
-        out.mean[rows] = torch.where(here, point.flatten(1).to(flat), flat[rows])
-        out.spread[rows] = torch.where(here, spread.flatten(1).to(flat), 0.0)
-        out.size[rows.cpu()] = size.double().cpu()
-        for row in rows.tolist():
-            out.method[row] = "importance"
-        done += len(rows)
-        if listener is not None:
-            listener(done / max(n, 1))
+    def keep(rows: Tensor, drawn: Tensor, mean: Tensor, spread: Tensor, size: Tensor) -> None:
+        out.keep(rows, "importance", drawn.flatten(2), mean.flatten(1), spread.flatten(1), size)
+        tell(len(rows))
 
-    weigh(run, x, hidden, context, draws, effort.particles, keep)
+    weigh(run, x, missing, context, draws, effort.particles, keep)
     return out
+
+
+def _counting(listener: Callable[[float], None] | None, missing: Tensor) -> Callable[[int], None]:
+    """Tells a listener the share of the rows with something missing that are done."""
+    rows, done = max(1, int(missing.flatten(1).any(1).sum())), 0
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        if listener is not None:
+            listener(done / rows)
+
+    return tell

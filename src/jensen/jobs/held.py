@@ -186,30 +186,28 @@ class Holding:
         m = len(self.out.draws)
         total = max(m, ENOUGH)
         drawn = self.target.sample(total * len(rows), self.given(rows, total))["x"].view(total, len(rows), -1)
-        self.keep(rows, "direct", drawn[:m], self.mean(drawn), torch.full((len(rows),), float(total)))
+        self.keep(rows, "direct", drawn[:m], *self.moments(drawn), torch.full((len(rows),), float(total)))
 
-    def keep(self, rows: Tensor, how: str, draws: Tensor, mean: Tensor, size: Tensor, r_hat: float | Tensor = math.nan):
-        here = self.missing[rows]
-        self.out.draws[:, rows] = torch.where(here, draws, self.x[rows])
-        self.out.mean[rows] = torch.where(here, mean, self.x[rows])
-        self.out.size[rows.cpu()] = size.double().cpu()
-        self.out.r_hat[rows.cpu()] = torch.as_tensor(r_hat, dtype=torch.float64).cpu()
-        for row in rows.tolist():
-            self.out.method[row] = how
+    def keep(self, rows: Tensor, how: str, *found: Tensor) -> None:
+        self.out.keep(rows, how, *found)
         self.done += len(rows)
         self.tell(0)
 
-    def mean(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Mean over draws (K, B, D), with weights (K, B) that add up to 1: (B, D). Of directions the mean direction."""
-        around = self.target.period.isfinite()
-        plain = values.mean(0) if weights is None else (weights[..., None] * values).sum(0)
+    def moments(self, values: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over draws (K, B, D), with weights (K, B) that add up to 1: (B, D) each. Of
+        directions the mean direction, and the root of the mean square of the way from it.
+        """
+        w = 1 / len(values) if weights is None else weights[..., None]
+        around, mean = self.target.period.isfinite(), (w * values).sum(0)
         if not bool(around.any()):
-            return plain
-        low, period = self.target.low, self.target.period.where(around, 1.0)
-        turn = 2 * math.pi * (values - low.where(around, 0.0)) / period
-        w = 1.0 if weights is None else weights[..., None]
+            return mean, (w * (values - mean).square()).sum(0).sqrt()
+        low, period = self.target.low.where(around, 0.0), self.target.period.where(around, 1.0)
+        turn = 2 * math.pi * (values - low) / period
         angle = torch.atan2((w * turn.sin()).sum(0), (w * turn.cos()).sum(0))
-        return torch.where(around, low + torch.remainder(angle / (2 * math.pi), 1.0) * period, plain)
+        mean = torch.where(around, low + torch.remainder(angle / (2 * math.pi), 1.0) * period, mean)
+        away = values - mean
+        away = torch.where(around, away - period * torch.round(away / period), away)
+        return mean, (w * away.square()).sum(0).sqrt()
 
     # Importance resampling
 
@@ -228,13 +226,8 @@ class Holding:
             poor.append(block[~fine])
             chosen = torch.multinomial(w.T.float().clamp_min(1e-38), len(self.out.draws), replacement=True).T  # (M, B)
             k = chosen[..., None].expand(-1, -1, values.shape[-1])
-            self.keep(
-                block[fine],
-                "importance",
-                values.gather(0, k)[:, fine],
-                self.mean(values, w)[fine],
-                size[fine],
-            )
+            mean, spread = self.moments(values, w)
+            self.keep(block[fine], "importance", values.gather(0, k)[:, fine], mean[fine], spread[fine], size[fine])
         return torch.cat(poor) if poor else rows[:0]
 
     def patterns(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -349,7 +342,7 @@ class Holding:
         m = len(self.out.draws)
         spread = torch.linspace(0, len(flat) - 1, m, device=x.device).round().long()
         shuffled = spread[torch.randperm(m, device=x.device)]
-        self.keep(rows, "mcmc", flat[shuffled], self.mean(flat), torch.stack(size), torch.stack(r_hat))
+        self.keep(rows, "mcmc", flat[shuffled], *self.moments(flat), torch.stack(size), torch.stack(r_hat))
 
     def trust(self, positions: Tensor, values: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
         """Effective sample size and R̂ of the worst missing element, of draws (S, K, D)."""

@@ -14,7 +14,7 @@ import torch
 from jensen.core import seeded
 from jensen.data import Dataset, Schema, Split
 from jensen.data.raw import ALL
-from jensen.data.schema import as_dtype, in_dtype
+from jensen.data.schema import Field, as_dtype, in_dtype
 from jensen.data.sources import Source, open_source
 from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from jensen.jobs.filled import Effort, Filled
@@ -23,6 +23,14 @@ from jensen.jobs.given import context_of
 from jensen.jobs.job import job
 from jensen.jobs.run import Run, check_conditions
 
+WAYS = {
+    "direct": "as samples of the model",
+    "conditional": "from p(missing | observed) itself",
+    "ordered": "element by element",
+    "importance": "by importance resampling",
+    "mcmc": "by MCMC",
+}
+"""How a datum can be filled in, in words."""
 REGIONS = ("top", "bottom", "left", "right", "center")
 FEW = 10  # effective draws below which a datum is named in a warning
 APART = 1.05  # R̂ above which chains had not met: Vehtari et al. 2021 warn above 1.01 with four times the draws
@@ -34,35 +42,60 @@ HIDDEN = 0.35  # of white: the grey of pixels that are missing
 class Imputation:
     """Data with what was missing filled in, and how far that can be trusted.
 
+    What was filled in is kept of the C cells alone that were missing, in the order of `x[missing]`; `draws`, `mean` and
+    `spread` are made of it when they are asked for.
+
     Attributes:
-        draws: (M, n, *event), each drawn from p(missing | observed), in the units of the data; observed values are
-            exactly as they were.
-        mean: E[missing | observed], (n, *event).
+        drawn: (M, C), each drawn from p(missing | observed), in the units of the data.
+        expected: E[missing | observed], (C,), of names the likeliest, of names with an order the median.
+        uncertainty: of each cell, (C,), in the units of the data: the standard deviation of p(missing | observed), of
+            names the probability of any other.
         missing: (n, *event), True where something was filled in.
-        method: of each datum, "none", "direct" (all was missing: a sample of the model), "ordered" (each number drawn
+        method: of each datum, "none", "direct" (all was missing: a sample of the model), "conditional" (by
+            p(missing | observed) itself, means and spreads without an error of drawing), "ordered" (each number drawn
             after all that is observed, from p(missing | observed) of that order), "importance" or "mcmc".
         effective_sample_size: of each datum, (n,): how many independent draws its mean is worth; inf where nothing
-            was missing.
+            was missing, or the mean is none of draws.
         r_hat: of each datum, (n,): near 1 where its chains agree; NaN where none ran.
-        spread: how uncertain each value is, (n, *event), in the units of the data: the standard deviation of
-            p(missing | observed), of names the probability of any other; 0 where it was observed, NaN where not known.
         rows: numbers of the data in what they came from, (n,), the first one 0.
-        schema, part, frame: of the data, for giving them back as they came.
+        schema, part, frame: of the data, for giving them back as they came; any number stands where one is missing.
         known: whether `part` holds what stands under the mask, so that it can be shown beside what was filled in.
     """
 
-    draws: np.ndarray
-    mean: np.ndarray
+    drawn: np.ndarray
+    expected: np.ndarray
+    uncertainty: np.ndarray
     missing: np.ndarray
     method: np.ndarray
     effective_sample_size: np.ndarray
     r_hat: np.ndarray
-    spread: np.ndarray
     rows: np.ndarray
     schema: Schema
     part: Split
     frame: Any = None
     known: bool = False
+
+    @property
+    def draws(self) -> np.ndarray:
+        """The data with each of the draws, (M, n, *event); observed values are exactly as they were."""
+        return np.stack([self._whole(cells) for cells in self.drawn])
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The data with what is expected, (n, *event)."""
+        return self._whole(self.expected)
+
+    @property
+    def spread(self) -> np.ndarray:
+        """`uncertainty` where something was missing, 0 elsewhere, (n, *event)."""
+        out = np.zeros(self.missing.shape)
+        out[self.missing] = self.uncertainty
+        return out
+
+    def _whole(self, cells: np.ndarray) -> np.ndarray:
+        out = self.part.x.astype(np.float64)
+        out[self.missing] = cells
+        return out
 
     def completed(self, draw: int | None = None) -> Any:
         """The data whole, as they came: pictures, an array, or a frame with all its columns in order.
@@ -70,21 +103,36 @@ class Imputation:
         Args:
             draw: which of the draws; None for the mean.
         """
-        values = self.mean if draw is None else self.draws[draw]
+        cells = self.expected if draw is None else self.drawn[draw]
         if self.schema.is_image:
             top = (self.schema.levels or 256) - 1
-            return np.clip(np.rint(values), 0, top).astype(np.uint8)
-        values = _as_kinds(self.schema, values)
-        if self.frame is None:
-            return self.schema.table(values, self.part.c, self.part.y)
-        return _overlaid(self.frame, self.schema, values, self.missing)
+            return np.clip(np.rint(self._whole(cells)), 0, top).astype(np.uint8)
+        if self.frame is not None:
+            return self._overlaid(cells)
+        return self.schema.table(self._whole(cells), self.part.c, self.part.y)
+
+    def _overlaid(self, cells: np.ndarray) -> Any:
+        """The frame with its gaps filled; what was observed, and every column that the model does not explain, as it
+        was.
+
+        A column takes the dtype of training where that holds what was observed, as whole numbers that a gap made real.
+        """
+        place = {str(name): i for i, name in enumerate(self.frame.columns)}
+        out, of_column = self.frame.copy(), np.nonzero(self.missing)[1]
+        for j, field in enumerate(self.schema.fields):
+            holes = self.missing[:, j]
+            if holes.any():
+                i = place[field.name]
+                filled = _as_kind(self.schema, field, cells[of_column == j])
+                out.isetitem(i, _filled(out.iloc[:, i], field, holes, filled, self.part.x[:, j]))
+        return out
 
     @property
     def empty(self) -> list[str]:
         """Names of columns with cells that stay empty: training rows had none of them."""
         if self.schema.is_array:
             return []
-        return [self.schema.names[j] for j in np.flatnonzero(np.isnan(self.mean).any(0) & self.schema.unknown)]
+        return [self.schema.names[j] for j in np.flatnonzero(np.isnan(self.part.x).any(0) & self.schema.unknown)]
 
     @property
     def columns(self) -> list[str]:
@@ -102,7 +150,7 @@ class Imputation:
         """
         import pandas
 
-        whole = [self.completed(m) for m in range(draws or len(self.draws))]
+        whole = [self.completed(m) for m in range(draws or len(self.drawn))]
         frames = [t if hasattr(t, "iloc") else pandas.DataFrame(t, columns=self.columns) for t in whole]
         before = self.frame if self.frame is not None else self._with_gaps(frames[0])
         numbered: list[Any] = []
@@ -153,16 +201,48 @@ class Imputation:
             }
         )
 
+    def cells(self) -> Any:
+        """Each value that was filled in of a table, a frame: row, column, value, spread, effective_sample_size.
+
+        Values are numbers; where a column holds words or dates, all are in writing. The spread is a cell's
+        `uncertainty`, the effective sample size that of its row.
+
+        Raises:
+            ConfigError: the data are no table.
+        """
+        import pandas
+
+        if self.schema.is_array:
+            raise ConfigError(f"--cells: expected a table, got {self.schema.fields[0].kind}")
+        row, column = np.nonzero(self.missing)
+        fields = self.schema.fields
+        written = any(field.categories is not None or field.kind == "time" for field in fields)
+        values = np.empty(len(row), dtype=object if written else np.float64)
+        for j, field in enumerate(fields):
+            here = column == j
+            found = in_dtype(_as_kind(self.schema, field, self.expected[here]), field)
+            values[here] = pandas.Series(found).astype(str).to_numpy() if written else found
+        return pandas.DataFrame(
+            {
+                "row": self.rows[row],
+                "column": np.array(self.schema.names, dtype=object)[column],
+                "value": values,
+                "spread": self.uncertainty,
+                "effective_sample_size": self.effective_sample_size[row],
+            }
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """A summary fit for JSON, its rows counted from 1."""
         filled = self.method != "none"
-        sizes, r_hats = self.effective_sample_size[filled], self.r_hat[np.isfinite(self.r_hat)]
+        sizes = self.effective_sample_size[filled & np.isfinite(self.effective_sample_size)]
+        r_hats = self.r_hat[np.isfinite(self.r_hat)]
         return {
             "data": len(self.rows),
             "data_filled": int(filled.sum()),
             "values_filled": int(self.missing.sum()),
-            "draws": len(self.draws),
-            "methods": {name: int((self.method == name).sum()) for name in ("direct", "importance", "mcmc")},
+            "draws": len(self.drawn),
+            "methods": {name: int((self.method == name).sum()) for name in WAYS},
             "effective_sample_size": {"median": float(np.median(sizes)), "least": float(sizes.min())}
             if len(sizes)
             else None,
@@ -189,13 +269,13 @@ class Imputation:
         found = self.to_dict()
         if not found["data_filled"]:
             return f"nothing {'else ' if self.empty else ''}is missing in {found['data']:,} data"
-        words = {"direct": "as samples of the model", "importance": "by importance resampling", "mcmc": "by MCMC"}
-        how = ", ".join(f"{n:,} {words[name]}" for name, n in found["methods"].items() if n)
+        how = ", ".join(f"{n:,} {WAYS[name]}" for name, n in found["methods"].items() if n)
         size = found["effective_sample_size"]
         lines = [
-            f"filled in {found['values_filled']:,} values in {found['data_filled']:,} of {found['data']:,} data: {how}",
-            f"effective sample size: median {size['median']:,.0f}, least {size['least']:,.0f}",
+            f"filled in {found['values_filled']:,} values in {found['data_filled']:,} of {found['data']:,} data: {how}"
         ]
+        if size:
+            lines.append(f"effective sample size: median {size['median']:,.0f}, least {size['least']:,.0f}")
         if found["r_hat"]:
             lines.append(f"R-hat of the chains: median {found['r_hat']['median']:.3f}, largest "
                          f"{found['r_hat']['largest']:.3f}")  # fmt: skip
@@ -255,11 +335,12 @@ def impute(
     if run.schema.is_image and not mask.any():
         raise ConfigError("impute: say what is missing of the pictures, with region or missing")
     check_conditions(run.model, run.schema, part)
+    frame = _frame(data, source, part)
     with seeded(seed, run.device):
-        x = _values(run, part)
+        part = replace(part, x=_values(run, part))
         filled = fill(
             run,
-            run.schema.prepare(x).to(run.device),
+            run.schema.prepare(part.x).to(run.device),
             torch.from_numpy(mask).to(run.device),
             {name: v for name, v in context_of(run, part.y, part.c).items() if name in run.model.context},
             draws,
@@ -267,8 +348,7 @@ def impute(
             effort,
             listener,
         )
-    whole = replace(part, x=x)
-    return imputation(run.schema, filled, whole, mask, _frame(data, source, part), known=holes is None)
+    return imputation(run.schema, filled, part, mask, frame, known=holes is None)
 
 
 def imputation(
@@ -278,32 +358,22 @@ def imputation(
 
     A column of which training rows had no cell stays empty.
     """
-
-    unknown = schema.unknown & mask if not schema.is_array else np.zeros_like(mask)
-    filled_in = mask & ~unknown
+    filled_in = mask if schema.is_array else mask & ~schema.unknown
     nothing = ~filled_in.reshape(len(mask), -1).any(1)
+    columns, chosen = None if schema.is_array else np.nonzero(filled_in)[1], filled_in[mask]
 
-    def shaped(x: torch.Tensor) -> np.ndarray:
-        values = x.double().cpu().numpy()
-        return values.reshape(*values.shape[:-1], *schema.event_shape)
-
-    def of_user(x: torch.Tensor) -> np.ndarray:
-        values = shaped(x)
-        whole = np.where(mask, values if schema.is_array else schema.in_units(values), part.x)
-        return np.where(unknown, np.nan, whole) if unknown.any() else whole
-
-    spread = shaped(filled.spread)
-    spread = spread if schema.is_array else schema.in_units(spread) - schema.in_units(np.zeros(schema.event_shape))
-    spread = np.where(mask, np.where(unknown, np.nan, spread), 0.0)
+    def of_user(cells: torch.Tensor, center: bool = True) -> np.ndarray:
+        values = cells.double().cpu().numpy()[..., chosen]
+        return values if columns is None else schema.cells_in_units(values, columns, center)
 
     return Imputation(
         of_user(filled.draws),
         of_user(filled.mean),
+        of_user(filled.spread, center=False),
         filled_in,
         np.where(nothing, "none", filled.method),
         np.where(nothing, np.inf, filled.size.numpy()),
         np.where(nothing, np.nan, filled.r_hat.numpy()),
-        spread,
         part.index,
         schema,
         part,
@@ -403,7 +473,8 @@ def _frame(data: Any, source: Any, part: Split) -> Any:
     frame: Any = source.raw.parts[ALL].x
     if isinstance(frame, np.ndarray) or not source.raw.named:
         return None
-    frame = frame.iloc[part.index]
+    if len(part) < len(frame):
+        frame = frame.iloc[part.index]
     if hasattr(data, "iloc"):
         frame = frame.set_axis(data.index[part.index]).set_axis(data.columns, axis=1)
     return frame
@@ -417,41 +488,25 @@ def _nullable(frame: Any, dtypes: dict[Any, Any]) -> Any:
     return frame
 
 
-def _as_kinds(schema: Schema, values: np.ndarray) -> np.ndarray:
-    """Values (n, D) in the user's units as columns of mixed kinds can have them: what is whole, whole."""
-    if schema.kind != "mixed":
-        return values
-    whole = [not field.continuous for field in schema.fields]
-    return np.where(whole, np.rint(values), values)
+def _as_kind(schema: Schema, field: Field, values: np.ndarray) -> np.ndarray:
+    """Values of a column in the user's units as one of several kinds can have them: what is whole, whole."""
+    return np.rint(values) if schema.kind == "mixed" and not field.continuous else values
 
 
-def _overlaid(frame: Any, schema: Schema, values: np.ndarray, missing: np.ndarray) -> Any:
-    """A frame with its gaps filled; what was observed, and every column that the model does not explain, as it was.
-
-    A column takes the dtype of training where that holds what was observed, as whole numbers that a gap made real.
-    """
+def _filled(own: Any, field: Field, holes: np.ndarray, cells: np.ndarray, observed: np.ndarray) -> Any:
+    """A column of a frame, its holes filled by cells (C,); `observed` holds its numbers, (n,), as they were read."""
     import pandas
 
-    out = frame.copy()
-    for j, field in enumerate(schema.fields):
-        holes = missing[:, j]
-        if not holes.any():
-            continue
-        (place,) = (i for i, name in enumerate(map(str, frame.columns)) if name == field.name)
-        own = frame.iloc[:, place]
-        if field.categories is not None or field.kind == "time":
-            column = own.copy()
-            column.iloc[holes] = pandas.Series(in_dtype(values[holes, j], field), dtype=own.dtype).array
-            out = out.drop(columns=frame.columns[place])
-            out.insert(place, frame.columns[place], column)
-            continue
-        cast = as_dtype(values[:, j], field)
-        same = np.array_equal(np.asarray(cast, dtype=np.float64)[~holes], values[~holes, j])
-        dtype = field.dtype if same else own.dtype if own.dtype.kind == "f" else "float64"
-        column = pandas.Series(cast if same else values[:, j], index=frame.index, dtype=dtype)
-        out = out.drop(columns=frame.columns[place])
-        out.insert(place, frame.columns[place], column)
-    return out
+    if field.categories is not None or field.kind == "time":
+        column = own.copy()
+        column.iloc[holes] = pandas.Series(in_dtype(cells, field), dtype=own.dtype).array
+        return column
+    values = observed.astype(np.float64)
+    values[holes] = cells
+    cast = as_dtype(values, field)
+    same = np.array_equal(np.asarray(cast, dtype=np.float64)[~holes], values[~holes])
+    dtype = field.dtype if same else own.dtype if own.dtype.kind == "f" else "float64"
+    return pandas.Series(cast if same else values, index=own.index, dtype=dtype, name=own.name)
 
 
 def _listed(rows: np.ndarray) -> str:

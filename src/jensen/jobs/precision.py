@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from jensen.core import Joint, Model, evidence
+from jensen.core import Joint, Model, Observed, evidence
 
 
 def doubled(model: Model) -> Model:
@@ -38,4 +38,5 @@ def log_densities(model: Model, double: Model, batch: Mapping[str, Tensor]) -> t
     e = model.evidence(as_in(model, batch))
     single = torch.stack([log_p[0] for log_p in e.log_p.values()]).sum(0)
     values = as_in(double, {name: e.values[name] for name in [*model.p.names, *model.context] if name in e.values})
-    return single.double(), evidence(double.p, Joint(), double.masked(values)).log_w[0]
+    known = {name: Observed(value, e.masks[name]) if name in e.masks else value for name, value in values.items()}
+    return single.double(), evidence(double.p, Joint(), known).log_w[0]

@@ -113,7 +113,7 @@ def _points(e: Evidence, particles: int) -> tuple[Tensor, Tensor]:
     if isinstance(dist, Record):
         parts = [_weighted(_numbers(part), weights, particles) for part in dist.parts]
         chosen = [p.argmax(-1).to(p) if isinstance(d, Names) else p for d, p in zip(dist.parts, parts, strict=True)]
-        return dist._row(chosen), weights
+        return dist.row(chosen), weights
     return _weighted(dist.mean, weights, particles), weights
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jensen.errors import ConfigError, DataError, DataWarning, did_you_mean
+from jensen.jobs.choose import AUTO, choose
 from jensen.jobs.columns import Columns, open_table
 from jensen.jobs.evaluate.comparison import Evaluation, Metric
 from jensen.jobs.evaluate.imputers import BASELINES, Gapped, Imputer, column_means
@@ -18,7 +19,6 @@ from jensen.jobs.evaluate.masks import MECHANISMS, mask
 
 PROTOCOLS = ("paper", "leak-free")
 HELD_OUT = 0.2  # of the rows, in the leak-free protocol
-AUTO = "auto"  # in place of a model: settings are chosen by hidden cells, `jensen.jobs.choose`
 COMPLETE_ROWS = 20  # at least, for a model that is trained on them alone
 METRICS = (
     Metric("mse", "mean squared error of hidden numbers, in standardised units: of the mean about 1", paired=True),
@@ -155,7 +155,6 @@ def errors(found: np.ndarray, truth: np.ndarray, hidden: np.ndarray, is_category
 
 def by_model(name: str, settings: Mapping[str, Any], complete_rows: bool, options: Mapping[str, Any]) -> Imputer:
     """A registered model as a way to fill in: trained on the table with gaps, and asked what they hold."""
-    from jensen.jobs.choose import choose
     from jensen.jobs.train import train
 
     def impute(table: Gapped, filled: Gapped, seed: int) -> np.ndarray:

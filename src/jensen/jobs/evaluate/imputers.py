@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jensen.jobs.columns import Columns
+from jensen.jobs.evaluate.nearest import from_nearest
 
 NEIGHBOURS, DONORS = 20, 5000  # at most, or as many as √N; among at most so many rows
 RIDGE_ROUNDS, TREE_ROUNDS = 10, 3  # more of the latter make it worse: it learns from what it has filled in itself
@@ -47,17 +48,12 @@ def column_means(train: Gapped, filled: Gapped, seed: int) -> np.ndarray:
 def neighbours(train: Gapped, filled: Gapped, seed: int) -> np.ndarray:
     """The mean over the twenty nearest rows by what both have; of categories the one that most of them have.
 
-    Categories enter distances by indicators, two different ones being one deviation apart.
+    Categories enter distances by indicators, two different ones being one deviation apart; then it is what
+    scikit-learn's `KNNImputer` does. Of a table of more rows the nearest are sought among 5,000 at random.
     """
-    from sklearn.impute import KNNImputer
-
     donors = train.x[some_rows(len(train.x), DONORS, seed)]
-    coded = train.columns.indicators
-    nearest = max(1, min(NEIGHBOURS, math.isqrt(len(donors))))
-    imputer: Any = KNNImputer(n_neighbors=nearest, keep_empty_features=True).fit(coded(donors))
-    found = np.concatenate(
-        [imputer.transform(coded(part)) for part in np.array_split(filled.x, -(-len(filled.x) // 2000))]
-    )
+    coded, nearest = train.columns.indicators, max(1, min(NEIGHBOURS, math.isqrt(len(donors))))
+    found = from_nearest(coded(filled.x), coded(donors), train.columns.starts, nearest)
     return np.where(np.isnan(filled.x), train.columns.from_indicators(found), filled.x)
 
 
