@@ -53,6 +53,15 @@ def test_errors_are_relative_to_the_mean_and_to_the_usual_name():
     assert relative_error(data.schema, np.broadcast_to(usual, x.shape), truth, hidden) == pytest.approx(1)
 
 
+def test_candidates_that_lack_a_setting_are_left_out():
+    both = {"without": Candidate("nade", {}), "with": Candidate("vae", {"encoder.hidden": [4]})}
+    run = choose(table(), candidates=both, settings={"latents": 3}, epochs=1)
+    assert run.spec["chosen"] == {"best": "with", "errors": {}}
+    assert (run.spec["model"], run.spec["settings"]["latents"]) == ("vae", 3)
+    with pytest.raises(ConfigError, match="latent"):
+        choose(table(), candidates=both, settings={"latentz": 3}, epochs=1)
+
+
 def test_what_is_no_table_is_refused():
     with pytest.raises(ConfigError, match="expected a table, got image"):
         choose("digits")

@@ -121,14 +121,6 @@ def test_dtypes_and_what_was_there_come_back():
     pandas.testing.assert_frame_equal(done.drop(index=1), whole.drop(index=1))
 
 
-def test_columns_without_any_value_are_warned_of():
-    whole = frame().assign(never=np.nan)
-    run = jensen.train("vae", whole, epochs=1, latents=2)
-    found = run.impute(whole, particles=2000)
-    assert not found.completed().isna().any().any()
-    assert found.warnings == ["training saw no value of 'never': what is filled in there means nothing"]
-
-
 def test_training_scoring_and_sampling_with_gaps(tmp_path):
     """What is missing adds nothing: log p of a row is that of what is there; an empty row has log p = 0."""
     holes = frame(200).astype({"bit": "boolean"})

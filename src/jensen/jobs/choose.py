@@ -20,7 +20,7 @@ from jensen.data import Dataset, Schema, Split, load_data
 from jensen.data.columns import fitted
 from jensen.errors import ConfigError, DataError, DataWarning
 from jensen.jobs.run import Run
-from jensen.jobs.train import train
+from jensen.jobs.train import check, train
 
 AUTO = "auto"  # in place of a model: one whose settings are chosen so
 BATCH = 64
@@ -77,7 +77,8 @@ def choose(
         data: a table with gaps or without, as `load_data` takes it; rows of "train" are learned from.
         out, overwrite: the run folder, as in `jensen.train`.
         candidates: models with their settings by name; where there is one alone, nothing is hidden.
-        settings: of the model and of training, in place of what any candidate says of them.
+        settings: of the model and of training, in place of what any candidate says of them; those whose model takes no
+            such settings are left out.
         steps, epochs, minutes, batch_size: how long to train; steps or epochs of the one that is chosen, or minutes of
             all trainings together.
         seed: of the cells that are hidden, and of training.
@@ -97,10 +98,13 @@ def choose(
         raise ConfigError(f"choose: expected a table, got {loaded.schema.fields[0].kind}")
     if "train" not in loaded.splits:
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
-    rows, more = len(loaded.split("train")), settings or {}
+    rows = len(loaded.split("train"))
     candidates = {
-        name: replace(own, settings={**own.settings, **more}) for name, own in candidates.items() if rows >= own.rows
+        name: replace(own, settings={**own.settings, **(settings or {})})
+        for name, own in candidates.items()
+        if rows >= own.rows
     }
+    candidates = {name: own for name, own in candidates.items() if _takes(own)} or candidates
     length = Length(rows, steps, epochs, minutes, batch_size)
     errors = {}
     if len(candidates) > 1:
@@ -116,6 +120,15 @@ def choose(
     if run.folder is not None:
         run.folder.write_spec(run.spec)
     return run
+
+
+def _takes(candidate: Candidate) -> bool:
+    """Whether a candidate's model has its settings."""
+    try:
+        check(candidate.model, candidate.settings, None, {})
+    except ConfigError:
+        return False
+    return True
 
 
 def enough(rows: Split) -> bool:

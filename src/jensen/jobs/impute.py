@@ -257,11 +257,6 @@ class Imputation:
         few = self.rows[self.effective_sample_size < FEW]
         apart = self.rows[np.nan_to_num(self.r_hat) > APART]
         said = []
-        never = [f.name for j, f in enumerate(self.schema.fields) if not f.present and self.missing[:, j].any()]
-        if never:
-            more = f" and {len(never) - LISTED:,} more" if len(never) > LISTED else ""
-            names = ", ".join(map(repr, never[:LISTED])) + more
-            said.append(f"training saw no value of {names}: what is filled in there means nothing")
         if len(few):
             said.append(f"fewer than {FEW} effective draws in {_listed(few)}: more --particles or --steps")
         if len(apart):
