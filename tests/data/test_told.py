@@ -129,10 +129,9 @@ def test_words_with_digits_are_words():
     assert [field.kind for field in load_data(frame).schema.fields] == ["category"] * 3
 
 
-def test_words_alike_and_rows_without_a_cell_are_told():
+def test_words_alike_and_rows_without_a_cell_are_told_of():
     frame = pandas.DataFrame({"x": np.arange(20.0), "word": ["No", " no", "yes", "yes  sir"] * 5})
     frame.iloc[[3, 7]] = None
     data = load_data(frame)
-    (first,), (second,) = data.warnings, data.notes
-    assert "'word': ' no', 'No' differ in case or blanks alone" in first
-    assert "2 rows hold no cell at all, the first of them row 4" in second
+    assert "'word': ' no', 'No' differ in case or blanks alone" in data.warnings[0]
+    assert describe(data)["empty_rows"] == [4, 8]

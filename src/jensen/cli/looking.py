@@ -128,8 +128,6 @@ def data(
         _print_data(report)
     for warning in loaded.warnings:
         note(f"warning: {warning}")
-    for remark in loaded.notes:
-        note(remark)
 
 
 def _write_columns(ref: str, loaded: Dataset) -> None:
@@ -201,6 +199,9 @@ def _print_data(report: Mapping[str, Any]) -> None:
     if report["gaps"]:
         cells = len(columns) * next(iter(report["splits"].values()))["rows"]
         typer.echo(f"\n{report['gaps']:,} of {cells:,} cells are empty")
+    if report["empty_rows"]:
+        count, first = len(report["empty_rows"]), report["empty_rows"][0]
+        typer.echo(f"{count:,} row{'s' if count > 1 else ''} without a cell, the first of them row {first}")
     if report["constant"]:
         names = report["constant"]
         more = f" and {len(names) - MOST_COLUMNS:,} more" if len(names) > MOST_COLUMNS else ""

@@ -187,17 +187,6 @@ class Dataset:
                 )
         return told
 
-    @property
-    def notes(self) -> list[str]:
-        """What is no cause for a warning, in sentences: rows without a cell."""
-        if self.schema.is_array:
-            return []
-        empty = np.sort(np.concatenate([s.index[np.isnan(s.x).all(1)] for s in self.splits.values()]))
-        if not len(empty):
-            return []
-        many = f"{len(empty):,} rows hold" if len(empty) > 1 else "1 row holds"
-        return [f"{many} no cell at all, the first of them row {empty[0] + 1}; nothing is learned of that"]
-
     def split(self, name: str) -> Split:
         """The split of that name. Raises `DataError` where there is none."""
         if name not in self.splits:
@@ -216,7 +205,7 @@ def alike_words(words: Sequence[str]) -> list[str]:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """Sizes, kinds, ranges and hashes of a data set, as plain values for printing or JSON.
+    """Sizes, kinds, ranges and hashes of a data set, as plain values for printing or JSON; rows counted from 1.
 
     Ranges are those of the training split, or of the first one where there is none.
     """
@@ -261,8 +250,10 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             "rms": float(np.sqrt(np.mean(np.square(first.x, dtype=np.float64)))),
         }
         return report
-    report["warnings"], report["notes"] = dataset.warnings, dataset.notes
+    report["warnings"] = dataset.warnings
     report["gaps"] = int(np.isnan(first.x).sum())
+    empty = np.concatenate([split.index[np.isnan(split.x).all(1)] for split in dataset.splits.values()])
+    report["empty_rows"] = (np.sort(empty) + 1).tolist()
     report["columns"] = [_column(field, values) for field, values in zip(schema.fields, first.x.T, strict=True)]
     report["constant"] = [column["name"] for column in report["columns"] if column["constant"]]
     return {**report, "given": [], **_given_of(schema, first)}

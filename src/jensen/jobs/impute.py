@@ -362,6 +362,8 @@ def imputation(
     if (filled_in != mask).any():
         part = replace(part, x=np.where(mask & ~filled_in, np.nan, part.x))
     nothing = ~filled_in.reshape(len(mask), -1).any(1)
+    if filled_in.sum() < mask.sum():
+        part = replace(part, x=np.where(mask & ~filled_in, np.nan, part.x))
     columns, chosen = None if schema.is_array else np.nonzero(filled_in)[1], filled_in[mask]
 
     def of_user(cells: torch.Tensor, center: bool = True) -> np.ndarray:

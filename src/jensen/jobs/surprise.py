@@ -29,9 +29,11 @@ import torch
 from torch import Tensor
 
 from jensen.conditionals.autoregressive import Autoregression
+from jensen.conditionals.orderless import OrderlessDensity
 from jensen.core import Evidence, seeded
 from jensen.data import TensorSplit
 from jensen.errors import CapabilityError, ConfigError
+from jensen.jobs.conditioning import points
 from jensen.jobs.precision import as_in
 from jensen.jobs.run import Run
 from jensen.units import bits
@@ -109,6 +111,8 @@ def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor,
     dist, x = e.p[name], e.values[name]
     if isinstance(dist, Autoregression):
         return dist.terms(x), dist.factors(x).mean
+    if isinstance(dist, OrderlessDensity):
+        return _asked(dist, x, e.masks.get(name, torch.ones_like(x, dtype=torch.bool)))
     if not hasattr(dist, "log_prob_terms") or run.model.completes:
         raise CapabilityError(
             f"{run.spec['model']} cannot tell columns apart: its density of a row is neither a product over columns "
@@ -138,6 +142,17 @@ def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor,
             mine = d == j
             told = _expected(log_u[:, mine, None], mean[:, mine, None], mode[:, mine, None], [kinds[j]])
             expected[row[mine], j] = told[:, 0]
+    return log_p, expected
+
+
+def _asked(dist: OrderlessDensity, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(x_d | the others) of a density that has all its conditionals, and what is expected there, each (B, D)."""
+    log_p, expected = torch.empty_like(x), torch.empty_like(x)
+    for d in range(x.shape[1]):
+        others = seen.clone()
+        others[:, d] = False
+        p = dist.given(x, others)
+        log_p[:, d], expected[:, d] = p.log_prob_terms(x)[:, d], points(p)[0][:, d]
     return log_p, expected
 
 
