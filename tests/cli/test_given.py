@@ -168,11 +168,11 @@ def test_a_table_is_completed_with_its_columns_in_order(jensen, joint, tmp_path)
     assert how["method"].tolist().count("none") == 27
     found = pandas.read_csv(cells)
     assert list(found.columns) == ["row", "column", "value", "spread", "effective_sample_size"]
-    assert list(zip(found["row"], found["column"], strict=True)) == [(1, "y"), (4, "x"), (4, "y"), (7, "x")]
+    assert list(zip(found["row"], found["column"], strict=True)) == [(2, "y"), (5, "x"), (5, "y"), (8, "x")]
     for row, column, value, spread, size in found.itertuples(index=False):
-        assert whole.loc[row, column] == value
+        assert whole.loc[row - 1, column] == value
         assert spread > 0
-        assert size == how.loc[row, "effective_sample_size"]
+        assert size == how.loc[row - 1, "effective_sample_size"]
 
 
 def test_draws_are_numbered_and_stdin_is_read(jensen, joint, tmp_path):

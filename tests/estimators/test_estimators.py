@@ -181,6 +181,21 @@ def test_a_model_that_takes_no_gaps_learns_from_whole_rows_and_fills_in_others()
 # Outliers
 
 
+def test_an_imputer_chooses_its_settings_by_cells_that_it_hides():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 1)) + 0.3 * rng.normal(size=(120, 4))
+    holes = np.where(rng.random(X.shape) < 0.2, np.nan, X)
+    small = {"encoder.hidden": [8], "decoder.hidden": [8]}
+    found = Imputer("auto", settings=small, epochs=3, random_state=0).fit(holes)
+    chosen = found.run_.spec["chosen"]
+    assert chosen["best"] == min(chosen["errors"], key=lambda name: chosen["errors"][name])
+    assert found.run_.spec["training"]["batch_size"] == 64
+    assert found.run_.spec["settings"]["encoder"]["hidden"] == [8]
+    assert not np.isnan(found.transform(holes)).any()
+    few = Imputer("auto", settings=small, epochs=3, random_state=0).fit(holes[:20])
+    assert few.run_.spec["chosen"]["errors"] == {}
+
+
 def test_signs_are_scikit_learns():
     """Beside an isolation forest on the same data: higher is more normal, -1 an outlier, below 0 an outlier."""
     rng = np.random.default_rng(0)

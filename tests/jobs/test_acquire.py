@@ -8,10 +8,13 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
 import jensen
+from jensen.conditionals.heads import GaussianHead, Support
+from jensen.conditionals.orderless import Orderless
 from jensen.core import Joint, Model, seeded
 from jensen.data import Dataset, Schema, Split, load_data
 from jensen.data.schema import Field
@@ -21,6 +24,7 @@ from jensen.jobs.acquire import Inquiry, Stopping
 from jensen.jobs.information import GROUPS, gains
 from jensen.jobs.particles import Particles
 from jensen.jobs.run import Run
+from jensen.jobs.surprise import surprise
 
 SLOPE = torch.tensor([1.0, 0.9, -0.6, 0.3, 0.0])
 NOISE = torch.tensor([0.5, 0.4, 0.8, 0.3, 1.0])
@@ -66,6 +70,30 @@ def linear(wider: float = 1.0) -> Run:
     return Run(spec, schema, model, None, [], Dataset("toy", schema, {"train": Split(rows), "test": Split(rows)}))
 
 
+class Conditionals(Orderless):
+    """Those of x ~ N(0, C), C the covariance of `linear`."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(1, 1), nn.Identity(), GaussianHead(Support("real", (5,)), "fixed", 1.0, 0.1),
+                         torch.arange(5).unsqueeze(0))  # fmt: skip
+
+    def given(self, x: Tensor, known: Tensor, *conditions: Tensor) -> DiagonalNormal:
+        mean, scale = torch.zeros_like(x), torch.ones_like(x)
+        for i in range(len(x)):
+            o = known[i].nonzero()[:, 0]
+            c = torch.from_numpy(COVARIANCE).to(x)
+            solved = torch.linalg.solve(c[o][:, o], c[o])  # (O, D)
+            mean[i] = x[i, o] @ solved
+            scale[i] = (c.diagonal() - (c[o] * solved).sum(0)).clamp_min(1e-6).sqrt()
+        return DiagonalNormal(mean, scale)
+
+
+def with_all_conditionals() -> Run:
+    run = linear()
+    run.model = Model(Joint({"x": Conditionals()})).eval()
+    return run
+
+
 def conditional(covariance: np.ndarray, wanted: list[int], given: list[int]) -> np.ndarray:
     c = covariance[np.ix_(wanted, wanted)]
     if given:
@@ -84,6 +112,48 @@ def closed_form(covariance: np.ndarray, target: int, given: list[int]) -> np.nda
 
 
 COVARIANCE = torch.outer(SLOPE, SLOPE).double().numpy() + np.diag(NOISE.double().numpy() ** 2)
+
+
+@pytest.mark.parametrize("given", [[], [1], [1, 3]])
+def test_a_density_with_all_its_conditionals_is_asked(given):
+    found = with_all_conditionals().acquire({f"c{j}": 1.0 + 0.7 * j for j in given}, target="c0", points=300)
+    truth = closed_form(COVARIANCE, 0, given)
+    wanted = ~np.isnan(truth)
+    assert (np.abs(found.gains[0] - truth)[wanted] < 4 * found.stderr[0][wanted] + 0.01).all(), (found.gains, truth)
+    assert (found.stderr[0][wanted] < 0.1).all()
+    assert np.isinf(found.effective_sample_size).all()
+
+
+def test_surprise_asks_for_each_column_given_the_others():
+    run = with_all_conditionals()
+    x = run.data().split("test").x[:20]
+    found = surprise(run, run.tensors(Split(x)), np.arange(20))
+    unit = (x - 1) / 2
+    for d in range(5):
+        others = [j for j in range(5) if j != d]
+        among = COVARIANCE[np.ix_(others, others)]
+        mean = unit[:, others] @ np.linalg.solve(among, COVARIANCE[others, d])
+        scale = math.sqrt(conditional(COVARIANCE, [d], others)[0, 0])
+        np.testing.assert_allclose(found.bits[:, d], -norm(mean, scale).logpdf(unit[:, d]) / math.log(2), atol=1e-4)
+        np.testing.assert_allclose(np.asarray(found.expected)[:, d], 1 + 2 * mean, atol=1e-4)
+
+
+def test_names_are_asked_one_by_one():
+    """Of a word that says the sign of a number, and of one that says nothing."""
+    rng = np.random.default_rng(0)
+    number = rng.choice([-3.0, 3.0], 600) + 0.3 * rng.normal(size=600)
+    frame = pandas.DataFrame({"number": number, "sign": np.where(number > 0, "up", "down")})
+    frame["noise"] = rng.choice(["a", "b"], 600)
+    run = jensen.train("nade", frame, epochs=40, batch_size=25)
+    told = run.acquire({}, target="number", points=200)
+    gains = dict(zip(run.schema.names, told.gains[0], strict=True))
+    assert gains["sign"] == pytest.approx(1, abs=0.1)
+    assert gains["noise"] == pytest.approx(0, abs=0.05)
+    back = run.acquire({"noise": "a"}, target="sign")
+    assert back.gains[0][0] == pytest.approx(1, abs=0.1)
+    assert back.beliefs[0].probabilities["up"] == pytest.approx((number > 0).mean(), abs=0.1)
+    known = run.acquire({"number": 3.0}, target="sign")
+    assert known.beliefs[0].probabilities["up"] > 0.95
 
 
 @pytest.mark.parametrize("given", [[], [1], [1, 3]])

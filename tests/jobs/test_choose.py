@@ -9,7 +9,7 @@ import pytest
 import jensen
 from jensen.data import Split, load_data
 from jensen.errors import ConfigError
-from jensen.jobs.choose import choose, relative_error
+from jensen.jobs.choose import Candidate, choose, relative_error
 
 RNG = np.random.default_rng(0)
 
@@ -21,8 +21,8 @@ def table(n: int = 400) -> pandas.DataFrame:
     return frame.mask(RNG.random(frame.shape) < 0.2)
 
 
-BLIND = {"latents": 1, "objective.beta": 100.0, "encoder.hidden": [4], "decoder.hidden": [4]}
-GOOD = {"latents": 2, "objective": "iw", "encoder.hidden": [16], "decoder.hidden": [16], "lr": 1e-2}
+BLIND = Candidate("vae", {"latents": 1, "objective.beta": 100.0, "encoder.hidden": [4], "decoder.hidden": [4]})
+GOOD = Candidate("nade", {"network": "mlp", "network.hidden": [16], "lr": 1e-2})
 
 
 def test_what_fills_in_better_is_chosen_and_trained_on_all(tmp_path):
@@ -36,7 +36,8 @@ def test_what_fills_in_better_is_chosen_and_trained_on_all(tmp_path):
     assert [line.split(":")[0] for line in lines] == ["blind", "good"]
     again = jensen.open(tmp_path / "r")
     assert again.spec["chosen"] == run.spec["chosen"]
-    assert again.spec["settings"]["latents"] == 2
+    assert again.spec["model"] == "nade"
+    assert again.spec["settings"]["network"]["hidden"] == [16]
     assert not again.impute(table(), particles=20).completed().isna().any().any()
 
 
@@ -50,6 +51,15 @@ def test_errors_are_relative_to_the_mean_and_to_the_usual_name():
     usual = np.nanmean(seen, axis=0)
     usual[4] = np.bincount(seen[:, 4][~np.isnan(seen[:, 4])].astype(int)).argmax()
     assert relative_error(data.schema, np.broadcast_to(usual, x.shape), truth, hidden) == pytest.approx(1)
+
+
+def test_candidates_that_lack_a_setting_are_left_out():
+    both = {"without": Candidate("nade", {}), "with": Candidate("vae", {"encoder.hidden": [4]})}
+    run = choose(table(), candidates=both, settings={"latents": 3}, epochs=1)
+    assert run.spec["chosen"] == {"best": "with", "errors": {}}
+    assert (run.spec["model"], run.spec["settings"]["latents"]) == ("vae", 3)
+    with pytest.raises(ConfigError, match="latent"):
+        choose(table(), candidates=both, settings={"latentz": 3}, epochs=1)
 
 
 def test_what_is_no_table_is_refused():

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import mahalanobis
@@ -20,7 +21,7 @@ from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.conformal import benjamini_hochberg, conformal_p_values
 from jensen.jobs.detectors import DETECTORS, Detector, Ecod, Modelled
 from jensen.jobs.run import Run
-from jensen.jobs.surprise import surprise
+from jensen.jobs.surprise import AGAIN, WIDE, _neediest, surprise
 from jensen.jobs.train import train
 
 SMALL = {"encoder.hidden": [16], "decoder.hidden": [16]}
@@ -172,6 +173,18 @@ def test_surprise_and_what_was_expected_in_closed_form(ppca):
     assert np.abs(error).mean() < 0.05 and np.abs(error.mean(0)).max() < 0.05
     assert np.abs((found.expected - expected) / SCALES).mean() < 0.05
     assert found.bits[0].argmax() == bits[0].argmax() == 1 and abs(error[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize(("columns", "most"), [(100, 100), (WIDE, AGAIN // WIDE), (WIDE + 1, 0)])
+def test_of_many_columns_the_neediest_are_looked_at_again(columns: int, most: int):
+    """Of a row as many as the columns allow, whose weights are worth the fewest particles, and no others."""
+    size = torch.rand(3, columns, generator=torch.Generator().manual_seed(0))
+    needy = size < torch.tensor([[0.9], [0.9], [5 / columns]])
+    found = _neediest(size, needy)
+    assert (found.sum(1) == needy.sum(1).clamp_max(most)).all()
+    assert not (found & ~needy).any()
+    left = needy & ~found
+    assert (torch.where(found, size, 0).amax(1) <= torch.where(left, size, 2).amin(1)).all()
 
 
 def test_terms_of_an_autoregressive_density_sum_to_it():

@@ -7,6 +7,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
+import pandas
 import pytest
 from PIL import Image
 
@@ -96,6 +97,11 @@ def test_correlation_agrees_with_numpy_and_bears_constants():
     assert np.allclose(pictures.correlation(x), np.corrcoef(x.T))
     x[:, 2] = 0.1
     assert np.allclose(pictures.correlation(x)[2], [0, 0, 1, 0])
+    holes = 1e3 + RNG.normal(size=(60, 5)) @ RNG.normal(size=(5, 5))
+    holes[RNG.random(holes.shape) < 0.3] = np.nan
+    holes[:, 3], holes[:, 4] = 3.0, np.nan
+    expected = pandas.DataFrame(holes).corr().fillna(0.0).to_numpy() * (1 - np.eye(5)) + np.eye(5)
+    assert np.allclose(pictures.correlation(holes), expected)
 
 
 def test_histogram_gives_each_of_few_whole_values_a_bin():

@@ -48,6 +48,9 @@ class Estimator(BaseEstimator):
         n_features_in_, feature_names_in_: of the table it was fitted on.
     """
 
+    choosing: tuple[str, ...] = ()
+    """Words in place of a model, by which an estimator chooses one."""
+
     def __init__(
         self,
         model: str = "vae",
@@ -99,7 +102,8 @@ class Estimator(BaseEstimator):
         """
         if reset:
             with as_scikit_learn():
-                find(MODEL, self.model)  # before gaps are refused, which hangs on the model
+                if self.model not in self.choosing:
+                    find(MODEL, self.model)  # before gaps are refused, which hangs on the model
         finite: Any = "allow-nan" if get_tags(self).input_tags.allow_nan else True
         if not frames.library(X):
             return validate_data(self, X, reset=reset, ensure_all_finite=finite)

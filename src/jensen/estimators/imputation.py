@@ -19,9 +19,9 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     """A transformer that fills in missing cells (NaN), each row by itself: numbers by E[missing | observed], names by
     the likeliest one, or all by a draw.
 
-    With model "auto" it is a VAE whose settings are chosen by cells that it hides itself, as `jensen
-    choose` does; `settings`, `epochs`, `minutes`, `batch_size` and `lr` then hold for each that is tried, and
-    `run_.spec["chosen"]` says what was found. Of tables with too few cells to hide some, the first of them learns.
+    With model "auto" the model and its settings are chosen by cells that are hidden for that, as `jensen choose` does;
+    `settings`, `epochs`, `minutes`, `batch_size` and `lr` then hold for each that is tried, and `run_.spec["chosen"]`
+    says what was found. Of tables with too few cells to hide some, the first of them learns.
 
     Args:
         sample_posterior: fill in a draw of p(missing | observed) in place of its mean, as multiple imputation needs.
@@ -30,6 +30,8 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
 
     Its other parameters are those of `Estimator`.
     """
+
+    choosing = (AUTO,)
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from jensen.data import Dataset, Schema, Split, load_data
 from jensen.data.columns import fitted
 from jensen.errors import ConfigError, DataError, DataWarning
 from jensen.jobs.run import Run
-from jensen.jobs.train import train
+from jensen.jobs.train import check, train
 
 AUTO = "auto"  # in place of a model: one whose settings are chosen so
 BATCH = 64
@@ -31,10 +31,11 @@ PARTICLES = 100
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model by name, and its settings."""
+    """A model by name, its settings, and how many rows it takes to be worth a trial."""
 
     model: str
     settings: Mapping[str, Any]
+    rows: int = 0
 
 
 MIWAE: dict[str, Any] = {
@@ -48,11 +49,11 @@ MIWAE: dict[str, Any] = {
 CANDIDATES: dict[str, Candidate] = {
     "wide": Candidate("vae", {**MIWAE, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]}),
     "deep": Candidate("vae", {**MIWAE, "latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3}),
-    "orderless": Candidate("nade", {"network.dropout": 0.1}),
+    "orderless": Candidate("nade", {"network.dropout": 0.1}, rows=5000),
 }
 """VAEs trained by the MIWAE bound, a wide layer for many columns that go together, and several for few that hang
 together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. And
-all conditionals by one network, for many rows and words."""
+all conditionals by one network, where there are many rows to learn them from."""
 
 
 def choose(
@@ -76,7 +77,8 @@ def choose(
         data: a table with gaps or without, as `load_data` takes it; rows of "train" are learned from.
         out, overwrite: the run folder, as in `jensen.train`.
         candidates: models with their settings by name; where there is one alone, nothing is hidden.
-        settings: of the model and of training, in place of what any candidate says of them.
+        settings: of the model and of training, in place of what any candidate says of them; those whose model takes no
+            such settings are left out.
         steps, epochs, minutes, batch_size: how long to train; steps or epochs of the one that is chosen, or minutes of
             all trainings together.
         seed: of the cells that are hidden, and of training.
@@ -96,9 +98,14 @@ def choose(
         raise ConfigError(f"choose: expected a table, got {loaded.schema.fields[0].kind}")
     if "train" not in loaded.splits:
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
-    more = settings or {}
-    candidates = {name: replace(own, settings={**own.settings, **more}) for name, own in candidates.items()}
-    length = Length(len(loaded.split("train")), steps, epochs, minutes, batch_size)
+    rows = len(loaded.split("train"))
+    candidates = {
+        name: replace(own, settings={**own.settings, **(settings or {})})
+        for name, own in candidates.items()
+        if rows >= own.rows
+    }
+    candidates = {name: own for name, own in candidates.items() if _takes(own)} or candidates
+    length = Length(rows, steps, epochs, minutes, batch_size)
     errors = {}
     if len(candidates) > 1:
         errors = _errors(loaded, candidates, length, seed, listener)
@@ -113,6 +120,15 @@ def choose(
     if run.folder is not None:
         run.folder.write_spec(run.spec)
     return run
+
+
+def _takes(candidate: Candidate) -> bool:
+    """Whether a candidate's model has its settings."""
+    try:
+        check(candidate.model, candidate.settings, None, {})
+    except ConfigError:
+        return False
+    return True
 
 
 def enough(rows: Split) -> bool:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from jensen.conditionals.orderless import Orderless, OrderlessDensity
+from jensen.core import Model
 from jensen.distributions import Elementwise, Names, Record
 from jensen.errors import CapabilityError
-from jensen.jobs.run import Run
 
 TOGETHER = 4096  # rows at once
 DRAWS = 256  # by which a spread is told that has no closed form
@@ -25,19 +25,19 @@ Keep = Callable[[Tensor, str, Tensor, Tensor, Tensor, Tensor], None]
 """Takes rows (B,), the method, draws (M, B, D), points and spreads (B, D), and effective sample sizes (B,)."""
 
 
-def answers(run: Run) -> bool:
+def answers(model: Model) -> bool:
     """Whether a model's density of the datum has all its conditionals, with nothing hidden."""
-    return isinstance(run.model.p[run.model.data].module, Orderless) and not run.model.hidden
+    return isinstance(model.p[model.data].module, Orderless) and not model.hidden
 
 
-def density(run: Run, context: Mapping[str, Tensor]) -> OrderlessDensity:
+def density(model: Model, context: Mapping[str, Tensor]) -> OrderlessDensity:
     """The density of the datum under conditions (N, ...)."""
-    factor: Any = run.model.p[run.model.data]
+    factor: Any = model.p[model.data]
     return factor.module(*(context[name] for name in factor.parents))
 
 
 @torch.no_grad()
-def condition(run: Run, x: Tensor, missing: Tensor, context: Mapping[str, Tensor], draws: int, keep: Keep) -> None:
+def condition(model: Model, x: Tensor, missing: Tensor, context: Mapping[str, Tensor], draws: int, keep: Keep) -> None:
     """Fill in rows of which something is missing.
 
     Args:
@@ -47,7 +47,7 @@ def condition(run: Run, x: Tensor, missing: Tensor, context: Mapping[str, Tensor
         keep: told of each few rows, once they are done.
     """
     for few in missing.flatten(1).any(1).nonzero()[:, 0].split(max(1, TOGETHER // draws)):
-        p = density(run, {name: value[few] for name, value in context.items()})
+        p = density(model, {name: value[few] for name, value in context.items()})
         known = ~missing[few]
         drawn = p.complete(x[few].repeat(draws, *(1,) * (x.dim() - 1)), known.repeat(draws, *(1,) * (x.dim() - 1)))
         point, spread = points(p.given(x[few], known))

@@ -51,7 +51,7 @@ def fill(
         CapabilityError: the model gives no density of the data to work with.
     """
     effort = effort or Effort.usual(run)
-    if answers(run) or sequential(run):
+    if answers(run.model) or sequential(run):
         if method == "mcmc":
             raise CapabilityError(f"{run.spec['model']}: elements are drawn one after another; use importance")
         return _in_order(run, x, missing, context, draws, effort, listener)
@@ -100,8 +100,8 @@ def _in_order(
         tell(len(rows))
 
     x = torch.where(missing, torch.zeros((), dtype=x.dtype, device=x.device), x)
-    if answers(run):
-        condition(run, as_in(run.model, {"x": x})["x"], missing, as_in(run.model, context), draws, keep)
+    if answers(run.model):
+        condition(run.model, as_in(run.model, {"x": x})["x"], missing, as_in(run.model, context), draws, keep)
     else:
         complete(run, x, missing, context, draws, effort.particles, keep)
     return out

@@ -359,6 +359,8 @@ def imputation(
     A column of which training rows had no cell stays empty.
     """
     filled_in = mask if schema.is_array else mask & ~schema.unknown
+    if (filled_in != mask).any():
+        part = replace(part, x=np.where(mask & ~filled_in, np.nan, part.x))
     nothing = ~filled_in.reshape(len(mask), -1).any(1)
     if filled_in.sum() < mask.sum():
         part = replace(part, x=np.where(mask & ~filled_in, np.nan, part.x))

@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jensen.conditionals.orderless import OrderlessDensity
 from jensen.conditionals.transformed import Transformed
 from jensen.core import Evidence, Joint, Model, Observed, evidence
 from jensen.distributions import Elementwise, Record
 from jensen.errors import CapabilityError
+from jensen.jobs.conditioning import answers, density
 from jensen.jobs.weighing import propose, usual
 
 
@@ -74,6 +76,31 @@ class Particles:
         return self.column(place).rows(rows.flatten()).sample().reshape(which.shape)
 
 
+@dataclass(frozen=True)
+class Conditioned(Particles):
+    """What a datum's columns may be, each of them p(x_d | x_o) itself, and what they would be if more were known.
+
+    Attributes:
+        density: with all its conditionals.
+        x, seen: the rows that it is given, (B, D).
+    """
+
+    density: OrderlessDensity
+    x: Tensor
+    seen: Tensor
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        return torch.full_like(self.weights[0], math.inf)
+
+    def after(self, place: int, values: Tensor) -> Conditioned:
+        """Once a column has been found to have values (P, B): of P·B rows, value by value."""
+        p = len(values)
+        x, seen = _repeated(self.x, p), _repeated(self.seen, p)
+        x[:, place], seen[:, place] = values.flatten().to(x), True
+        return Conditioned(self.density.given(x, seen), x.new_ones(1, len(x)), self.density, x, seen)
+
+
 @torch.no_grad()
 def particles(model: Model, x: Tensor, seen: Tensor, context: Mapping[str, Tensor], k: int) -> Particles:
     """Particles of rows of which a part was seen.
@@ -87,6 +114,9 @@ def particles(model: Model, x: Tensor, seen: Tensor, context: Mapping[str, Tenso
         CapabilityError: the model hides nothing, or the columns are not independent given what it hides.
     """
     check(model)
+    if answers(model):
+        p = density(model, context)
+        return Conditioned(p.given(x, seen), x.new_ones(1, len(x)), p, x, seen)
     start, half = usual(model, context), k // 2
     walked = propose(model, x, ~seen, context, half, start)
     if not _has_density_anywhere(model, walked):
@@ -107,11 +137,13 @@ def particles(model: Model, x: Tensor, seen: Tensor, context: Mapping[str, Tenso
 
 
 def check(model: Model) -> None:
-    """Raises `CapabilityError` where no variable is hidden given which columns might be independent."""
+    """Raises `CapabilityError` where a column has no density of its own, nor one given what is hidden."""
+    if answers(model):
+        return
     if all(map(model.is_noise, model.hidden)) or any(getattr(f.module, "completes", False) for f in model.q):
         raise CapabilityError(
             "the model hides nothing that represents a row, or the row itself, and gives no density of one column; "
-            "vae, hvae, ladder and ppca do"
+            "vae, hvae, ladder, ppca and nade do"
         )
 
 

@@ -318,9 +318,11 @@ def correlations(names: Sequence[str], data: np.ndarray, samples: np.ndarray) ->
         return figure
 
 
-def correlation_pairs(data: np.ndarray, samples: np.ndarray) -> Figure:
-    """Each pair of columns a dot: its correlation in data (N, D) and in samples (M, D)."""
-    pairs = np.triu_indices(data.shape[1], 1)
+def correlation_pairs(data: np.ndarray, samples: np.ndarray, most: int = 2000) -> Figure:
+    """Each pair of columns, of at most so many at random, a dot: its correlation in data (N, D) and samples (M, D)."""
+    pairs = np.stack(np.triu_indices(data.shape[1], 1))
+    some = np.random.default_rng(0).permutation(pairs.shape[1])[:most]
+    pairs = tuple(pairs[:, some])
     with _style():
         figure = _figure(4.2, 3.6)
         axes = figure.subplots()
@@ -337,15 +339,27 @@ def correlation(x: np.ndarray) -> np.ndarray:
     Where cells are missing (NaN), of the rows in which both are there.
     """
     if np.isnan(x).any():
-        import pandas
-
-        found = pandas.DataFrame(x).corr().fillna(0.0).to_numpy(copy=True)
-        np.fill_diagonal(found, 1.0)
-        return found
+        return _correlation_of_both(x)
     centred = x - x.mean(0)
     spread = np.sqrt((centred**2).sum(0))
     unit = centred / np.where(spread > 1e-12 * (1 + np.abs(x).max(0)), spread, np.inf)
     found = unit.T @ unit
+    np.fill_diagonal(found, 1.0)
+    return found
+
+
+def _correlation_of_both(x: np.ndarray) -> np.ndarray:
+    """Of the rows in which both are there, (D, D): element i, j of each sum here is one over these rows."""
+    there = ~np.isnan(x)
+    count = np.maximum(there.sum(0), 1)
+    centred = np.where(there, x - np.nansum(x, 0) / count, 0.0)
+    scale = np.sqrt((centred**2).sum(0) / count)
+    unit, seen = centred / np.where(scale > 0, scale, 1.0), there.astype(np.float64)
+    rows = np.maximum(seen.T @ seen, 1.0)
+    total = unit.T @ seen
+    square = (unit**2).T @ seen - total**2 / rows
+    spread = np.sqrt(np.where(square > 1e-9, square, np.inf))
+    found = (unit.T @ unit - total * total.T / rows) / (spread * spread.T)
     np.fill_diagonal(found, 1.0)
     return found
 

@@ -8,7 +8,9 @@ explain the whole row explain it without x_d when its own term is taken out of t
 so that no column needs a walk of its own. But where x_d, and more so a wrong x_d, decides what z is, few of the
 particles say what the others would. Such cells are looked at again: values x̃_d are drawn from that first estimate
 r(x̃_d), and z from q given the row with x̃_d in its place, with weights p(x̃_d, x_−d, z) / (r(x̃_d) q(z)), which
-hardly differ where r and q are right. An autoregressive density has p(x_d | those before it).
+hardly differ where r and q are right. As each of them takes the whole row again, in a table of many columns only those
+are looked at again of which the fewest particles say what the others would, and in a wide one, where one among so many
+hardly decides what z is, none. An autoregressive density has p(x_d | those before it).
 
 Weights above their mean times √K are cut to that.
 
@@ -27,9 +29,11 @@ import torch
 from torch import Tensor
 
 from jensen.conditionals.autoregressive import Autoregression
+from jensen.conditionals.orderless import OrderlessDensity
 from jensen.core import Evidence, seeded
 from jensen.data import TensorSplit
 from jensen.errors import CapabilityError, ConfigError
+from jensen.jobs.conditioning import points
 from jensen.jobs.precision import as_in
 from jensen.jobs.run import Run
 from jensen.units import bits
@@ -38,6 +42,7 @@ PARTICLES = 200
 VALUES = 1 << 21  # of columns and particles at once
 ENOUGH = 0.5  # share of the particles that weights without a column are to be worth
 TRIED = 64  # values that are tried in a cell that is looked at again; with many particles, a quarter as many as these
+AGAIN, WIDE = 1 << 14, 512  # cells of a row looked at again times columns, at most; columns above which none is
 UNORDERED = ("binary", "category", "ordinal")  # of which the likeliest value is expected, not the mean
 
 
@@ -106,6 +111,8 @@ def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor,
     dist, x = e.p[name], e.values[name]
     if isinstance(dist, Autoregression):
         return dist.terms(x), dist.factors(x).mean
+    if isinstance(dist, OrderlessDensity):
+        return _asked(dist, x, e.masks.get(name, torch.ones_like(x, dtype=torch.bool)))
     if not hasattr(dist, "log_prob_terms") or run.model.completes:
         raise CapabilityError(
             f"{run.spec['model']} cannot tell columns apart: its density of a row is neither a product over columns "
@@ -115,7 +122,7 @@ def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor,
     terms, means, modes = _given_hidden(e, name, x)
     log_v, size = _without(e.log_w[:, :, None] - torch.where(seen, terms, 0.0))
     log_p, expected = (log_v + terms).logsumexp(0), _expected(log_v, means, modes, kinds)
-    needy = (size < ENOUGH * k) & seen
+    needy = _neediest(size, (size < ENOUGH * k) & seen)
     if not needy.any():
         return log_p, expected
     tried, log_r = _drawn(e, name, x, log_v)  # (M, B, D)
@@ -136,6 +143,26 @@ def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor,
             told = _expected(log_u[:, mine, None], mean[:, mine, None], mode[:, mine, None], [kinds[j]])
             expected[row[mine], j] = told[:, 0]
     return log_p, expected
+
+
+def _asked(dist: OrderlessDensity, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(x_d | the others) of a density that has all its conditionals, and what is expected there, each (B, D)."""
+    log_p, expected = torch.empty_like(x), torch.empty_like(x)
+    for d in range(x.shape[1]):
+        others = seen.clone()
+        others[:, d] = False
+        p = dist.given(x, others)
+        log_p[:, d], expected[:, d] = p.log_prob_terms(x)[:, d], points(p)[0][:, d]
+    return log_p, expected
+
+
+def _neediest(size: Tensor, needy: Tensor) -> Tensor:
+    """Of cells (B, D) that are to be looked at again, at most so many of each row, those of the least size."""
+    columns = needy.shape[1]
+    if columns > WIDE:
+        return torch.zeros_like(needy)
+    rank = torch.where(needy, size, math.inf).argsort(1).argsort(1)
+    return needy & (rank < max(1, AGAIN // columns))
 
 
 def _drawn(e: Evidence, name: str, x: Tensor, log_v: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,7 @@ def weigh(
         point, weights = _points(e, particles)
         drawn = _draws(e, weights, max(draws, DRAWS))
         spread = drawn.std(0)
-        point, spread = _by_kind(e.p[model.data], point, spread, drawn)
+        point, spread = _by_kind(e.p[model.data], point, spread, drawn, weights)
         keep(block, drawn[:draws], point, spread, 1 / weights.square().sum(0))
 
 
@@ -141,14 +141,13 @@ def _draws(e: Evidence, weights: Tensor, draws: int) -> Tensor:
     return dist.rows(rows).sample().unflatten(0, (draws, b))
 
 
-def _by_kind(dist: Any, point: Tensor, spread: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """Of ordinals the median; of what is no number, the share of draws that say something else for a spread."""
+def _by_kind(dist: Any, point: Tensor, spread: Tensor, drawn: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Of ordinals the median; of what is no number, the probability of any other for a spread."""
     if not isinstance(dist, Record):
         return point, spread
-    other = (drawn != point).to(spread).mean(0)
     for part, places in zip(dist.parts, dist.places, strict=True):
         if isinstance(part, Names):
-            spread[:, places] = other[:, places]
+            spread[:, places] = 1 - _weighted(part.probs, weights, len(weights)).amax(-1).to(spread)
         elif part.support.is_discrete and hasattr(part, "levels") and part.levels < torch.inf:  # pyright: ignore
             point[:, places] = drawn[..., places].median(0).values
     return point, spread

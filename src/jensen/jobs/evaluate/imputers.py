@@ -13,7 +13,7 @@ import numpy as np
 from jensen.jobs.columns import Columns
 from jensen.jobs.evaluate.nearest import from_nearest
 
-NEIGHBOURS, DONORS = 20, 5000  # at most, or as many as √N; among at most so many rows
+NEIGHBOURS, DONORS = 20, 20_000  # at most, or as many as √N; among at most so many rows
 RIDGE_ROUNDS, TREE_ROUNDS = 10, 3  # more of the latter make it worse: it learns from what it has filled in itself
 TREES, LEAF = 50, 5  # rows in a leaf at least, as missForest has it for numbers
 WIDE, PREDICTORS = 50, 20  # a table of more than WIDE columns: so many predictors of each
@@ -49,7 +49,7 @@ def neighbours(train: Gapped, filled: Gapped, seed: int) -> np.ndarray:
     """The mean over the twenty nearest rows by what both have; of categories the one that most of them have.
 
     Categories enter distances by indicators, two different ones being one deviation apart; then it is what
-    scikit-learn's `KNNImputer` does. Of a table of more rows the nearest are sought among 5,000 at random.
+    scikit-learn's `KNNImputer` does. Of a table of more rows the nearest are sought among 20,000 at random.
     """
     donors = train.x[some_rows(len(train.x), DONORS, seed)]
     coded, nearest = train.columns.indicators, max(1, min(NEIGHBOURS, math.isqrt(len(donors))))

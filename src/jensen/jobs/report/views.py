@@ -33,6 +33,7 @@ PAIRS = 10  # of data and reconstructions, and at most so many in a row
 PATHS, STEPS = 4, 9  # of interpolation
 COLUMNS = 16  # of a table that are drawn
 HEAT_COLUMNS = 12  # of a table whose correlations are drawn as matrices
+CORRELATED = 2000  # pairs of columns, at most, whose correlations are drawn as dots
 PAIRED, DOTS = 4, 500  # columns that are drawn two by two, and marks in a plot
 GRID, LABELS = 160, 4  # points across a density, and labels for which one is drawn
 MAP_DATA, DIAGNOSE_DATA = 1000, 500
@@ -97,8 +98,10 @@ def _rows(run: Run, data: np.ndarray, drawn: np.ndarray) -> tuple[str, str]:
         body += plot(pictures.correlations(names, data, drawn), "correlations of the columns")
         caption += "; below, the correlation of each pair of columns, from −1 (blue) to 1 (red)"
     elif len(names) > HEAT_COLUMNS:
-        body += plot(pictures.correlation_pairs(data, drawn), "correlations of the columns")
-        caption += "; below, the correlation of each pair of columns, a dot each: on the line the two agree"
+        count = len(names) * (len(names) - 1) // 2
+        body += plot(pictures.correlation_pairs(data, drawn, CORRELATED), "correlations of the columns")
+        which = "each pair" if count <= CORRELATED else f"{CORRELATED:,} of the {count:,} pairs"
+        caption += f"; below, the correlation of {which} of columns, a dot each: on the line the two agree"
     few = min(PAIRED, len(names))
     some, pairs = np.random.default_rng(0).permutation(len(data))[:DOTS], []
     for i, j in combinations(range(few), 2):
