@@ -197,7 +197,7 @@ def _field(name: str, columns: Sequence[Any], asked: Mapping[str, Any], wordlike
     if kind == "time":
         return Field(kind=kind, **extra)
     parts = [tables.values(c.to_frame(), source.name, source.line, gaps=True)[:, 0] for c in columns]
-    bounds = asked.get("low"), asked.get("high")
+    bounds: tuple[Any, Any] = asked.get("low"), asked.get("high")
     if kind is None:
         cells = np.concatenate(parts)
         present = cells[~np.isnan(cells)]
