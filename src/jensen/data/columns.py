@@ -205,7 +205,9 @@ def _field(name: str, columns: Sequence[Any], asked: Mapping[str, Any], wordlike
         bounds = _bounds_of_share(name, present) if kind in ("real", "positive") else bounds
         kind = kind if bounds[0] is None else "bounded"
     if kind == "bounded":
-        extra |= {"low": float(bounds[0]), "high": float(bounds[1])}
+        low, high = bounds
+        assert low is not None and high is not None
+        extra |= {"low": float(low), "high": float(high)}
     field = Field(kind=kind, **extra)  # pyright: ignore[reportArgumentType]
     for part in parts:
         _check([field], part[:, None], source)
