@@ -201,7 +201,7 @@ def _show(found: Acquisition, spent: float) -> None:
         return
     priced = bool((found.costs[best] != 1).any())
     rows = [
-        [found.columns[d], f"{found.gains[0, d]:.3f} ± {found.stderr[0, d]:.3f}"]
+        [found.columns[d], f"{found.gains[0, d]:z.3f} ± {found.stderr[0, d]:.3f}"]
         + ([f"{found.costs[d]:g}", f"{found.rates[0, d]:.3g}"] if priced else [])
         for d in best
     ]

@@ -197,7 +197,7 @@ def _field(name: str, columns: Sequence[Any], asked: Mapping[str, Any], wordlike
     if kind == "time":
         return Field(kind=kind, **extra)
     parts = [tables.values(c.to_frame(), source.name, source.line, gaps=True)[:, 0] for c in columns]
-    bounds: Any = asked.get("low"), asked.get("high")
+    bounds: tuple[Any, Any] = asked.get("low"), asked.get("high")
     if kind is None:
         cells = np.concatenate(parts)
         present = cells[~np.isnan(cells)]
@@ -205,7 +205,9 @@ def _field(name: str, columns: Sequence[Any], asked: Mapping[str, Any], wordlike
         bounds = _bounds_of_share(name, present) if kind in ("real", "positive") else bounds
         kind = kind if bounds[0] is None else "bounded"
     if kind == "bounded":
-        extra |= {"low": float(bounds[0]), "high": float(bounds[1])}
+        low, high = bounds
+        assert low is not None and high is not None
+        extra |= {"low": float(low), "high": float(high)}
     field = Field(kind=kind, **extra)  # pyright: ignore[reportArgumentType]
     for part in parts:
         _check([field], part[:, None], source)

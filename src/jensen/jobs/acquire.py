@@ -95,7 +95,7 @@ class Belief:
         likeliest = sorted(self.probabilities.items(), key=lambda item: -item[1])
         shown = ", ".join(f"{name} {p:.3f}" for name, p in likeliest[:LIKELIEST])
         more = f" and {len(likeliest) - LIKELIEST} more" if len(likeliest) > LIKELIEST else ""
-        return f"{self.target}: {shown}{more} (entropy {self.uncertainty:.3f} bits)"
+        return f"{self.target}: {shown}{more} (entropy {self.uncertainty:z.3f} bits)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -476,7 +476,7 @@ def read_value(field_: Field, value: Any) -> float:
     if math.isnan(found):
         numbers = {
             "count": "a count 0, 1, 2, ...",
-            "binary": "0 or 1",
+            "binary": "true or false" if field_.dtype.lower().startswith("bool") else "0 or 1",
             "positive": "a number above 0",
             "time": "a date",
         }

@@ -63,7 +63,7 @@ def collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     each = [x for part in kl for x in part] if all(kl) else []  # known only where the prior takes dimensions one by one
     busiest = f", {max(each):.2f} in the busiest dimension" if each else ""
     told = [layer["mutual_information"] for layer in layers.values() if "mutual_information" in layer]
-    busiest += f"; a code tells {told[0]:.2f} nats of which of these data it is of" if len(told) == 1 else ""
+    busiest += f"; a code tells {told[0]:z.2f} nats of which of these data it is of" if len(told) == 1 else ""
     by_layer = ", ".join(f"{name} {x['kl']:.2f} ({x['active_units']} of {x['units']})" for name, x in layers.items())
     busiest += f". By layer, KL and active: {by_layer}" if len(layers) > 1 else ""
     return Finding(

@@ -159,7 +159,7 @@ class Outliers:
         more = found - np.nan_to_num(self.usual_bits)
         speaks = np.isfinite(found) & ~(self.surprise.constant & (more < DEVIATION))
         for d in [d for d in np.argsort(-more) if speaks[d]][:OF_ROW]:
-            amount = f"{_bits(found[d])} bits, usually {_bits(float(self.usual_bits[d]))}"
+            amount = f"{found[d]:z.1f} bits, usually {self.usual_bits[d]:z.1f}"
             told.append(f"{names[d]} {_short(values.iloc[d])} ({amount}; expected {_short(usual.iloc[d])})")
         return "; " * bool(told) + ", ".join(told)
 
@@ -378,11 +378,6 @@ def _training(run: Run, seed: int) -> Split:
     """Training data, at most `MOST` at random."""
     part = run.data().split("train")
     return part.rows(run.pick(part, MOST, seed))
-
-
-def _bits(value: float) -> str:
-    """With one digit; 0.0 has no sign."""
-    return f"{round(value, 1) + 0.0:.1f}"
 
 
 def _short(value: Any) -> str:
