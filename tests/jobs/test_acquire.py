@@ -14,15 +14,15 @@ from torch.distributions import Categorical
 
 import jensen
 from jensen.conditionals.heads import GaussianHead, Support
-from jensen.conditionals.orderless import Orderless
+from jensen.conditionals.orderless import Orderless, OrderlessDensity
 from jensen.core import Joint, Model, seeded
 from jensen.data import Dataset, Schema, Split, load_data
 from jensen.data.schema import Field
-from jensen.distributions import Bernoulli, DiagonalNormal, Names, Record
+from jensen.distributions import Bernoulli, DiagonalNormal, Names, NormalMixture, Record
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.acquire import Inquiry, Stopping
-from jensen.jobs.information import GROUPS, gains
-from jensen.jobs.particles import Particles
+from jensen.jobs.information import GROUPS, gain_by_asking, gains
+from jensen.jobs.particles import Conditioned, Particles
 from jensen.jobs.run import Run
 from jensen.jobs.surprise import surprise
 
@@ -122,6 +122,32 @@ def test_a_density_with_all_its_conditionals_is_asked(given):
     assert (np.abs(found.gains[0] - truth)[wanted] < 4 * found.stderr[0][wanted] + 0.01).all(), (found.gains, truth)
     assert (found.stderr[0][wanted] < 0.1).all()
     assert np.isinf(found.effective_sample_size).all()
+
+
+def test_what_a_word_tells_of_a_number_has_an_error_that_covers_it():
+    """The sign of x, for x ~ N(0, 1) + a word's ±1: by drawn values of the target alone."""
+    shift, n = torch.tensor([-0.7, 0.7]), 200
+
+    class Words(Conditionals):
+        def given(self, x: Tensor, known: Tensor, *conditions: Tensor) -> Record:
+            named = torch.where(known[:, :1], shift[x[:, 0].long()].unsqueeze(1), torch.zeros(1))
+            halves = torch.zeros(len(x), 1, 2)
+            loc = torch.where(known[:, :1], named, shift).unsqueeze(1).expand(-1, 1, 2)
+            return Record(
+                [Names(torch.zeros(len(x), 1, 2)), NormalMixture(halves, loc, torch.ones_like(loc))], [[0], [1]]
+            )
+
+    density = OrderlessDensity(Words())
+    x, seen = torch.zeros(n, 2), torch.zeros(n, 2, dtype=torch.bool)
+    found = Conditioned(density.given(x, seen), torch.ones(1, n), density, x, seen)
+    fields = (Field(name="word", kind="category", categories=("a", "b")), Field(name="number", kind="real"))
+    with seeded(0):
+        told, stderr = gain_by_asking(found, fields, 1, 0, points=100)
+    grid = torch.linspace(-8, 8, 4001).double()
+    each = torch.stack([torch.exp(-0.5 * (grid - s) ** 2) for s in shift]) / math.sqrt(2 * math.pi)
+    truth = float((0.5 * each * (each / each.mean(0)).log()).sum() * (grid[1] - grid[0]))
+    assert float(told.mean()) == pytest.approx(truth, abs=4 * float(told.std()) / math.sqrt(n))
+    assert float(stderr.mean()) == pytest.approx(float(told.std()), rel=0.2)
 
 
 def test_surprise_asks_for_each_column_given_the_others():

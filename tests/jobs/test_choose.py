@@ -62,6 +62,13 @@ def test_candidates_that_lack_a_setting_are_left_out():
         choose(table(), candidates=both, settings={"latentz": 3}, epochs=1)
 
 
+@pytest.mark.parametrize("kind", ["binary", "count"])
+def test_tables_of_one_whole_kind(kind):
+    frame = pandas.DataFrame(RNG.integers(0, 2, (300, 3)).astype(float), columns=[*"abc"])
+    run = choose(frame.mask(RNG.random(frame.shape) < 0.2), kinds=dict.fromkeys("abc", kind), steps=10)
+    assert not run.impute(frame.head(5), particles=5).completed().isna().any().any()
+
+
 def test_what_is_no_table_is_refused():
     with pytest.raises(ConfigError, match="expected a table, got image"):
         choose("digits")

@@ -16,7 +16,8 @@ import jensen
 from jensen.conditionals.orderless import Orderless, OrderlessDensity
 from jensen.core import seeded
 from jensen.data import Schema
-from jensen.jobs.conditioning import points
+from jensen.distributions import Names
+from jensen.jobs.conditioning import points, spreads
 from jensen.registry import build
 
 BITS = Schema.of_table(np.array([[0.0] * 4, [1.0] * 4]), list("abcd"), ["binary"] * 4)
@@ -167,7 +168,7 @@ def test_points_are_means_medians_and_the_likeliest_name():
     x = torch.zeros(5, 3)
     with torch.no_grad(), seeded(0):
         dist = p.given(x, torch.zeros_like(x, dtype=torch.bool))
-        point, spread = points(dist)
+        point, spread = points(dist), spreads(dist)
         drawn = dist.sample((40_000,))
     assert (point[:, 1] == drawn[..., 1].median(0).values).all()
     assert (point[:, 2] == drawn[..., 2].mode(0).values).all()
@@ -183,3 +184,42 @@ def test_a_model_of_pictures_paints_what_is_missing():
     drawn = p.complete(x, known)
     assert torch.equal(drawn[known], x[known])
     assert set(drawn.unique().tolist()) <= {0.0, 1.0, 2.0}
+
+
+def test_training_starts_from_the_marginals():
+    """Untrained, every conditional is the density of its column, whatever is known of the others."""
+    frame = mixed(400)
+    run = jensen.train("nade", frame, epochs=1, lr=1e-9)
+    p = run.model.eval().p["x"].module()
+    x, known = torch.randn(6, 3).abs().round(), torch.rand(6, 3) < 0.5
+    x[:, 0] = 0
+    with torch.no_grad():
+        dist = p.given(x, known)
+    for part in dist.parts:
+        for name in part.parameter_dims:
+            parameter = getattr(part, name)
+            torch.testing.assert_close(parameter, parameter[:1].expand_as(parameter), rtol=0, atol=1e-5)
+    (names,) = [part for part in dist.parts if isinstance(part, Names)]
+    share = (frame["word"] == "low").sum() / frame["word"].count()
+    assert float(names.probs[0, 0, run.schema.fields[0].categories.index("low")]) == pytest.approx(share, abs=0.15)
+
+
+def test_a_model_of_whole_rows_takes_rows_with_gaps():
+    whole = mixed().dropna().reset_index(drop=True)
+    run = jensen.train("nade", whole, epochs=2)
+    rows = pandas.DataFrame({"word": ["low", None], "number": [None, 2.0], "count": [3, 20]})
+    assert run.score(rows).n == 2
+    assert len(run.outliers(rows, columns=True).rows) == 2
+
+
+@pytest.mark.parametrize("kind", ["count", "binary"])
+def test_tables_of_one_whole_kind_with_gaps(kind):
+    rng = np.random.default_rng(0)
+    x = rng.poisson(rng.choice([1.0, 9.0], (300, 1)), (300, 3)) if kind == "count" else rng.random((300, 3)) < 0.3
+    frame = pandas.DataFrame(x.astype(float), columns=[*"abc"]).mask(rng.random((300, 3)) < 0.2)
+    run = jensen.train("nade", frame, kinds=dict.fromkeys("abc", kind), epochs=2)
+    filled = run.impute(frame, draws=3).draws
+    assert (filled == filled.round()).all() and (filled >= 0).all()
+    assert np.isfinite(
+        run.outliers(frame.head(20), columns=True).surprise.bits[~frame.head(20).isna().to_numpy()]
+    ).all()

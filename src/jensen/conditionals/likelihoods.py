@@ -46,11 +46,17 @@ def _below(min_scale: float, start: float) -> None:
 
 FITTING: dict[Kind, list[str]] = {
     "binary": ["bernoulli"],
-    "levels": ["discretized-logistic", "discretized-logistic-mixture", "categorical", "continuous-bernoulli"],
+    "levels": [
+        "discretized-logistic",
+        "discretized-logistic-mixture",
+        "categorical",
+        "continuous-bernoulli",
+        "mixture",
+    ],
     "count": ["negative-binomial", "poisson"],
-    "real": ["gaussian", "student-t"],
+    "real": ["gaussian", "student-t", "mixture"],
     "symbol": ["categorical"],
-    "mixed": ["gaussian", "student-t"],
+    "mixed": ["gaussian", "student-t", "mixture"],
 }
 """Heads that are a likelihood for each kind of data, the default first."""
 

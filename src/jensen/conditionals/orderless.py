@@ -28,6 +28,7 @@ from jensen.conditionals.heads import Head
 from jensen.distributions import Elementwise
 
 NUMBERS = 1 << 23  # put out at once by the network, where there is no gradient
+WIDTH = 512  # about as many numbers as it has inside for a row
 
 
 class Orderless(nn.Module):
@@ -68,7 +69,10 @@ class Orderless(nn.Module):
 
     def initialize(self, x: Tensor, *conditions: Tensor) -> None:
         """Start from the marginals of data x, (n, *event), NaN where they were not seen."""
-        start_from(self.network, self.head.initial_bias(x))
+        bias, output = self.head.initial_bias(x), getattr(self.network, "output", None)
+        start_from(self.network, bias)
+        if bias is not None and output is not None:
+            nn.init.zeros_(output.weight)
 
 
 class OrderlessDensity(Distribution):
@@ -206,7 +210,7 @@ class OrderlessDensity(Distribution):
 
     def _at_once(self) -> int:
         """Rows that go through the network together."""
-        return max(1, NUMBERS // math.prod(self.of.head.parameter_shape))
+        return max(1, NUMBERS // max(WIDTH, math.prod(self.of.head.parameter_shape)))
 
     @property
     def _like(self) -> Tensor:

@@ -99,8 +99,9 @@ def choose(
     if "train" not in loaded.splits:
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
     rows = len(loaded.split("train"))
+    real = loaded.schema.kind in ("real", "mixed")
     candidates = {
-        name: replace(own, settings={**own.settings, **(settings or {})})
+        name: replace(own, settings={**(own.settings if real else _of_any_kind(own)), **(settings or {})})
         for name, own in candidates.items()
         if rows >= own.rows
     }
@@ -120,6 +121,11 @@ def choose(
     if run.folder is not None:
         run.folder.write_spec(run.spec)
     return run
+
+
+def _of_any_kind(candidate: Candidate) -> dict[str, Any]:
+    """Settings without those that say how real columns are distributed."""
+    return {key: value for key, value in candidate.settings.items() if key.partition(".")[0] != "likelihood"}
 
 
 def _takes(candidate: Candidate) -> bool:

@@ -1,6 +1,7 @@
 """Draws of what is missing of a datum where a density has all its conditionals: p(x_m | x_o) itself.
 
-What each element is on its own, p(x_d | x_o), is one pass: its mean and its spread have no error of drawing. Draws take
+What each element is on its own, p(x_d | x_o), is one pass: its mean has no error of drawing, nor has its spread where
+that is known in closed form. Draws take
 a step for each missing element, each given those before it.
 """
 
@@ -18,8 +19,8 @@ from jensen.core import Model
 from jensen.distributions import Elementwise, Names, Record
 from jensen.errors import CapabilityError
 
-TOGETHER = 4096  # rows at once
-DRAWS = 256  # by which a spread is told that has no closed form
+NUMBERS = 1 << 18  # cells at once, with all their draws
+DRAWS, FEW = 256, 8  # by which a spread is told that has no closed form, and so many at once
 
 Keep = Callable[[Tensor, str, Tensor, Tensor, Tensor, Tensor], None]
 """Takes rows (B,), the method, draws (M, B, D), points and spreads (B, D), and effective sample sizes (B,)."""
@@ -46,36 +47,44 @@ def condition(model: Model, x: Tensor, missing: Tensor, context: Mapping[str, Te
         draws: M, of each datum.
         keep: told of each few rows, once they are done.
     """
-    for few in missing.flatten(1).any(1).nonzero()[:, 0].split(max(1, TOGETHER // draws)):
+    rows = max(1, NUMBERS // (draws * x[:1].numel()))
+    for few in missing.flatten(1).any(1).nonzero()[:, 0].split(rows):
         p = density(model, {name: value[few] for name, value in context.items()})
         known = ~missing[few]
         drawn = p.complete(x[few].repeat(draws, *(1,) * (x.dim() - 1)), known.repeat(draws, *(1,) * (x.dim() - 1)))
-        point, spread = points(p.given(x[few], known))
+        alone = p.given(x[few], known)
+        point, spread = points(alone), spreads(alone)
         exact = torch.full((len(few),), math.inf)
         keep(few, "conditional", drawn.unflatten(0, (draws, -1)).flatten(2), point.flatten(1), spread.flatten(1), exact)
 
 
-def points(dist: Elementwise) -> tuple[Tensor, Tensor]:
-    """The mean of each element, of ordinals the median and of names the likeliest, (N, *event); and its standard
-    deviation, of names the probability of any other.
+def points(dist: Elementwise) -> Tensor:
+    """The mean of each element, of ordinals the median and of names the likeliest, (N, *event)."""
+    return dist.row([_point(part) for part in dist.parts]) if isinstance(dist, Record) else dist.mean
 
-    Of counts and bounded numbers the deviation is that of 256 draws.
+
+def spreads(dist: Elementwise) -> Tensor:
+    """The standard deviation of each element, of names the probability of any other than the likeliest, (N, *event).
+
+    Of counts and bounded numbers it is that of 256 draws.
     """
-    if not isinstance(dist, Record):
-        return dist.mean, dist.variance.sqrt()
-    found = [_of_kind(part) for part in dist.parts]
-    first, second = zip(*found, strict=True)
-    return dist.row(first), dist.row(second)
+    return dist.row([_spread(part) for part in dist.parts]) if isinstance(dist, Record) else dist.variance.sqrt()
 
 
-def _of_kind(part: Elementwise) -> tuple[Tensor, Tensor]:
+def _point(part: Elementwise) -> Tensor:
     if isinstance(part, Names):
-        likeliest = part.probs.max(-1)
-        return likeliest.indices.to(part.probs), 1 - likeliest.values
-    try:
-        spread = part.variance.sqrt()
-    except CapabilityError:  # no closed form is known
-        spread = part.sample((DRAWS,)).std(0)
+        return part.mode
     if part.support.is_discrete and getattr(part, "levels", math.inf) < math.inf:
-        return part.quantile(torch.full_like(spread, 0.5)), spread
-    return part.mean, spread
+        return part.quantile(torch.full_like(part.mean, 0.5))
+    return part.mean
+
+
+def _spread(part: Elementwise) -> Tensor:
+    if isinstance(part, Names):
+        return 1 - part.probs.amax(-1)
+    try:
+        return part.variance.sqrt()
+    except CapabilityError:  # no closed form is known
+        first = part.mean
+        squares = sum(((part.sample((FEW,)) - first).square().sum(0) for _ in range(DRAWS // FEW)), first * 0)
+        return (squares / DRAWS).sqrt()

@@ -53,7 +53,7 @@ def fill(
     effort = effort or Effort.usual(run)
     if answers(run.model) or sequential(run):
         if method == "mcmc":
-            raise CapabilityError(f"{run.spec['model']}: elements are drawn one after another; use importance")
+            raise CapabilityError(f"{run.spec['model']}: elements are drawn one after another; use auto")
         return _in_order(run, x, missing, context, draws, effort, listener)
     if run.model.likelihood in (LOWER_BOUND, ESTIMATE) and hides(run.model):
         if method == "mcmc":

@@ -139,7 +139,9 @@ def gain_by_asking(
 ) -> tuple[Tensor, Tensor]:
     """I(x_d; t | x_o) in nats, (B,), and its standard error, where p(t | x_d, x_o) can be asked for.
 
-    With values a of x_d, all or drawn, and b of t, the mean over a of KL(p(t | a) ‖ Σ_a' p(a') p(t | a')).
+    With values a of x_d, all or drawn, and b of t, the mean over a of KL(p(t | a) ‖ Σ_a' p(a') p(t | a')). Where a is
+    drawn, its own density is among those that are averaged: the gain is too small by a bias of order 1/points, and at
+    most log(points).
     """
     b = found.weights.shape[1]
     every = _levels_of(found, fields[d])
@@ -154,17 +156,20 @@ def gain_by_asking(
         log_p = after.log_prob(target, t.repeat(1, len(a)))[:, 0].view(-1, *shape[1:])  # (J, P, B)
         log_mean = (log_a + log_p).logsumexp(1, keepdim=True)
         each = torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_mean), 0.0).sum(0)  # (P, B)
+        noise = torch.zeros_like(each)
     else:
-        drawn = after.draw(target, after.drawn_from(DRAWS))  # (J, P·B)
+        drawn = after.draw(target, after.drawn_from(max(DRAWS, math.ceil(points / len(a)))))  # (J, P·B)
         own = after.log_prob(target, drawn)[:, 0].view(-1, *shape[1:])  # (J, P, B)
         values = drawn.view(-1, *shape[1:]).flatten(0, 1).unsqueeze(1).expand(-1, len(a), -1)  # (J·P, P', B)
         other = after.log_prob(target, values.flatten(1))[:, 0].view(values.shape)
         log_mean = (log_a + other).logsumexp(1).view_as(own)
-        each = (own - log_mean).mean(0)
+        terms = own - log_mean
+        each, noise = terms.mean(0), terms.var(0) / len(terms)
     share = log_a.exp()
     mean = (share * each).sum(0)
-    stderr = ((share * (each - mean).square()).sum(0) / len(a)).sqrt() if every is None else torch.zeros_like(mean)
-    return mean, stderr
+    if every is None:  # values and draws together vary so
+        return mean, ((each - mean).square().mean(0) / (len(a) - 1)).sqrt()
+    return mean, (share.square() * noise).sum(0).sqrt()
 
 
 def _levels_of(found: Particles, field: Field) -> Tensor | None:
@@ -226,6 +231,8 @@ def latent_gains(
 
 def latent(model: Model) -> str:
     """The one variable that q draws, given a mask. Raises `CapabilityError` where there is no such."""
+    if not model.hidden:
+        raise CapabilityError("method: latent asks q(z | x), and this model hides nothing; use particles")
     if not model.sees_gaps:
         raise CapabilityError(
             "method: latent asks q(z | x) of rows with gaps, and q of this model takes none; train with train.hide=1, "

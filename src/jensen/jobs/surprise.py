@@ -33,7 +33,6 @@ from jensen.conditionals.orderless import OrderlessDensity
 from jensen.core import Evidence, seeded
 from jensen.data import TensorSplit
 from jensen.errors import CapabilityError, ConfigError
-from jensen.jobs.conditioning import points
 from jensen.jobs.precision import as_in
 from jensen.jobs.run import Run
 from jensen.units import bits
@@ -112,7 +111,7 @@ def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor,
     if isinstance(dist, Autoregression):
         return dist.terms(x), dist.factors(x).mean
     if isinstance(dist, OrderlessDensity):
-        return _asked(dist, x, e.masks.get(name, torch.ones_like(x, dtype=torch.bool)))
+        return _asked(dist, x, e.masks.get(name, torch.ones_like(x, dtype=torch.bool)), kinds)
     if not hasattr(dist, "log_prob_terms") or run.model.completes:
         raise CapabilityError(
             f"{run.spec['model']} cannot tell columns apart: its density of a row is neither a product over columns "
@@ -145,14 +144,15 @@ def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor,
     return log_p, expected
 
 
-def _asked(dist: OrderlessDensity, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+def _asked(dist: OrderlessDensity, x: Tensor, seen: Tensor, kinds: list[Any]) -> tuple[Tensor, Tensor]:
     """log p(x_d | the others) of a density that has all its conditionals, and what is expected there, each (B, D)."""
     log_p, expected = torch.empty_like(x), torch.empty_like(x)
     for d in range(x.shape[1]):
         others = seen.clone()
         others[:, d] = False
         p = dist.given(x, others)
-        log_p[:, d], expected[:, d] = p.log_prob_terms(x)[:, d], points(p)[0][:, d]
+        log_p[:, d] = p.log_prob_terms(x)[:, d]
+        expected[:, d] = (p.mode if kinds[d] in UNORDERED else p.mean)[:, d]
     return log_p, expected
 
 

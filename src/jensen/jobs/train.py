@@ -85,7 +85,8 @@ def train(
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
     schema = loaded.schema
     try:
-        schema = schema.with_gaps() if checked.hide else schema
+        any_part = getattr(find(MODEL, model).function, "takes_any_part", False) and not schema.is_array
+        schema = schema.with_gaps() if checked.hide or any_part else schema
         with seeded(checked.seed):
             built = build(model, schema, configured)
     except ConfigError as e:

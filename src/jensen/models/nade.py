@@ -56,5 +56,9 @@ def nade(
     join = first if context is None else Beside(context, first, own=2)
     inputs = (first.size + (context.size if context is not None else 0),)
     orders = torch.stack([torch.randperm(dims) for _ in range(orderings)])
+    cost = max(1.0, dims * orderings / (3 * passes))  # a pass without a gradient costs a third
     p = Orderless(network(inputs, head.parameter_shape), join, head, orders, passes, support.gaps)
-    return Model(Joint({on("x", *parents): p}), objective=maximum_likelihood())
+    return Model(Joint({on("x", *parents): p}), objective=replace(maximum_likelihood(), validation_cost=cost))
+
+
+nade.takes_any_part = True  # pyright: ignore[reportFunctionMemberAccess]
