@@ -34,6 +34,7 @@ TABLE: dict[str, tuple[set[str], int]] = {
     "student-t": ({"real", "levels"}, 2),
     "discretized-logistic": ({"levels"}, 2),
     "discretized-logistic-mixture": ({"levels"}, 15),
+    "mixture": ({"real"}, 15),
     "poisson": ({"count"}, 1),
     "negative-binomial": ({"count"}, 2),
 }
@@ -164,7 +165,7 @@ def test_the_initial_bias_of_constant_data_is_finite(name, kind):
         assert h(bias.unsqueeze(0)).log_prob(x).isfinite().all()
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", [name for name in TABLE if name != "mixture"])  # which takes all, as auto does
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_a_head_refuses_other_data_and_says_what_fits(name, kind):
     if kind in TABLE[name][0] or name in FITTING[kind]:

@@ -46,13 +46,7 @@ def _below(min_scale: float, start: float) -> None:
 
 FITTING: dict[Kind, list[str]] = {
     "binary": ["bernoulli"],
-    "levels": [
-        "discretized-logistic",
-        "discretized-logistic-mixture",
-        "categorical",
-        "continuous-bernoulli",
-        "mixture",
-    ],
+    "levels": ["discretized-logistic", "discretized-logistic-mixture", "categorical", "continuous-bernoulli"],
     "count": ["negative-binomial", "poisson"],
     "real": ["gaussian", "student-t", "mixture"],
     "symbol": ["categorical"],
