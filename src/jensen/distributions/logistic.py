@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from jensen.distributions.elementwise import Elementwise
+from jensen.distributions.mixture import component_of
 
 
 class DiscretizedLogistic(Elementwise):
@@ -133,15 +134,7 @@ class MixtureDiscretizedLogistic(Elementwise):
 
         No quantile of the mixture, whose components may lie in any order.
         """
-        weights = self.logits.softmax(-1)
-        ends = weights.cumsum(-1)
-        chosen = (ends[..., :-1] <= u.unsqueeze(-1)).sum(-1, keepdim=True)
-        weight, end, loc, scale = (
-            v.expand(*u.shape, v.shape[-1]).gather(-1, chosen).squeeze(-1)
-            for v in (weights, ends, self.loc, self.scale)
-        )
-        tiny = torch.finfo(u.dtype).eps
-        left = ((u - end) / weight.clamp_min(tiny) + 1).clamp(tiny, 1 - tiny)
+        loc, scale, left = component_of(u, self.logits, self.loc, self.scale)
         return _level(loc, scale, left, self.levels)
 
     def tempered(self, temperature: float) -> MixtureDiscretizedLogistic:

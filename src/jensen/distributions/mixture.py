@@ -115,3 +115,26 @@ class Mixture(Distribution):
     def __repr__(self) -> str:
         batch, event = tuple(self.batch_shape), tuple(self.event_shape)
         return f"Mixture(batch_shape={batch}, event_shape={event})"
+
+
+def component_of(u: Tensor, logits: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    """The component in whose share of [0, 1) each u lies: its parameters, and where in that share u is, inside (0, 1).
+
+    With u uniform both are draws, independent of each other.
+
+    Args:
+        u: inside (0, 1), `(*shape)`.
+        logits: log π up to a constant, `(..., K)`, broadcastable to `(*shape, K)`.
+        parameters: of the components, likewise.
+
+    Returns:
+        One parameter a component each, and the rest of u last, all `(*shape)`.
+    """
+    weights = logits.softmax(-1)
+    ends = weights.cumsum(-1)
+    chosen = (ends[..., :-1] <= u.unsqueeze(-1)).sum(-1, keepdim=True)
+    weight, end, *found = (
+        v.expand(*u.shape, v.shape[-1]).gather(-1, chosen).squeeze(-1) for v in (weights, ends, *parameters)
+    )
+    tiny = torch.finfo(u.dtype).eps
+    return *found, ((u - end) / weight.clamp_min(tiny) + 1).clamp(tiny, 1 - tiny)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from jensen.distributions.elementwise import Elementwise
+from jensen.distributions.mixture import component_of
 
 
 class NormalMixture(Elementwise):
@@ -44,7 +45,7 @@ class NormalMixture(Elementwise):
         with torch.no_grad():
             shape = self._sample_shape(sample_shape)
             u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
-            loc, scale, _ = self._chosen(u)
+            loc, scale, _ = component_of(u, self.logits, self.loc, self.scale)
             return loc + scale * torch.randn_like(loc)
 
     def quantile(self, u: Tensor) -> Tensor:
@@ -52,20 +53,8 @@ class NormalMixture(Elementwise):
 
         No quantile of the mixture, whose components may lie in any order.
         """
-        loc, scale, left = self._chosen(u)
+        loc, scale, left = component_of(u, self.logits, self.loc, self.scale)
         return loc + scale * torch.special.ndtri(left)
-
-    def _chosen(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """μ and σ of the component in whose share of [0, 1) u lies, and where in that share, inside (0, 1)."""
-        weights = self.logits.softmax(-1)
-        ends = weights.cumsum(-1)
-        chosen = (ends[..., :-1] <= u.unsqueeze(-1)).sum(-1, keepdim=True)
-        weight, end, loc, scale = (
-            v.expand(*u.shape, v.shape[-1]).gather(-1, chosen).squeeze(-1)
-            for v in (weights, ends, self.loc, self.scale)
-        )
-        tiny = torch.finfo(u.dtype).eps
-        return loc, scale, ((u - end) / weight.clamp_min(tiny) + 1).clamp(tiny, 1 - tiny)
 
     def tempered(self, temperature: float) -> NormalMixture:
         """The same with the logits of its components divided, and their scales multiplied."""
