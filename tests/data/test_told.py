@@ -84,7 +84,12 @@ def test_a_word_among_numbers_is_told_with_what_can_be_done():
     frame = pandas.DataFrame({"age": ["1", "2", "3", "about 4", "5", "?"]})
     with pytest.raises(DataError) as refusal:
         load_data(frame)
-    for words in ("row 4 holds 'about 4'", "as 1 cell more holds no number", "empty the cell", "--kind age=category"):
+    for words in (
+        "row 4 holds 'about 4'",
+        "as 1 cell more holds no number",
+        "--missing 'about 4'",
+        "--kind age=category",
+    ):
         assert words in str(refusal.value)
 
 

@@ -103,7 +103,7 @@ def test_precisions_merge_as_a_product_of_densities():
     model = tiny("ladder")
     merged: Any = model.q["z1"].module
     with torch.no_grad():
-        h, d = torch.randn(5, 2, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+        h, d = torch.randn(2, 5, 4, dtype=torch.float64)
         found, prior, seen = merged(h, d), merged.prior(h), merged.seen(d)
     grid = torch.linspace(-15, 15, 6001, dtype=torch.float64)[:, None, None]
     product = (prior.log_prob(grid) + seen.log_prob(grid)).exp()
@@ -262,6 +262,21 @@ def test_reconstructions_from_the_top(trained):
 
 def test_the_log_has_every_layer(trained):
     assert {"kl_z1", "kl_z2", "kl_z3"} <= set(trained.log[-1]["valid"])
+
+
+def test_a_ladder_normalises_by_the_batch_and_a_prior_of_posteriors_by_averages():
+    """What fades on the way up is spread over the batch again; pseudo-inputs are no batch, and leave no trace."""
+    with seeded(0):
+        model = build("ladder", BITS, {"latents": [1, 1, 1], **SMALL, "features": 4, "prior": "vamp"})
+        x = ALL.float().repeat(4, 1)
+    features = model.q["d1"].module(x)
+    torch.testing.assert_close(features.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.std(0, correction=0), torch.ones(4), atol=1e-2, rtol=0)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    z = torch.randn(5, 1)
+    training = model.p["z3"].module().log_prob(z)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert torch.equal(training, model.eval().p["z3"].module().log_prob(z))
 
 
 @pytest.mark.parametrize("name", ["hvae", "ladder"])

@@ -8,7 +8,7 @@ import typer
 
 from jensen.cli.arguments import column_names, read_kinds
 from jensen.cli.inputs import STDIN
-from jensen.cli.options import Drop, Json, Kinds, Label, Seed
+from jensen.cli.options import Drop, Json, Kinds, Label, Missing, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
 from jensen.errors import ConfigError
 
@@ -19,6 +19,7 @@ def choose(
     label: Label = None,
     drop: Drop = None,
     kinds: Kinds = None,
+    missing: Missing = None,
     steps: Annotated[int, typer.Option(metavar="N", help="Steps of training of the one that is chosen.")] = 6000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     seed: Seed = 0,
@@ -35,7 +36,7 @@ def choose(
         raise ConfigError(f"--steps: expected >= 10, got {steps}")
     from jensen.jobs.choose import choose as job
 
-    options = {"label": label, "drop": column_names(drop) or (), "kinds": read_kinds(kinds)}
+    options = {"label": label, "drop": column_names(drop) or (), "kinds": read_kinds(kinds), "missing": missing or ()}
     told = {key: value for key, value in options.items() if value}
     with warnings_as_notes():
         run = job(data, out=out, overwrite=overwrite, steps=steps, seed=seed, listener=note, **told)

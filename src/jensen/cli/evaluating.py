@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jensen.cli.arguments import column_names, read_settings
+from jensen.cli.arguments import column_names, read_kinds, read_settings
 from jensen.cli.inputs import STDIN, stdin_file
-from jensen.cli.options import Drop, Json, Label, Limit, Seed
+from jensen.cli.options import Drop, Json, Kinds, Label, Limit, Missing, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
 from jensen.cli.progress import ShareProgress
 from jensen.cli.writing import STDOUT, check_out, write_result
@@ -48,6 +48,8 @@ def imputation(
     model: Tried = None,
     label: Label = None,
     drop: Drop = None,
+    kinds: Kinds = None,
+    missing: Missing = None,
     protocol: Annotated[str, typer.Option(metavar="P", help="paper or leak-free.")] = "paper",
     rate: Annotated[float, typer.Option(metavar="R", help="Share of cells to hide.")] = 0.5,
     mechanism: Annotated[str, typer.Option(metavar="M", help="Which: mcar, mar or mnar.")] = "mcar",
@@ -78,7 +80,8 @@ def imputation(
     with _source(data) as table, _working() as listener:
         found = job(
             table, model=model, settings=tokens, label=label, drop=column_names(drop), protocol=protocol, rate=rate,
-            mechanism=mechanism, masks=masks, seed=seed, complete_rows=complete_rows, limit=limit, listener=listener,
+            kinds=read_kinds(kinds), missing=missing or (), mechanism=mechanism, masks=masks, seed=seed,
+            complete_rows=complete_rows, limit=limit, listener=listener,
             impute={} if particles is None else {"particles": particles}, **chosen,
         )  # fmt: skip
     _tell(found, out, as_json)
@@ -98,6 +101,8 @@ def outliers(
         typer.Option(metavar="VALUE", help="Of the label, for outliers; by default the rarest.", show_default=False),
     ] = None,
     drop: Drop = None,
+    kinds: Kinds = None,
+    missing: Missing = None,
     detectors: Annotated[
         str | None,
         typer.Option(metavar="NAME,...", help="Which simple ones; by default all.", show_default=False),
@@ -135,6 +140,8 @@ def synthetic(
     ] = None,
     label: Label = None,
     drop: Drop = None,
+    kinds: Kinds = None,
+    missing: Missing = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="How many splits.")] = 3,
     limit: Limit = None,
     seed: Seed = 0,
@@ -151,7 +158,7 @@ def synthetic(
     with _source(data) as table, _working() as listener:
         found = job(
             table, model=model, settings=tokens, rows=rows, label=label, drop=column_names(drop), seeds=seeds,
-            seed=seed, limit=limit, listener=listener,
+            kinds=read_kinds(kinds), missing=missing or (), seed=seed, limit=limit, listener=listener,
         )  # fmt: skip
     _tell(found, out, as_json)
 

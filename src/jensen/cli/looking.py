@@ -11,7 +11,21 @@ import typer
 
 from jensen.cli.arguments import column_names, read_kinds, sound_options, text_options
 from jensen.cli.inputs import STDIN, read_stdin
-from jensen.cli.options import Binarize, Drop, Given, GivenView, Group, Json, Kinds, Label, Sound, Text, Time, Weight
+from jensen.cli.options import (
+    Binarize,
+    Drop,
+    Given,
+    GivenView,
+    Group,
+    Json,
+    Kinds,
+    Label,
+    Missing,
+    Sound,
+    Text,
+    Time,
+    Weight,
+)
 from jensen.cli.printing import note, print_json, print_table
 
 if TYPE_CHECKING:
@@ -76,6 +90,7 @@ def data(
     label: Label = None,
     drop: Drop = None,
     kinds: Kinds = None,
+    missing: Missing = None,
     given: Given = None,
     given_view: GivenView = None,
     binarize: Binarize = None,
@@ -98,6 +113,7 @@ def data(
         "label": label,
         "drop": drop or (),
         "kinds": read_kinds(kinds),
+        "missing": missing or (),
         "given": column_names(given) or (),
         "given_view": given_view,
         "binarize": binarize,

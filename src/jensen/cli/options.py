@@ -45,6 +45,15 @@ Kinds = Annotated[
         show_default=False,
     ),
 ]
+Missing = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--missing",
+        metavar="WORD",
+        help="What stands for a missing cell, as '?' or -999; repeat for more.",
+        show_default=False,
+    ),
+]
 Given = Annotated[
     list[str] | None,
     typer.Option("--given", metavar="COL,...", help="Columns that are conditions, not explained; repeat for more."),

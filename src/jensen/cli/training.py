@@ -15,7 +15,21 @@ import typer
 from jensen.cli.arguments import Settings, column_names, read_kinds, read_settings, sound_options, text_options
 from jensen.cli.failures import INTERRUPTED, TERMINATED, fail
 from jensen.cli.inputs import STDIN, read_stdin
-from jensen.cli.options import Binarize, Drop, Given, GivenView, Group, Json, Kinds, Label, Sound, Text, Time, Weight
+from jensen.cli.options import (
+    Binarize,
+    Drop,
+    Given,
+    GivenView,
+    Group,
+    Json,
+    Kinds,
+    Label,
+    Missing,
+    Sound,
+    Text,
+    Time,
+    Weight,
+)
 from jensen.cli.printing import duration, note, print_json, warnings_as_notes
 from jensen.cli.progress import TrainingProgress, log_jacobian_of
 from jensen.errors import ConfigError
@@ -62,6 +76,7 @@ def train(
     label: Label = None,
     drop: Drop = None,
     kinds: Kinds = None,
+    missing: Missing = None,
     conditions: Given = None,
     given_view: GivenView = None,
     group: Group = None,
@@ -95,6 +110,7 @@ def train(
         "label": label,
         "drop": drop or (),
         "kinds": read_kinds(kinds),
+        "missing": missing or (),
         "given": column_names(conditions) or (),
         "given_view": given_view,
         "group": group,
@@ -106,12 +122,12 @@ def train(
     of_data = {key: value for key, value in of_data.items() if value not in (None, (), {})}
     if out is None:
         given.problems.insert(0, "--out is missing: the run folder to write, as --out runs/a")
-    missing = [name for name, value in (("MODEL", model), ("DATA", data)) if value is None and not resume]
-    if missing:
-        given.problems.insert(0, f"{' and '.join(missing)} missing, as in: jensen train vae mnist-5k --out runs/a")
+    absent = [name for name, value in (("MODEL", model), ("DATA", data)) if value is None and not resume]
+    if absent:
+        given.problems.insert(0, f"{' and '.join(absent)} missing, as in: jensen train vae mnist-5k --out runs/a")
     if resume and overwrite:
         given.problems.append("--resume goes on with a run and --overwrite replaces it: expected one of them")
-    if (out is None or missing) and given.problems:
+    if (out is None or absent) and given.problems:
         raise ConfigError(given.problems)
     assert out is not None
 

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 
 from jensen.core import Deterministic
 from jensen.distributions import DiagonalNormal
+from jensen.nets.batch_norm import by_averages
 
 Sizes = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 """Of layers, from the data upwards."""
@@ -47,14 +48,18 @@ class Joined(nn.Module):
 
 
 class Through(nn.Module):
-    """q(z | x) at the end of a chain: each module takes what the one before gives, and the last gives a density."""
+    """q(z | x) at the end of a chain: each module takes what the one before gives, and the last gives a density.
+
+    Batch normalisation goes by its averages, since what comes this way is not the batch's data.
+    """
 
     def __init__(self, modules: Sequence[nn.Module]):
         super().__init__()
         self.chain = nn.Sequential(*modules)
 
     def forward(self, x: Tensor) -> Distribution:
-        return self.chain(x)
+        with by_averages(self.chain):
+            return self.chain(x)
 
 
 class Merged(nn.Module):

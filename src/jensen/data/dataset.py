@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,12 +12,12 @@ import numpy as np
 import torch
 
 from jensen.data.audio_levels import loss
+from jensen.data.doubts import doubts
 from jensen.data.schema import Field, Schema, in_dtype
 from jensen.data.text_tokens import AMOUNTS
 from jensen.errors import DataError, did_you_mean
 
 Index = torch.Tensor | slice
-MANY, FEW = 1000, 20  # different words of which a column is warned of: so many, or so many where most come once
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,51 +155,14 @@ class Dataset:
 
     @property
     def warnings(self) -> list[str]:
-        """What a model learns nothing of, or other things than are meant, in sentences: columns without a cell, names
-        of rows, and words that differ by case or blanks alone.
-        """
-        if self.schema.is_array:
-            return []
-        told = []
-        for j, column in enumerate(self.schema.fields):
-            drop = f"leave it out with --drop {shlex.quote(column.name)} (in Python drop=)"
-            if not column.present:
-                told.append(
-                    f"column {column.name!r} has no cell in the training rows: nothing is learned of it, and it stays "
-                    f"empty in what is drawn or filled in; {drop}"
-                )
-                continue
-            words = column.categories or ()
-            cells = sum(int((~np.isnan(split.x[:, j])).sum()) for split in self.splits.values())
-            if len(words) > MANY or (len(words) > FEW and len(words) > cells / 2):
-                told.append(
-                    f"column {column.name!r} holds {len(words):,} different words in {cells:,} cells; names of rows, "
-                    "and of things that hardly ever come twice, say nothing of others and take long to learn; "
-                    f"{drop}"
-                )
-            alike = alike_words(words)
-            if alike:
-                told.append(
-                    f"column {column.name!r}: {', '.join(map(repr, alike))} differ in case or blanks alone, and are "
-                    "taken for different words"
-                )
-        return told
+        """What a model learns nothing of, or other things than are meant, in sentences."""
+        return [] if self.schema.is_array else doubts(self.schema.fields, [split.x for split in self.splits.values()])
 
     def split(self, name: str) -> Split:
         """The split of that name. Raises `DataError` where there is none."""
         if name not in self.splits:
             raise DataError(f"{self.name}: no split {name!r}{did_you_mean(name, self.splits)}")
         return self.splits[name]
-
-
-def alike_words(words: Sequence[str]) -> list[str]:
-    """Those that differ from another by case or blanks alone.
-
-    >>> alike_words(("No", " no", "yes"))
-    ['No', ' no']
-    """
-    counts = Counter(" ".join(word.split()).casefold() for word in words)
-    return [word for word in words if counts[" ".join(word.split()).casefold()] > 1]
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

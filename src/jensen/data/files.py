@@ -157,26 +157,7 @@ def read_csv(path: Path) -> Raw:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError, Warning, csv.Error) as e:
         raise DataError(f"{path}: {_reason(e, OF_COMMAS)}") from None
     notes = ("every column name is a number: if the first line is data, add a header line",) if _numbers(header) else ()
-    return Raw({ALL: Part(_nullable(frame))}, named=True, notes=notes)
-
-
-def _nullable(frame: Any) -> Any:
-    """Truth values and whole numbers that gaps made objects and real numbers, in dtypes that have gaps."""
-    for name in frame.columns:
-        column: Any = frame[name]
-        if column.dtype.kind not in "fO" or not column.isna().any():
-            continue
-        present = column.dropna()
-        if column.dtype == object and len(present) and present.map(lambda cell: isinstance(cell, bool)).all():
-            frame[name] = column.astype("boolean")
-        elif (
-            column.dtype.kind == "f"
-            and len(present)
-            and (present == present.round()).all()
-            and present.abs().max() < 2**53
-        ):
-            frame[name] = column.astype("Int64")
-    return frame
+    return Raw({ALL: Part(tables.nullable(frame))}, named=True, notes=notes)
 
 
 def _fault(path: Path) -> str:

@@ -49,6 +49,7 @@ def load_data(
     weight: str | None = None,
     fractions: Sequence[float] = _FRACTIONS,
     kinds: Mapping[str, Any] | None = None,
+    missing: str | Sequence[str] = (),
     length: int | None = None,
     rate: int | None = None,
     levels: int | None = None,
@@ -80,6 +81,7 @@ def load_data(
         kinds: kind of a column where it is not to be guessed, by name: `real`, `positive`, `count`, `binary`,
             `category`, `ordinal` or `time`; or a mapping, as {kind: bounded, low: 0, high: 1} or {kind: ordinal,
             categories: [low, high]}. Beside a file FILE they may stand in FILE.columns.yaml.
+        missing: words and numbers that stand for a missing cell of a table, as "?" or "-999".
         length: of sound, samples of a clip; by default enough for 95 % of the training recordings, and at most 16,000.
             A longer recording becomes several clips, which stay in one split.
         rate: of sound, in Hz, to which recordings of another are resampled; by default that of most of them.
@@ -98,10 +100,11 @@ def load_data(
     >>> {name: len(split) for name, split in data.splits.items()}
     {'train': 8, 'valid': 1, 'test': 1}
     """
-    drop, given = ([one] if isinstance(one, str) else list(one) for one in (drop, given))
+    drop, given, missing = ([one] if isinstance(one, str) else list(one) for one in (drop, given, missing))
     options: dict[str, Any] = {"binarize": binarize, "label": label, "group": group, "time": time, "weight": weight}
     options["given_view"] = given_view
     given_view = None if given_view is None else named_view(given_view)
+    options["missing"] = missing or None
     of_sound = {"length": length, "rate": rate, "levels": levels, "encoding": encoding}
     recipe = (
         _recipe(ref, options | of_sound | {"text": text or None}, seed, drop, given, fractions, kinds)
@@ -109,14 +112,16 @@ def load_data(
         else None
     )
     shares = splits.check_fractions(fractions)
-    _check_options(binarize, seed, group, time, label, drop, given, kinds, schema)
+    _check_options(binarize, seed, group, time, label, drop, given, kinds, missing, schema)
     if isinstance(ref, Dataset):
         same = schema in (None, ref.schema) and given in ([], ref.schema.given_names) and given_view is None
         if same and binarize in (None, ref.schema.binarization):
             return ref
         if schema is None and ref.schema.levels == 2:
             raise ConfigError(f"binarize: {ref.name} is binarised already ({ref.schema.binarization})")
-    source = open_source(ref)
+    source = open_source(ref, missing if schema is None else schema.missing)
+    if missing and source.columns is None:
+        raise ConfigError(f"missing: expected a table with columns, got something else ({source.name})")
     beside = sidecar(ref, source.columns) if schema is None else {}
     if source.raw.texts is not None:
         refuse_columns({**options, **of_sound, "drop": drop, "given": given, "kinds": kinds}, source)
@@ -150,6 +155,7 @@ def load_data(
         train, index = chosen["train"]
         schema = _schema(source, rows, x, columns, train, index, binarize, seed, label)
         schema = _with_given(schema, source, rows, train, index, kinds or {}, given_view)
+        schema = schema.model_copy(update={"missing": tuple(missing)}) if missing else schema
     c = {name: _conditions(part, schema, source, name) for name, part in rows.items()}
     found = {
         name: _seen(_binarized(rows[part].split(x[part], c[part], index, schema.classes), schema, name), schema)
@@ -229,6 +235,7 @@ def _check_options(
     drop: Sequence[str],
     given: Sequence[str],
     kinds: Mapping[str, Any] | None,
+    missing: Sequence[str],
     schema: Schema | None,
 ) -> None:
     """Raises `ConfigError` listing every option that is wrong or does not go with another."""
@@ -249,6 +256,11 @@ def _check_options(
         problems.append(f"given: expected {', '.join(schema.given_names) or 'none'} as in training")
     if schema is not None and kinds:
         problems.append("kinds: expected none, since those of the trained model are used")
+    wrong = [word for word in missing if not isinstance(word, str) or not word.strip()]
+    if wrong:
+        problems.append(f"missing: expected words, as '?' or '-999', got {', '.join(map(repr, wrong))}")
+    if schema is not None and missing and tuple(missing) != schema.missing:
+        problems.append(f"missing: expected {', '.join(schema.missing) or 'none'} as in training")
     if schema is not None and binarize not in (None, schema.binarization):
         problems.append(f"binarize: expected {schema.binarization} as in training, got {binarize}")
     if problems:

@@ -107,6 +107,8 @@ class Schema(BaseModel):
     """Columns that are conditions, or one picture: the model is given them, and does not explain them."""
     order: tuple[str, ...] = ()
     """All columns as they stood in the user's table, with the label and what is given; () where `fields` are all."""
+    missing: tuple[str, ...] = ()
+    """Words that stand for a missing cell in the user's table."""
     binarization: Binarization = "none"
     binarization_seed: int = 0
     container: Literal["array", "pandas"] = "array"

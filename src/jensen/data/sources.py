@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -43,8 +43,24 @@ class Source:
         return all(column in getattr(part.x, "columns", ()) for part in self.raw.parts.values())
 
 
-def open_source(ref: Any) -> Source:
-    """Read what `ref` stands for. Raises `ConfigError` where it is nothing that data can be read from."""
+def open_source(ref: Any, missing: Sequence[str] = ()) -> Source:
+    """Read what `ref` stands for.
+
+    Args:
+        missing: words that stand for a missing cell of a table.
+
+    Raises:
+        ConfigError: it is nothing that data can be read from.
+        DataError: it cannot be read.
+    """
+    source = _open(ref)
+    if not missing or source.columns is None:
+        return source
+    parts = {name: replace(part, x=tables.emptied(part.x, missing)) for name, part in source.raw.parts.items()}
+    return replace(source, raw=replace(source.raw, parts=parts))
+
+
+def _open(ref: Any) -> Source:
     if isinstance(ref, Source):
         return ref
     if isinstance(ref, Dataset):

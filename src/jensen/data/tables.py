@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -55,6 +56,80 @@ def check_columns(columns: Sequence[str], name: str) -> None:
         )
     if not columns:
         raise DataError(f"{name}: expected at least one column, got none")
+
+
+def nullable(frame: Any) -> Any:
+    """Truth values and whole numbers that gaps made objects and real numbers, in dtypes that have gaps."""
+    for name in frame.columns:
+        column: Any = frame[name]
+        if column.dtype.kind not in "fO" or not column.isna().any():
+            continue
+        present = column.dropna()
+        if column.dtype == object and len(present) and present.map(lambda cell: isinstance(cell, bool)).all():
+            frame[name] = column.astype("boolean")
+        elif (
+            column.dtype.kind == "f"
+            and len(present)
+            and (present == present.round()).all()
+            and present.abs().max() < 2**53
+        ):
+            frame[name] = column.astype("Int64")
+    return frame
+
+
+def emptied(frame: pandas.DataFrame, missing: Sequence[str]) -> pandas.DataFrame:
+    """A frame without the words, and the numbers, that stand for a missing cell, blanks about them left aside.
+
+    A column of text that holds numbers besides is one of numbers.
+
+    >>> import pandas
+    >>> emptied(pandas.DataFrame({"age": ["3", " ?", "5"], "size": [1.5, -999.0, 2.5]}), ["?", "-999"])
+        age  size
+    0     3   1.5
+    1  <NA>   NaN
+    2     5   2.5
+    """
+    import pandas
+
+    numbers = [float(word) for word in missing if _is_number(word)]
+    found = {}
+    for name in frame.columns:
+        column: Any = frame[name]
+        if isinstance(column.dtype, pandas.CategoricalDtype):
+            empty = column.isin([word for word in column.cat.categories if str(word).strip() in missing])
+        elif getattr(column.dtype, "kind", "O") in "iuf":
+            empty = column.isin(numbers)
+        elif getattr(column.dtype, "kind", "O") == "O":
+            empty = column.map(lambda cell: str(cell).strip() in missing)
+        else:
+            continue
+        if not empty.any():
+            continue
+        whole = isinstance(column.dtype, np.dtype) and column.dtype.kind in "iu"
+        emptied = (column.astype(column.dtype.name.replace("i", "I").replace("u", "U")) if whole else column).mask(
+            empty
+        )
+        if emptied.dtype == object or pandas.api.types.is_string_dtype(emptied.dtype):
+            emptied = _as_numbers(emptied)
+        found[name] = emptied
+    return frame.assign(**nullable(pandas.DataFrame(found))) if found else frame
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
+
+
+def _as_numbers(column: Any) -> Any:
+    """Text as numbers, where it is nothing else."""
+    import pandas
+
+    try:
+        return pandas.to_numeric(column.astype(object).where(column.notna(), None)).astype(np.float64)
+    except (ValueError, TypeError):
+        return column
 
 
 def values(frame: pandas.DataFrame, name: str, line: Line = row_words, gaps: bool = False) -> np.ndarray:
@@ -156,7 +231,7 @@ def _numeric(column: Any, line: Line) -> np.ndarray:
     plain = f"; {PLAIN}" if re.fullmatch(SEPARATED, cell) else ""
     raise DataError(
         f"column {column.name!r} is not numeric: {line(row)} holds {cell!r}{others}{plain}"
-        f"; empty the cell where it stands for a missing number, take the column as words with "
-        f"--kind {shlex.quote(f'{column.name}=category')}, leave it out with --drop {word}, or use it with "
-        f"--label {word} (in Python kinds=, drop=, label=)"
+        f"; where it stands for a missing number say so with --missing {shlex.quote(cell.strip())}, take the column as "
+        f"words with --kind {shlex.quote(f'{column.name}=category')}, leave it out with --drop {word}, or use it with "
+        f"--label {word} (in Python missing=, kinds=, drop=, label=)"
     )

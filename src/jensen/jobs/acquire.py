@@ -348,7 +348,7 @@ def rows_of(run: Run, data: Any, split: str | None = None) -> Split:
         given = read_given(run, 1, data, None, 1)
         x = np.full((1, run.schema.dims), np.nan) if given.x is None else given.x
         return Split(x, y=given.y, c=given.c)
-    source = open_source(data) if data is not None and not isinstance(data, Dataset) else data
+    source = open_source(data, run.schema.missing) if data is not None and not isinstance(data, Dataset) else data
     if isinstance(source, Source):
         source = _with_absent_columns(run, source)
     _, _, part = run.split(source, split, **({} if source is None else {"gaps": True}))

@@ -1,8 +1,9 @@
 """Choose how to fill in a table: of a few settings, those by which hidden cells come back best.
 
-A tenth of the cells that are there are hidden; each candidate learns from the rest for a part of its time and fills
-them in; the best one is trained anew, for all of its time, on the table as it is. So the choice hangs on cells that
-are known, and on nothing else.
+A tenth of the cells that are there are hidden; each candidate learns from the rest and fills them in; the best one is
+trained anew on the table as it is. So the choice hangs on cells that are known, and on nothing else. In a large table
+a trial takes a part of the time that the last training has; a small one is learned by heart sooner or later, and so a
+trial is as long.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from jensen.jobs.train import check, train
 
 AUTO = "auto"  # in place of a model: one whose settings are chosen so
 BATCH = 64
-STEPS, TRIAL = 6000, 0.4  # steps of training, and the share of them that a candidate is tried with
+STEPS = 6000  # of training
+TRIAL, LARGE = 0.4, 5000  # the share of them that a candidate is tried with where there are so many rows
 HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and at least so many
 PARTICLES = 100
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model by name, its settings, and how many rows it takes to be worth a trial."""
+    """A model by name, and its settings."""
 
     model: str
     settings: Mapping[str, Any]
-    rows: int = 0
 
 
 MIWAE: dict[str, Any] = {
@@ -49,11 +50,11 @@ MIWAE: dict[str, Any] = {
 CANDIDATES: dict[str, Candidate] = {
     "wide": Candidate("vae", {**MIWAE, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]}),
     "deep": Candidate("vae", {**MIWAE, "latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3}),
-    "orderless": Candidate("nade", {"network.dropout": 0.1}, rows=5000),
+    "orderless": Candidate("nade", {"network.dropout": 0.1}),
 }
 """VAEs trained by the MIWAE bound, a wide layer for many columns that go together, and several for few that hang
 together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. And
-all conditionals by one network, where there are many rows to learn them from."""
+all conditionals by one network, each of which is learned for itself."""
 
 
 def choose(
@@ -103,7 +104,6 @@ def choose(
     candidates = {
         name: replace(own, settings={**(own.settings if real else _of_any_kind(own)), **(settings or {})})
         for name, own in candidates.items()
-        if rows >= own.rows
     }
     candidates = {name: own for name, own in candidates.items() if _takes(own)} or candidates
     length = Length(rows, steps, epochs, minutes, batch_size)
@@ -112,7 +112,7 @@ def choose(
         errors = _errors(loaded, candidates, length, seed, listener)
     best = min(candidates, key=lambda name: errors.get(name, 0.0))
     whole = replace(loaded, schema=loaded.schema.with_gaps())
-    total = 1 + TRIAL * len(errors)
+    total = 1 + length.trial * len(errors)
     chosen = candidates[best]
     run = train(
         chosen.model, whole, settings=chosen.settings, out=out, overwrite=overwrite, seed=seed, **length.of(1.0, total)
@@ -152,6 +152,11 @@ class Length:
     minutes: float | None
     batch_size: int
 
+    @property
+    def trial(self) -> float:
+        """The share of it that a trial takes."""
+        return TRIAL if self.rows >= LARGE else 1.0
+
     def of(self, share: float, total: float) -> dict[str, Any]:
         """Settings of a training that takes a share of the longest, of `total` such in all."""
         if self.minutes is not None:
@@ -181,11 +186,13 @@ def _errors(
     fewer = replace(rows, x=np.where(hidden, np.nan, rows.x))
     known = schema.model_copy(update={"fields": fitted(schema.fields, fewer.x, [fewer.x])}).with_gaps()
     tried = Dataset(loaded.name, known, {**loaded.splits, "train": fewer})
-    errors, total = {}, 1 + TRIAL * len(candidates)
+    errors, total = {}, 1 + length.trial * len(candidates)
     for name, candidate in candidates.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # of cells that were hidden here; the last training says all
-            run = train(candidate.model, tried, settings=candidate.settings, seed=seed, **length.of(TRIAL, total))
+            run = train(
+                candidate.model, tried, settings=candidate.settings, seed=seed, **length.of(length.trial, total)
+            )
         filled = run.impute(tried, split="train", particles=PARTICLES, seed=seed).mean
         errors[name] = relative_error(schema, filled, rows, hidden)
         if listener is not None:

@@ -12,7 +12,7 @@ from jensen.data import columns as kinds
 from jensen.data.raw import ALL, Part, Raw
 from jensen.data.schema import Field, in_dtype
 from jensen.data.sources import Source, open_source
-from jensen.data.told import sidecar
+from jensen.data.told import checked, sidecar
 from jensen.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Columns:
 
     @classmethod
     def of(cls, frame: Any, told: Mapping[str, Any] | None = None) -> Columns:
-        """Words, truth values and whole numbers 0 and 1 are categories, all else numbers.
+        """Words, truth values and whole numbers 0 and 1 are categories unless told otherwise, all else numbers.
 
         Raises:
             DataError: a column holds something else than numbers, words, truth values and times.
@@ -63,8 +63,9 @@ class Columns:
         levels = []
         for one, column in zip(fields, x.T, strict=True):
             seen = column[~np.isnan(column)]
-            whole = one.kind == "binary" or one.dtype.lower().startswith(("int", "uint", "bool"))
-            binary = one.kind != "time" and whole and len(seen) > 0 and bool(np.isin(seen, (0, 1)).all())
+            whole = one.name not in (told or {}) and one.dtype.lower().startswith(("int", "uint", "bool"))
+            zero_or_one = one.kind != "time" and len(seen) > 0 and bool(np.isin(seen, (0, 1)).all())
+            binary = zero_or_one and (whole or one.kind == "binary")
             levels.append(len(one.categories) if one.categories is not None else 2 * binary)
         real = tuple(f.model_copy(update={"kind": "real"}) if f.kind in kinds.NUMERIC else f for f in fields)
         return cls(real, np.array(levels), np.zeros(len(real)), np.ones(len(real)), dict(told or {}))
@@ -182,7 +183,13 @@ class Table:
         return self.frame.iloc[chosen].reset_index(drop=True)
 
 
-def open_table(data: Any, label: str | None = None, drop: Sequence[str] = ()) -> Table:
+def open_table(
+    data: Any,
+    label: str | None = None,
+    drop: Sequence[str] = (),
+    kinds: Mapping[str, Any] | None = None,
+    missing: Sequence[str] = (),
+) -> Table:
     """What a name, a path or a frame holds, as one table.
 
     Labels that lie beside the rows become the last column, `label`. Columns that a registered set leaves out are left
@@ -190,14 +197,17 @@ def open_table(data: Any, label: str | None = None, drop: Sequence[str] = ()) ->
 
     Args:
         label: the column of labels; None for that of a registered set.
+        drop: columns that are left out.
+        kinds: of columns where they are not to be guessed, before what FILE.columns.yaml says.
+        missing: words that stand for a missing cell.
 
     Raises:
         DataError: the data are no table.
-        ConfigError: there is no such column.
+        ConfigError: there is no such column, or no such kind.
     """
     import pandas
 
-    source = open_source(data)
+    source = open_source(data, missing)
     parts = list(source.raw.parts.values())
     if not parts or any(isinstance(part.x, np.ndarray) for part in parts):
         what = "pictures" if source.raw.is_image else "sound" if parts else "a text"
@@ -215,7 +225,11 @@ def open_table(data: Any, label: str | None = None, drop: Sequence[str] = ()) ->
     frame = frame.drop(columns=list({*drop, *(c for c in source.drop if c in frame.columns)}))
     if frame.shape[1] == 0 or len(frame) < 2:
         raise DataError(f"{source.name}: expected two rows or more of one column or more, got {frame.shape}")
-    told = {name: kind for name, kind in sidecar(data, source.columns).items() if name in frame.columns}
+    kinds = checked(kinds or {})
+    for name in kinds:
+        if name not in frame.columns:
+            raise ConfigError(f"kinds: {source.name} has no column {name!r}{did_you_mean(name, frame.columns)}")
+    told = {name: kind for name, kind in sidecar(data, source.columns).items() if name in frame.columns} | kinds
     return Table(source.name, frame, label if label in frame.columns else None, told)
 
 

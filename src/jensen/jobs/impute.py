@@ -327,7 +327,7 @@ def impute(
     effort = replace(Effort.usual(run), **{name: value for name, value in asked.items() if value is not None})
     _check(run, draws, method, effort, region)
     data, holes = _without_gaps(run, data)
-    source = open_source(data) if data is not None and not isinstance(data, Dataset) else data
+    source = open_source(data, run.schema.missing) if data is not None and not isinstance(data, Dataset) else data
     _, _, part = run.split(source, split, **({} if source is None else {"gaps": True}))
     chosen = run.pick(part, limit, seed)
     mask = _missing(run.schema, part, holes, missing, region)[chosen]

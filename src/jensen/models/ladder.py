@@ -3,9 +3,10 @@
     p(x, z) = p(z_L) Π_l p(z_l | z_{l+1}) p(x | z_1)
     q(z | x) = q(z_L | x) Π_l q(z_l | z_{l+1}, x),        q(z_l | z_{l+1}, x) ∝ N(z_l; μ̂_l(x), σ̂²_l(x)) p(z_l | z_{l+1})
 
-On the way up d_l = network(d_{l−1}), d_0 = x, gives μ̂_l and σ̂_l; on the way down h_l = network(z_{l+1}) is at once the
-prior of z_l and what q merges with them, computed once for both. Below the top every KL term is in closed form given
-the layer above.
+On the way up d_l = network(d_{l−1}), d_0 = x, gives μ̂_l and σ̂_l; on the way down h_l = network(z_{l+1}) gives the prior
+of z_l, which q merges with them: computed once for both. Below the top every KL term is in closed form given the layer
+above. Both ways are normalised over the batch: else what tells data apart fades along them, and upper layers are left
+unused.
 
 Sønderby, Raiko, Maaløe, Sønderby and Winther, "Ladder variational autoencoders", 2016, arXiv:1602.02282.
 """
@@ -26,6 +27,7 @@ from jensen.core import Joint, Model, on
 from jensen.data.schema import Schema
 from jensen.models.family import given
 from jensen.nets import linear
+from jensen.nets.batch_norm import BatchNorm
 from jensen.registry import Likelihood, Network, Objective, Posterior, Prior, model
 
 
@@ -39,6 +41,7 @@ def ladder(
     decoder: Network = "mlp",
     upward: Network = "mlp",
     downward: Network = "mlp",
+    batch_norm: bool = True,
     skip: bool = False,
     prior: Prior = "normal",
     posterior: Posterior = "diagonal",
@@ -50,11 +53,12 @@ def ladder(
 
     Settings:
         latents: dimensions of z_1, z_2, ..., from the data upwards.
-        features: size of each d_l.
+        features: size of each d_l and h_l.
         encoder: network from x to d_1.
         decoder: network of p(x | z_1).
         upward: network from each d_l to d_{l+1}.
-        downward: network from each z_{l+1} to h_l, which gives p(z_l | z_{l+1}).
+        downward: network from each z_{l+1} to h_l, of which p(z_l | z_{l+1}) is linear.
+        batch_norm: whether each d_l and h_l is normalised over the batch.
         skip: whether the data see all layers, p(x | z_1, ..., z_L), and not only the lowest.
         prior: p(z_L).
         posterior: the family of q(z_L | x).
@@ -68,8 +72,12 @@ def ladder(
     z, d, h = ([f"{letter}{level}" for level in levels] for letter in "zdh")
 
     p: dict[str, nn.Module] = {}
-    up = [Node(*reading(encoder, support, (features,), context))]
-    up += [Node(upward((features,), (features,))) for _ in z[1:]]
+
+    def spread(network: nn.Module) -> nn.Module:
+        return nn.Sequential(network, BatchNorm(features)) if batch_norm else network
+
+    first, join = reading(encoder, support, (features,), context)
+    up = [Node(spread(first), join), *(Node(spread(upward((features,), (features,)))) for _ in z[1:])]
     q: dict[str, nn.Module] = {on(d[0], *support.parents, *parents): up[0]}
     q |= {on(d[high], d[low]): up[high] for low, high in pairwise(range(len(z)))}
 
@@ -82,10 +90,10 @@ def ladder(
     )
     for low, high in reversed(list(pairwise(range(len(z))))):
         normal, size = diagonal((latents[low],)), (latents[high],)
-        q[on(h[low], z[high])] = p[on(h[low], z[high])] = Node(downward(size, normal.parameter_shape))
-        p[on(z[low], h[low])] = normal
+        q[on(h[low], z[high])] = p[on(h[low], z[high])] = Node(spread(downward(size, (features,))))
+        p[on(z[low], h[low])] = above = Amortized(linear((features,), normal.parameter_shape), normal)
         seen = Amortized(linear((features,), normal.parameter_shape), normal)
-        q[on(z[low], h[low], d[low])] = Merged(seen, normal)
+        q[on(z[low], h[low], d[low])] = Merged(seen, above)
 
     below, size = z[0], latents[0]
     if skip:

@@ -34,6 +34,8 @@ def imputation(
     settings: Mapping[str, Any] | None = None,
     label: str | None = None,
     drop: Sequence[str] = (),
+    kinds: Mapping[str, Any] | None = None,
+    missing: Sequence[str] = (),
     protocol: str = "paper",
     rate: float = 0.5,
     mechanism: str = "mcar",
@@ -59,6 +61,8 @@ def imputation(
         settings: of the model, of training and of loading data.
         label: a column that is left out; of a registered set its own.
         drop: further columns that are left out.
+        kinds: of columns where they are not to be guessed, as `load_data` takes them.
+        missing: words that stand for a missing cell.
         protocol: "paper" or "leak-free".
         rate, mechanism: share of cells to hide, and how: "mcar", "mar" or "mnar" (`masks.mask`).
         masks: how many times; of seeds seed, seed + 1, ...
@@ -73,7 +77,7 @@ def imputation(
         DataError: the data are no table, or nothing in them can be judged.
     """
     _check(protocol, mechanism, rate, masks, baselines, settings, model)
-    table = open_table(data, label, drop)
+    table = open_table(data, label, drop, kinds, missing)
     name, frame = table.name, table.limited(limit, seed)
     if table.label is not None:
         frame = frame.drop(columns=[table.label])

@@ -34,6 +34,8 @@ def outliers(
     label: str | None = None,
     outlier: Any = None,
     drop: Sequence[str] = (),
+    kinds: Mapping[str, Any] | None = None,
+    missing: Sequence[str] = (),
     detectors: Sequence[str] | None = None,
     seeds: int = 3,
     seed: int = 0,
@@ -53,6 +55,8 @@ def outliers(
         label: the column that says which rows are outliers; of a registered set its own.
         outlier: its value for them; by default the rarest one.
         drop: columns that are left out.
+        kinds: of columns where they are not to be guessed, as `load_data` takes them.
+        missing: words that stand for a missing cell.
         detectors: which of `jensen.jobs.detectors` stand beside; by default all simple ones.
         seeds: how many splits; of seeds seed, seed + 1, ...
         limit: take so many rows at random.
@@ -64,7 +68,7 @@ def outliers(
     """
     simple = [name for name in DETECTORS if name != OURS]
     _check(model, settings, seeds, simple if detectors is None else detectors)
-    table = open_table(data, label, drop)
+    table = open_table(data, label, drop, kinds, missing)
     if table.label is None:
         raise ConfigError(f"--label: name the column of {table.name} that says which rows are outliers")
     frame = table.limited(limit, seed)

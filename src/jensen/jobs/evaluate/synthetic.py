@@ -50,6 +50,8 @@ def synthetic(
     rows: Any = None,
     label: str | None = None,
     drop: Sequence[str] = (),
+    kinds: Mapping[str, Any] | None = None,
+    missing: Sequence[str] = (),
     seeds: int = 3,
     seed: int = 0,
     limit: int | None = None,
@@ -73,6 +75,8 @@ def synthetic(
         label: the column to be told from the others, a category or a number; of a registered set its own; None for
             none, and without what is learnt.
         drop: columns that are left out.
+        kinds: of columns where they are not to be guessed, as `load_data` takes them.
+        missing: words that stand for a missing cell.
         seeds: how many splits; of seeds seed, seed + 1, ...
         limit: take so many rows at random.
         listener: told the share done, in [0, 1].
@@ -89,7 +93,7 @@ def synthetic(
         check(model, settings or {}, None, {})
     elif settings:
         raise ConfigError(f"{', '.join(settings)}: settings of a model, but no --model is named")
-    table = open_table(data, label, drop)
+    table = open_table(data, label, drop, kinds, missing)
     name, frame, label = table.name, table.limited(limit, seed), table.label
     columns = Columns.of(frame, table.told)
     methods: dict[str, Generator] = {REAL: lambda train, n, seed: train, INDEPENDENT: independent}

@@ -1,0 +1,69 @@
+"""What is doubtful in a table: columns that nothing is learned of, or other things than are meant."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jensen.data.schema import Field
+
+MANY, FEW = 1000, 20  # different words of which a column is warned of: so many, or so many where most come once
+ABSENT = ("?", "-", "--", "---", ".", "..", "...", "n.a.", "n/a.", "missing", "not available")  # words, small
+CODES = (-9, -99, -999, -9999, -99999)
+
+
+def doubts(fields: Sequence[Field], parts: Sequence[np.ndarray]) -> list[str]:
+    """In sentences: columns without a cell, names of rows, words that differ by case or blanks alone, and words and
+    numbers that may stand for a missing cell.
+
+    Args:
+        parts: rows (N, D) of each split, in the user's units.
+    """
+    return [said for j, field in enumerate(fields) for said in _of_column(field, [x[:, j] for x in parts])]
+
+
+def _of_column(field: Field, cells: Sequence[np.ndarray]) -> Iterator[str]:
+    name, drop = field.name, f"leave it out with --drop {shlex.quote(field.name)} (in Python drop=)"
+    if not field.present:
+        yield (
+            f"column {name!r} has no cell in the training rows: nothing is learned of it, and it stays empty in what "
+            f"is drawn or filled in; {drop}"
+        )
+        return
+    words, there = field.categories or (), sum(int((~np.isnan(x)).sum()) for x in cells)
+    if len(words) > MANY or (len(words) > FEW and len(words) > there / 2):
+        yield (
+            f"column {name!r} holds {len(words):,} different words in {there:,} cells; names of rows, and of things "
+            f"that hardly ever come twice, say nothing of others and take long to learn; {drop}"
+        )
+    alike = alike_words(words)
+    if alike:
+        yield (
+            f"column {name!r}: {', '.join(map(repr, alike))} differ in case or blanks alone, and are taken for "
+            "different words"
+        )
+    absent = [word for word in words if word.strip().lower() in ABSENT] if words else _codes(cells)
+    if absent:
+        yield (
+            f"column {name!r} holds {', '.join(map(repr, absent))}; where that stands for a missing cell, say so with "
+            f"--missing {shlex.quote(absent[0].strip())} (in Python missing=)"
+        )
+
+
+def _codes(cells: Sequence[np.ndarray]) -> list[str]:
+    """The one number below 0, where it is a code, as -999."""
+    below = np.unique(np.concatenate([x[x < 0] for x in cells]))
+    return [str(int(below[0]))] if len(below) == 1 and below[0] in CODES else []
+
+
+def alike_words(words: Sequence[str]) -> list[str]:
+    """Those that differ from another by case or blanks alone.
+
+    >>> alike_words(("No", " no", "yes"))
+    ['No', ' no']
+    """
+    counts = Counter(" ".join(word.split()).casefold() for word in words)
+    return [word for word in words if counts[" ".join(word.split()).casefold()] > 1]
