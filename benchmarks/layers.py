@@ -3,8 +3,8 @@
     python benchmarks/layers.py [--data binarized-mnist] [--epochs 60] [--folder runs/layers] [--only "ladder"]
         [--out benchmarks/results/layers.json]
 
-The same networks, no way past a layer (`skip=false`), the same warm-up. Of the test set: the ELBO, of its first 2,000 the
-KL divergence of each layer, on average, and in how many of its dimensions the posterior means move, and of some at
+The same networks, no way past a layer (`skip=false`), the same warm-up. Of the test set: the ELBO, of its first 2,000
+the KL divergence of each layer, on average, and in how many of its dimensions the posterior means move, and of some at
 random the importance-weighted bound. Interrupted, it goes on where it stopped. Needs its data (`JENSEN_DATA`).
 """
 
@@ -62,7 +62,7 @@ def used(run: Run, data: Any) -> list[dict[str, float]]:
     with seeded(0, run.device):
         found = collapse(run.model.eval(), {"x": test})
     assert found is not None
-    layers = found.numbers["layers"]
+    layers = found.evidence["layers"]
     return [layers[f"z{level}"] for level in range(1, len(SIZES) + 1)]
 
 

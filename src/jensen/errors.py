@@ -33,9 +33,25 @@ class ConfigError(JensenError):
 
 
 class DataError(JensenError):
-    """Data that cannot be read or used; names the file, column, row or value."""
+    """Data that cannot be read or used; names the file, column, row or value.
+
+    Args:
+        said: what is wrong.
+        advice: what to do about it in a file, put behind that.
+    """
 
     exit_code = 3
+
+    def __init__(self, said: str, advice: str = ""):
+        self.said, self.advice = said, advice
+        super().__init__(said + advice)
+
+    @classmethod
+    def of(cls, name: str, problems: Sequence[DataError]) -> DataError:
+        """Of data by their name, all problems at once."""
+        if len(problems) == 1:
+            return cls(f"{name}: {problems[0].said.removeprefix(f'{name}: ')}", problems[0].advice)
+        return cls(f"{name}: " + "\n  ".join(str(problem).removeprefix(f"{name}: ") for problem in problems))
 
 
 class CapabilityError(JensenError):

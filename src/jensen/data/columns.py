@@ -104,9 +104,9 @@ def _each(make: Callable[[Any], Any], items: Sequence[Any], source: Source) -> l
         try:
             found.append(make(item))
         except DataError as e:
-            problems.append(str(e).removeprefix(f"{source.name}: "))
+            problems.append(e)
     if problems:
-        raise DataError(f"{source.name}: " + "\n  ".join(problems))
+        raise DataError.of(source.name, problems)
     return found
 
 
@@ -315,7 +315,8 @@ def _numbers(column: Any, field: Field, source: Source) -> np.ndarray:
         row = int(unknown.argmax())
         raise DataError(
             f"{source.name}: column {field.name!r}, {source.line(row)}: {words[row]!r} is no category of this "
-            f"column{did_you_mean(words[row], field.categories)}; empty the cell to have it taken as missing"
+            f"column{did_you_mean(words[row], field.categories)}",
+            "; empty the cell to have it taken as missing",
         )
     codes[empty] = np.nan
     return codes

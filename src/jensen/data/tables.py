@@ -145,14 +145,14 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words, gaps: boo
     if len(frame) == 0:
         raise DataError(f"{name}: expected at least one row of data, got none")
     out = np.empty(frame.shape)
-    problems = []
+    problems: list[DataError] = []
     for j, column in enumerate(frame.columns):
         try:
             out[:, j] = _numeric(frame[column], line)
         except DataError as e:
-            problems.append(str(e))
+            problems.append(e)
     if problems:
-        raise DataError(f"{name}: " + "\n  ".join(problems))
+        raise DataError.of(name, problems)
     if np.isfinite(out).all():
         return out
     for what, wrong in (("empty cells (or NaN)", np.isnan(out) & (not gaps)), ("infinite values", np.isinf(out))):
@@ -230,8 +230,8 @@ def _numeric(column: Any, line: Line) -> np.ndarray:
     others = f", as {more:,} cell{'s' if more > 1 else ''} more hold{'' if more > 1 else 's'} no number" if more else ""
     plain = f"; {PLAIN}" if re.fullmatch(SEPARATED, cell) else ""
     raise DataError(
-        f"column {column.name!r} is not numeric: {line(row)} holds {cell!r}{others}{plain}"
-        f"; where it stands for a missing number say so with --missing {shlex.quote(cell.strip())}, take the column as "
-        f"words with --kind {shlex.quote(f'{column.name}=category')}, leave it out with --drop {word}, or use it with "
-        f"--label {word} (in Python missing=, kinds=, drop=, label=)"
+        f"column {column.name!r} is not numeric: {line(row)} holds {cell!r}",
+        f"{others}{plain}; where it stands for a missing number say so with --missing {shlex.quote(cell.strip())}, "
+        f"take the column as words with --kind {shlex.quote(f'{column.name}=category')}, leave it out with "
+        f"--drop {word}, or use it with --label {word} (in Python missing=, kinds=, drop=, label=)",
     )

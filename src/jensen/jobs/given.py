@@ -92,7 +92,7 @@ def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_f
     except DataError as e:
         if given_from is not None:
             raise
-        raise ConfigError(str(e)) from None
+        raise ConfigError(e.said) from None
     return Given(n, y, c, x, context_of(run, y, c))
 
 
