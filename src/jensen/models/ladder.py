@@ -27,7 +27,7 @@ from jensen.core import Joint, Model, on
 from jensen.data.schema import Schema
 from jensen.models.family import given
 from jensen.nets import linear
-from jensen.nets.batch_norm import BatchNorm
+from jensen.nets.batch_norm import Normalized
 from jensen.registry import Likelihood, Network, Objective, Posterior, Prior, model
 
 
@@ -73,11 +73,11 @@ def ladder(
 
     p: dict[str, nn.Module] = {}
 
-    def spread(network: nn.Module) -> nn.Module:
-        return nn.Sequential(network, BatchNorm(features)) if batch_norm else network
+    def node(network: nn.Module, join: nn.Module | None = None) -> Node:
+        return Node(Normalized(network, features) if batch_norm else network, join)
 
     first, join = reading(encoder, support, (features,), context)
-    up = [Node(spread(first), join), *(Node(spread(upward((features,), (features,)))) for _ in z[1:])]
+    up = [node(first, join), *(node(upward((features,), (features,))) for _ in z[1:])]
     q: dict[str, nn.Module] = {on(d[0], *support.parents, *parents): up[0]}
     q |= {on(d[high], d[low]): up[high] for low, high in pairwise(range(len(z)))}
 
@@ -90,7 +90,7 @@ def ladder(
     )
     for low, high in reversed(list(pairwise(range(len(z))))):
         normal, size = diagonal((latents[low],)), (latents[high],)
-        q[on(h[low], z[high])] = p[on(h[low], z[high])] = Node(spread(downward(size, (features,))))
+        q[on(h[low], z[high])] = p[on(h[low], z[high])] = node(downward(size, (features,)))
         p[on(z[low], h[low])] = above = Amortized(linear((features,), normal.parameter_shape), normal)
         seen = Amortized(linear((features,), normal.parameter_shape), normal)
         q[on(z[low], h[low], d[low])] = Merged(seen, above)

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 SLOWEST = 0.01  # share of the averages that a batch replaces, after a hundred batches or more
 FLOOR = 1e-5  # added to variances
+LEAK = 0.1  # slope below 0
 
 
 class BatchNorm(nn.Module):
@@ -43,6 +45,17 @@ class BatchNorm(nn.Module):
                 self.variance.lerp_(variance.to(self.variance), share)
         gain = self.scale * (variance + FLOOR).rsqrt()
         return x * gain + (self.shift - mean * gain)
+
+
+class Normalized(nn.Module):
+    """A network's features (N, D), normalised over the batch, and a leaky rectifier of them."""
+
+    def __init__(self, network: nn.Module, features: int):
+        super().__init__()
+        self.network, self.norm = network, BatchNorm(features)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.leaky_relu(self.norm(self.network(*inputs)), LEAK)
 
 
 @contextmanager
