@@ -17,7 +17,7 @@ from jensen.conditionals.heads import GaussianHead, Support
 from jensen.conditionals.orderless import Orderless, OrderlessDensity
 from jensen.core import Joint, Model, seeded
 from jensen.data import Dataset, Schema, Split, load_data
-from jensen.data.schema import Field
+from jensen.data.field import Field
 from jensen.distributions import Bernoulli, DiagonalNormal, Names, NormalMixture, Record
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.acquire import Inquiry, Stopping

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jensen.data.schema import Field as Column
+from jensen.data.field import Field as Column
 from jensen.data.schema import Kind, Schema
 from jensen.distributions import (
     Affine,

@@ -2,8 +2,9 @@
 
 from jensen.data.catalogue import cache_folder, catalogue
 from jensen.data.dataset import Dataset, Split, TensorSplit, describe
+from jensen.data.field import Field
 from jensen.data.loading import load_data
-from jensen.data.schema import Field, Schema
+from jensen.data.schema import Schema
 
 __all__ = [
     "Dataset",

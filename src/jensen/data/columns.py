@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from jensen.data import tables
-from jensen.data.schema import Field, check_kind, column_kinds, moments
+from jensen.data.field import Field, check_kind, column_kinds, moments
 from jensen.data.sources import Source
 from jensen.data.told import SIDECAR, Told, checked
 from jensen.errors import ConfigError, DataError, did_you_mean

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from jensen.data import tables
+from jensen.data.field import Field, moments
 from jensen.data.fitting import fit_levels
-from jensen.data.schema import Field, moments
 from jensen.data.sources import Source
 from jensen.data.told import checked
 from jensen.data.views import view_of

@@ -13,7 +13,9 @@ import torch
 
 from jensen.data.audio_levels import loss
 from jensen.data.doubts import doubts
-from jensen.data.schema import Field, Schema, in_dtype
+from jensen.data.dtypes import in_dtype
+from jensen.data.field import Field
+from jensen.data.schema import Schema
 from jensen.data.text_tokens import AMOUNTS
 from jensen.errors import DataError, did_you_mean
 

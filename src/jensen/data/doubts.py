@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jensen.data.schema import Field
+from jensen.data.field import Field
 
 MANY, FEW = 1000, 20  # different words of which a column is warned of: so many, or so many where most come once
 ABSENT = ("?", "-", "--", "---", ".", "..", "...", "n.a.", "n/a.", "missing", "not available")  # words, small

@@ -20,10 +20,11 @@ from jensen.data.conditions import (
     views_as_given,
 )
 from jensen.data.dataset import Dataset, Split
+from jensen.data.field import Field
 from jensen.data.fitting import fit_pictures, fit_sound, fit_table
 from jensen.data.raw import ALL
 from jensen.data.rows import Rows, take_apart
-from jensen.data.schema import Field, Schema
+from jensen.data.schema import Schema
 from jensen.data.sources import Source, by_position, open_source, reference
 from jensen.data.text import fit_rows, load_text, refuse_columns
 from jensen.data.told import sidecar

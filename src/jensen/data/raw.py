@@ -13,7 +13,7 @@ from jensen.errors import DataError
 if TYPE_CHECKING:
     import pandas
 
-    from jensen.data.schema import Field
+    from jensen.data.field import Field
 
 SPLITS = ("train", "valid", "test")
 ALL = "all"

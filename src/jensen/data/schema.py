@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,76 +11,17 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from jensen.data.audio_levels import Encoding, to_levels, to_wave
-from jensen.data.tables import row_words
+from jensen.data.dtypes import finite, in_dtype, with_gaps
+from jensen.data.field import Field, moments
 from jensen.data.text_tokens import Tokens
 from jensen.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas
 
-FieldKind = Literal[
-    "image", "text", "audio", "real", "positive", "bounded", "time", "binary", "count", "category", "ordinal"
-]
 Binarization = Literal["none", "static", "dynamic", "given"]
 Measure = Literal["counting", "lebesgue", "mixed"]
 Kind = Literal["binary", "levels", "count", "real", "symbol", "mixed"]
-CONTINUOUS = ("real", "positive", "bounded", "time")
-
-
-class Field(BaseModel):
-    """One picture, one clip of sound or one column of a datum.
-
-    A column of real or positive numbers, of numbers between bounds or of times reaches the model as
-    `(x - center) / scale`, a waveform as levels; every other kind as it is.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    kind: FieldKind
-    shape: tuple[int, ...] = ()
-    """(C, H, W) of a picture, (T,) of a clip; () of a column."""
-    levels: int | None = None
-    """Values are 0..levels-1 as the model sees them: of a picture 256, or 2 where it is binary."""
-    grey: int | None = None
-    """Levels of the pictures before they were binarised, where that is known."""
-    dtype: str = "float64"
-    """The user's dtype, for giving back."""
-    center: float = 0.0
-    scale: float = 1.0
-    categories: tuple[str, ...] | None = None
-    """Of a category or ordinal, its values in words; a value is a position among them."""
-    low: float | None = None
-    high: float | None = None
-    """Of a bounded column, its bounds."""
-    step: float | None = None
-    """Of times, of how many seconds all are multiples."""
-    gaps: bool = False
-    """Whether cells may be missing."""
-    present: float = 1.0
-    """The share of training rows in which a cell is there."""
-    constant: bool = False
-    """Whether these cells all hold one value, or there are none."""
-    rate: int | None = None
-    """Of a sound, samples per second."""
-    encoding: Encoding | None = None
-    """Of a sound, how its waveform becomes levels."""
-    tokens: Tokens | None = None
-    """Of a text, how it becomes whole numbers."""
-    view: dict[str, Any] | None = None
-    """Of a picture that is given: the view of the datum that it is, by name and settings; None for one that comes with
-    the datum.
-    """
-
-    @property
-    def continuous(self) -> bool:
-        """Whether its values are real numbers, of which a density is one with respect to length."""
-        return self.kind in CONTINUOUS
-
-    @property
-    def width(self) -> int:
-        """Numbers that a model is given for one value: an indicator a category, else one."""
-        return len(self.categories) if self.categories is not None else 1
 
 
 class Schema(BaseModel):
@@ -379,9 +319,9 @@ class Schema(BaseModel):
         values = x.detach().to("cpu", torch.float64).numpy()
         if self.is_image:
             assert self.levels
-            return np.clip(np.rint(_finite(values, "x")), 0, self.levels - 1).astype(np.uint8)
+            return np.clip(np.rint(finite(values, "x")), 0, self.levels - 1).astype(np.uint8)
         if self.is_sound:
-            return to_wave(_finite(values, "x"), *self.quantisation).astype(np.float32)
+            return to_wave(finite(values, "x"), *self.quantisation).astype(np.float32)
         if self.is_text:
             return np.array([self.tokens.decode(row) for row in np.rint(values)], dtype=object)
         return self.table(self.in_units(values), c, y)
@@ -392,7 +332,7 @@ class Schema(BaseModel):
         """Rows in the user's units (N, D) in the user's own dtypes and container; `c` and `y` as in `restore`."""
         if self.kind == "mixed":
             x = np.where([not field.continuous for field in self.fields], np.rint(x), x)
-        columns = {field.name: (field.dtype, _with_gaps(x[:, j], field)) for j, field in enumerate(self.fields)}
+        columns = {field.name: (field.dtype, with_gaps(x[:, j], field)) for j, field in enumerate(self.fields)}
         for j, field in enumerate(self.given if c is not None and self.given_picture is None else ()):
             assert c is not None
             columns[field.name] = field.dtype, in_dtype(c[:, j], field)
@@ -432,139 +372,6 @@ class Schema(BaseModel):
     def cells_in_units(self, x: np.ndarray, columns: np.ndarray, center: bool = True) -> np.ndarray:
         """`in_units` of single cells (*, C), of columns (C,); of differences without `center`."""
         return x * self._scales[columns] + (self._centers[columns] if center else 0.0)
-
-
-def column_kinds(
-    names: Sequence[str], dtypes: Sequence[str], values: np.ndarray, kinds: Mapping[str, str]
-) -> list[Any]:
-    """Kind of each column of a table (N, D): as told in `kinds`, else binary where it is boolean or holds
-    integers 0 and 1 only, else real.
-
-    Raises:
-        DataError: another kind is told.
-    """
-    found = []
-    for j, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
-        column = values[:, j]
-        whole = "int" in dtype.lower() or dtype.lower().startswith("bool")
-        kind = kinds.get(name) or ("binary" if whole and np.isin(column, (0, 1)).all() else "real")
-        if kind not in ("real", "binary", "count"):
-            raise DataError(f"column {name!r}: expected kind real, binary or count, got {kind!r}")
-        found.append(kind)
-    return found
-
-
-def check_kind(
-    name: str,
-    kind: str,
-    column: np.ndarray,
-    bounds: tuple[float | None, float | None] = (None, None),
-    line: Callable[[int], str] = row_words,
-) -> None:
-    """Raises `DataError` naming the first value of a column that its kind cannot have; a gap (NaN) may be.
-
-    Args:
-        line: says where in the file a row, counted from 0, is.
-    """
-    hint = ""
-    if kind == "positive":
-        wrong, expected = column <= 0, "a number above 0"
-    elif kind == "bounded":
-        low, high = bounds
-        wrong, expected = (column < low) | (column > high), f"a number from {low:g} to {high:g}"
-        hint = f"; to train without these bounds, give --kind {shlex.quote(f'{name}=real')}"
-    elif kind == "binary":
-        wrong, expected = ~np.isin(column, (0, 1)), "0 or 1"
-    elif kind == "count":
-        wrong, expected = (column < 0) | (column != np.rint(column)), "a count 0, 1, 2, ..."
-    else:
-        return
-    wrong &= ~np.isnan(column)
-    if wrong.any():
-        row, more = int(wrong.argmax()), int(wrong.sum()) - 1
-        others = f" (and {more:,} row{'s' if more > 1 else ''} more)" if more else ""
-        raise DataError(f"column {name!r}, {line(row)}: expected {expected}, got {column[row]:g}{others}{hint}")
-
-
-def moments(column: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation; a constant column is only centred."""
-    top = float(np.abs(column).max(initial=0.0))
-    if len(column) == 0 or np.ptp(column) == 0:
-        return (float(column[0]) if len(column) else 0.0), 1.0
-    scaled = column / top  # so that squares neither overflow nor vanish
-    return float(scaled.mean() * top), float(scaled.std() * top) or 1.0
-
-
-def as_dtype(column: np.ndarray, field: Field) -> np.ndarray:
-    kind = field.dtype.lower()
-    if kind.startswith("bool"):
-        return _finite(column, field.name) > 0.5
-    if "int" in kind:
-        limits = np.iinfo(kind.split("[")[0])
-        # float(limits.max) of int64 is one too many, so stay just below and round up again.
-        top = np.nextafter(float(limits.max), 0)
-        return np.rint(np.clip(_finite(column, field.name), float(limits.min), top)).astype(limits.dtype)
-    return column.astype(kind) if kind in ("float16", "float32") else column
-
-
-def _with_gaps(column: np.ndarray, field: Field) -> Any:
-    """`in_dtype`; empty cells stay so, in a dtype that has them."""
-    empty = np.isnan(column)
-    if not field.gaps or not empty.any() or (field.categories is None and "float" in field.dtype.lower()):
-        return in_dtype(column, field)
-    import pandas
-
-    known = column[~empty]
-    whole = in_dtype(np.where(empty, known[0] if len(known) else 0.0, column), field)
-    series: Any = pandas.Series(whole, dtype=field.dtype)
-    if series.dtype == bool:
-        series = series.astype("boolean")
-    elif not isinstance(series.dtype, pandas.api.extensions.ExtensionDtype) and series.dtype.kind in "iu":
-        series = series.astype("Int64")
-    return series.mask(empty)
-
-
-def in_dtype(column: np.ndarray, field: Field) -> Any:
-    """Values of a column (N,) in the user's units, positions of categories, as values of its own dtype."""
-    if field.kind == "time":
-        return _times(column, field)
-    if field.categories is None:
-        return as_dtype(column, field)
-    top = len(field.categories) - 1
-    words = np.array([*field.categories], dtype=object)[
-        np.clip(np.rint(_finite(column, field.name)), 0, top).astype(int)
-    ]
-    kind = field.dtype.lower()
-    if kind.startswith("bool"):
-        return words == "True"
-    if "int" in kind or "float" in kind:
-        return words.astype(np.float64 if "float" in kind else np.int64)
-    if kind == "category":
-        import pandas
-
-        return pandas.Categorical(words, categories=list(field.categories), ordered=field.kind == "ordinal")
-    return words
-
-
-def _times(seconds: np.ndarray, field: Field) -> Any:
-    """Seconds since 1970 (N,) as dates of the column's own dtype; as text, years first."""
-    import pandas
-
-    step = field.step or 1e-6
-    micro = np.rint(np.rint(_finite(seconds, field.name) / step) * step * 1e6).astype(np.int64)
-    times = pandas.Series(micro.astype("datetime64[us]"))
-    if not field.dtype.startswith("datetime64"):
-        return times.dt.strftime("%Y-%m-%d" if step >= 86400 else "%Y-%m-%dT%H:%M:%S").to_numpy(dtype=object)
-    if "," in field.dtype:
-        zone = field.dtype.split(",")[1].strip(" ]")
-        return times.dt.tz_localize("UTC").dt.tz_convert(zone)
-    return times.to_numpy()
-
-
-def _finite(values: np.ndarray, name: str) -> np.ndarray:
-    if not np.isfinite(values).all():
-        raise DataError(f"{name!r}: expected finite numbers for a whole-number field, got NaN or inf")
-    return values
 
 
 def _listed(shape: Sequence[int]) -> str:

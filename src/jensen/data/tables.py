@@ -127,7 +127,8 @@ def _as_numbers(column: Any) -> Any:
     import pandas
 
     try:
-        return pandas.to_numeric(column.astype(object).where(column.notna(), None)).astype(np.float64)
+        numbers: Any = pandas.to_numeric(column.astype(object).where(column.notna(), None))
+        return numbers.astype(np.float64)
     except (ValueError, TypeError):
         return column
 

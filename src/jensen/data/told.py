@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from jensen.data.schema import Field
+from jensen.data.field import Field
 from jensen.errors import ConfigError, DataError, did_you_mean
 
 KINDS = ("real", "positive", "bounded", "count", "binary", "category", "ordinal", "time")

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jensen.core import seeded
 from jensen.data import Dataset, Schema, load_data, splits
-from jensen.data.schema import Field
+from jensen.data.field import Field
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.estimators import frames
 from jensen.jobs.job import REASONS

@@ -20,8 +20,9 @@ import yaml
 from jensen.core import seeded
 from jensen.data import Dataset, Split
 from jensen.data.columns import encode
+from jensen.data.dtypes import in_dtype
+from jensen.data.field import Field
 from jensen.data.raw import ALL, Part, Raw
-from jensen.data.schema import Field, in_dtype
 from jensen.data.sources import Source, open_source
 from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from jensen.jobs.given import context_of, read_given

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jensen.data import columns as kinds
+from jensen.data.dtypes import in_dtype
+from jensen.data.field import Field
 from jensen.data.raw import ALL, Part, Raw
-from jensen.data.schema import Field, in_dtype
 from jensen.data.sources import Source, open_source
 from jensen.data.told import checked, sidecar
 from jensen.errors import ConfigError, DataError, did_you_mean

@@ -13,8 +13,9 @@ import torch
 
 from jensen.core import seeded
 from jensen.data import Dataset, Schema, Split
+from jensen.data.dtypes import as_dtype, in_dtype
+from jensen.data.field import Field
 from jensen.data.raw import ALL
-from jensen.data.schema import Field, as_dtype, in_dtype
 from jensen.data.sources import Source, open_source
 from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from jensen.jobs.filled import Effort, Filled

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from jensen.core import Model
-from jensen.data.schema import Field
+from jensen.data.field import Field
 from jensen.errors import CapabilityError
 from jensen.jobs.particles import Conditioned, Particles
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jensen.data import Split
-from jensen.data.schema import in_dtype
+from jensen.data.dtypes import in_dtype
 from jensen.errors import ConfigError, DataError
 from jensen.jobs.columns import Columns
 from jensen.jobs.job import job

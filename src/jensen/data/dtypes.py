@@ -1,0 +1,82 @@
+"""Values of a column back in the user's own dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jensen.data.field import Field
+from jensen.errors import DataError
+
+
+def as_dtype(column: np.ndarray, field: Field) -> np.ndarray:
+    kind = field.dtype.lower()
+    if kind.startswith("bool"):
+        return finite(column, field.name) > 0.5
+    if "int" in kind:
+        limits = np.iinfo(kind.split("[")[0])
+        # float(limits.max) of int64 is one too many, so stay just below and round up again.
+        top = np.nextafter(float(limits.max), 0)
+        return np.rint(np.clip(finite(column, field.name), float(limits.min), top)).astype(limits.dtype)
+    return column.astype(kind) if kind in ("float16", "float32") else column
+
+
+def with_gaps(column: np.ndarray, field: Field) -> Any:
+    """`in_dtype`; empty cells stay so, in a dtype that has them."""
+    empty = np.isnan(column)
+    if not field.gaps or not empty.any() or (field.categories is None and "float" in field.dtype.lower()):
+        return in_dtype(column, field)
+    import pandas
+
+    known = column[~empty]
+    whole = in_dtype(np.where(empty, known[0] if len(known) else 0.0, column), field)
+    series: Any = pandas.Series(whole, dtype=field.dtype)
+    if series.dtype == bool:
+        series = series.astype("boolean")
+    elif not isinstance(series.dtype, pandas.api.extensions.ExtensionDtype) and series.dtype.kind in "iu":
+        series = series.astype("Int64")
+    return series.mask(empty)
+
+
+def in_dtype(column: np.ndarray, field: Field) -> Any:
+    """Values of a column (N,) in the user's units, positions of categories, as values of its own dtype."""
+    if field.kind == "time":
+        return _times(column, field)
+    if field.categories is None:
+        return as_dtype(column, field)
+    top = len(field.categories) - 1
+    words = np.array([*field.categories], dtype=object)[
+        np.clip(np.rint(finite(column, field.name)), 0, top).astype(int)
+    ]
+    kind = field.dtype.lower()
+    if kind.startswith("bool"):
+        return words == "True"
+    if "int" in kind or "float" in kind:
+        return words.astype(np.float64 if "float" in kind else np.int64)
+    if kind == "category":
+        import pandas
+
+        return pandas.Categorical(words, categories=list(field.categories), ordered=field.kind == "ordinal")
+    return words
+
+
+def _times(seconds: np.ndarray, field: Field) -> Any:
+    """Seconds since 1970 (N,) as dates of the column's own dtype; as text, years first."""
+    import pandas
+
+    step = field.step or 1e-6
+    micro = np.rint(np.rint(finite(seconds, field.name) / step) * step * 1e6).astype(np.int64)
+    times = pandas.Series(micro.astype("datetime64[us]"))
+    if not field.dtype.startswith("datetime64"):
+        return times.dt.strftime("%Y-%m-%d" if step >= 86400 else "%Y-%m-%dT%H:%M:%S").to_numpy(dtype=object)
+    if "," in field.dtype:
+        zone = field.dtype.split(",")[1].strip(" ]")
+        return times.dt.tz_localize("UTC").dt.tz_convert(zone)
+    return times.to_numpy()
+
+
+def finite(values: np.ndarray, name: str) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise DataError(f"{name!r}: expected finite numbers for a whole-number field, got NaN or inf")
+    return values
