@@ -39,6 +39,14 @@ def at(log: list[dict[str, Any]], minutes: float) -> dict[str, float] | None:
     return {"epoch": lines[-1]["epoch"], f"valid_{name}": max(line["valid"][name] for line in lines)}
 
 
+def layers_and_steps(log: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of a hierarchy the KL divergence of each layer at the end, in nats, and steps that were left out, where any may be."""
+    kl = {name: round(value, 3) for name, value in log[-1]["valid"].items() if name.startswith("kl_")}
+    skipped = [line["train"]["skipped"] for line in log if "skipped" in line["train"]]
+    found: dict[str, Any] = {"layers": kl} if len(kl) > 1 else {}
+    return found | ({"skipped": {"mean": sum(skipped) / len(skipped), "most": max(skipped)}} if skipped else {})
+
+
 def show(event: Event) -> None:
     """A line an epoch that was validated."""
     if event.kind == "epoch":
@@ -112,6 +120,7 @@ def main() -> None:
             "epochs": run.log[-1]["epoch"],
             f"best_valid_{name}": max(line["valid"][name] for line in run.log),
             "at_minutes": {str(m): at(run.log, m) for m in (5, 15, 30)},
+            **layers_and_steps(run.log),
             "curve": [[round(line["seconds"] / 60, 2), round(line["valid"][name], 3)] for line in run.log],
         },
         "scores": [scored(run, *which) for which in estimators],

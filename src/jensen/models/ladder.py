@@ -53,12 +53,12 @@ def ladder(
 
     Settings:
         latents: dimensions of z_1, z_2, ..., from the data upwards.
-        features: size of each d_l and h_l.
+        features: size of each d_l, and of each h_l where they are normalised.
         encoder: network from x to d_1.
         decoder: network of p(x | z_1).
         upward: network from each d_l to d_{l+1}.
-        downward: network from each z_{l+1} to h_l, of which p(z_l | z_{l+1}) is linear.
-        batch_norm: whether each d_l and h_l is normalised over the batch.
+        downward: network from each z_{l+1} to h_l, which gives p(z_l | z_{l+1}).
+        batch_norm: whether each d_l and h_l is normalised over the batch, with p(z_l | z_{l+1}) linear in h_l.
         skip: whether the data see all layers, p(x | z_1, ..., z_L), and not only the lowest.
         prior: p(z_L).
         posterior: the family of q(z_L | x).
@@ -89,9 +89,11 @@ def ladder(
         else alone(top, "here q depends on what is given, too")
     )
     for low, high in reversed(list(pairwise(range(len(z))))):
-        normal, size = diagonal((latents[low],)), (latents[high],)
-        q[on(h[low], z[high])] = p[on(h[low], z[high])] = node(downward(size, (features,)))
-        p[on(z[low], h[low])] = above = Amortized(linear((features,), normal.parameter_shape), normal)
+        size, normal = (latents[high],), diagonal((latents[low],))
+        way = downward(size, (features,) if batch_norm else normal.parameter_shape)
+        q[on(h[low], z[high])] = p[on(h[low], z[high])] = node(way)
+        above = Amortized(linear((features,), normal.parameter_shape), normal) if batch_norm else normal
+        p[on(z[low], h[low])] = above
         seen = Amortized(linear((features,), normal.parameter_shape), normal)
         q[on(z[low], h[low], d[low])] = Merged(seen, above)
 

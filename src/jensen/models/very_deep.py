@@ -104,5 +104,7 @@ def very_deep(
         q[on(f"h{t - 1}", *parents)] = p[on(f"h{t - 1}", *parents)] = after
     p[on("x", "h0")] = Amortized(leave(channels, head.parameter_shape, places[0]), head)
     del q[on("h0", *(("z1",) if depth == 1 else ("z1", "h1")))]  # p alone needs it
+    for part in (*p.values(), *q.values()):
+        part.to(memory_format=torch.channels_last)  # pyright: ignore  # a third faster on processors
     trained = objective().of_several(objective.name) if depth > 1 else objective()
     return Model(Joint(p), Joint(q), trained)
