@@ -40,7 +40,7 @@ def at(log: list[dict[str, Any]], minutes: float) -> dict[str, float] | None:
 
 
 def layers_and_steps(log: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of a hierarchy the KL divergence of each layer at the end, in nats, and steps that were left out, where any may be."""
+    """KL divergence of each layer of a hierarchy at the end, in nats; steps that were left out, where any may be."""
     kl = {name: round(value, 3) for name, value in log[-1]["valid"].items() if name.startswith("kl_")}
     skipped = [line["train"]["skipped"] for line in log if "skipped" in line["train"]]
     found: dict[str, Any] = {"layers": kl} if len(kl) > 1 else {}
