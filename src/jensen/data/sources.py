@@ -56,7 +56,10 @@ def open_source(ref: Any, missing: Sequence[str] = ()) -> Source:
     source = _open(ref)
     if not missing or source.columns is None:
         return source
-    parts = {name: replace(part, x=tables.emptied(part.x, missing)) for name, part in source.raw.parts.items()}
+    parts = {
+        name: part if isinstance(part.x, np.ndarray) else replace(part, x=tables.emptied(part.x, missing))
+        for name, part in source.raw.parts.items()
+    }
     return replace(source, raw=replace(source.raw, parts=parts))
 
 
