@@ -76,12 +76,11 @@ def main() -> None:
         run = trained(name, options.data, options.epochs, options.seed, Path(options.folder))
         layers, elbo = used(run, data), run.score(data, estimator="elbo")
         iw = run.score(data, particles=options.particles, limit=options.limit)
-        minutes = run.log[-1]["seconds"] / 60
         told = [f"{layer['kl']:.2f} ({layer['active_units']} of {layer['units']})" for layer in layers]
-        lines.append([name, f"{minutes:.0f}", *told, f"{elbo.nats:.2f}", f"{iw.nats:.2f} ± {iw.stderr:.2f}"])
+        lines.append([name, *told, f"{elbo.nats:.2f}", f"{iw.nats:.2f} ± {iw.stderr:.2f}"])
         print("  ".join(lines[-1]), flush=True)
         numbers[name] = {
-            "minutes": minutes, "layers": layers, "elbo": elbo.to_dict(), "iw": iw.to_dict(),
+            "layers": layers, "elbo": elbo.to_dict(), "iw": iw.to_dict(),
             "settings": {**SHARED, **CONTESTANTS[name][1]},
         }  # fmt: skip
     about = (
@@ -91,7 +90,7 @@ def main() -> None:
         "error. Higher is better."
     )
     heads = [f"z{level}" for level in range(1, len(SIZES) + 1)]
-    columns = ["model", "minutes", *heads, "ELBO, nats", "IW, nats"]
+    columns = ["model", *heads, "ELBO, nats", "IW, nats"]
     keep_table(options.out, about, columns, lines, {"numbers": numbers, "seed": options.seed})
 
 
