@@ -37,13 +37,29 @@ def test_cells_are_empty_and_columns_of_the_kind_that_is_left(messy):
 
 def test_frames_keep_their_dtypes():
     frame = pandas.DataFrame(
-        {"whole": np.array([1, -9, 3], dtype="int16"), "real": [0.5, np.nan, -9.0], "flag": [True, False, True]}
+        {
+            "whole": np.array([1, -9, 3], dtype="int16"),
+            "real": [0.5, np.nan, -9.0],
+            "round": [1.0, 2.0, -9.0],  # real numbers that happen to be whole stay real
+            "flag": [True, False, True],
+        }
     )
     data = load_data(frame, missing="-9", fractions=(1, 0, 0))
-    assert [field.dtype for field in data.schema.fields] == ["Int16", "float64", "bool"]
+    assert [field.dtype for field in data.schema.fields] == ["Int16", "float64", "float64", "bool"]
     gaps = np.isnan(load_data(frame, schema=data.schema).split("all").x)
-    assert gaps.tolist() == [[False, False, False], [True, True, False], [False, True, False]]
+    assert gaps.tolist() == [[False] * 4, [True, True, False, False], [False, True, True, False]]
     assert frame["whole"].tolist() == [1, -9, 3]  # the user's own is left alone
+
+
+def test_truth_values_among_words_are_truth_values(tmp_path):
+    """As pandas reads them where it is told the word."""
+    path = tmp_path / "flags.csv"
+    path.write_text("flag,fruit\nTrue,apple\n?,pear\nFalse,apple\n")
+    told = pandas.read_csv(path, na_values="?")["flag"]
+    data = load_data(path, missing="?", fractions=(1, 0, 0))
+    assert (data.schema.fields[0].kind, data.schema.fields[0].dtype) == ("binary", "boolean")
+    x = load_data(path, schema=data.schema).split("all").x[:, 0]
+    np.testing.assert_array_equal(x, told.map({True: 1.0, False: 0.0}).to_numpy(float))
 
 
 def test_a_run_takes_the_words_for_missing_in_other_data_too(messy, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import jensen
 from jensen.data import Split, load_data
 from jensen.errors import ConfigError
-from jensen.jobs.choose import Candidate, choose, relative_error
+from jensen.jobs.choose import Candidate, Length, choose, relative_error
 
 RNG = np.random.default_rng(0)
 
@@ -74,3 +74,13 @@ def test_what_is_no_table_is_refused():
         choose("digits")
     with pytest.raises(ConfigError, match="expected 200 cells or more"):
         choose(table(20))
+
+
+def test_trials_are_shorter_in_large_tables_alone():
+    """So that what is chosen in a small one is what is trained."""
+    few, many = (Length(rows, steps=600, epochs=None, minutes=None, batch_size=50) for rows in (4999, 5000))
+    assert (few.trial, many.trial) == (1.0, 0.4)
+    assert (few.of(few.trial, 3.0)["epochs"], many.of(many.trial, 3.0)["epochs"]) == (6, 3)  # 600 of 100, 240 of 100
+    minutes = Length(5000, 600, None, 8.0, 50)
+    trial, last = (minutes.of(share, 1 + 2.5 * minutes.trial)["minutes"] for share in (minutes.trial, 1.0))
+    assert (trial, last) == (pytest.approx(1.6), pytest.approx(4.0))

@@ -104,6 +104,19 @@ def test_cells_become_numbers_and_come_back():
 # Errors
 
 
+def test_kinds_that_are_told_hold():
+    frame = mixed(60)
+    at = list(frame).index("label")
+    assert Columns.of(frame).is_category[at]
+    assert not Columns.of(frame, {"label": "real"}).is_category[at]
+    common = {"rate": 0.2, "masks": 1, "baselines": ["mean"]}
+    numbers = frame.drop(columns="word")
+    assert "accuracy" in evaluate.imputation(numbers, **common).values["mean"]
+    assert "accuracy" not in evaluate.imputation(numbers, kinds={"label": "real"}, **common).values["mean"]
+    with pytest.raises(ConfigError, match="no column 'labl'; did you mean 'label'"):
+        evaluate.imputation(frame, kinds={"labl": "real"}, **common)
+
+
 def test_errors_are_those_of_hidden_cells():
     truth = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 1.0], [2.0, 1.0, 0.0]])
     found = np.array([[0.5, 1.0, 2.0], [1.0, 2.0, 9.0], [9.0, 1.0, 1.0]])

@@ -26,8 +26,9 @@ from jensen.jobs.train import train
 from jensen.objectives import Batch, GradientPhase, Objective, Stage, Terms, UpdatePhase
 from jensen.training.adam import LeanAdam
 from jensen.training.folder import Folder, load_tensors
+from jensen.training.hardware import has_bfloat16, pick_device, pick_precision
 from jensen.training.settings import Settings, training_settings
-from jensen.training.trainer import Event, Trainer, pick_device
+from jensen.training.trainer import Event, Trainer
 
 SMALL = {"latents": 2, "encoder": {"name": "mlp", "hidden": [6]}, "decoder": {"name": "mlp", "hidden": [6]}}
 STEADY = {"optimizer": "sgd", "schedule": "constant", "lr_warmup": 0.0, "average": 0.0}
@@ -644,6 +645,21 @@ def test_bfloat16_in_training_and_float32_in_scoring():
     seen.clear()
     model.evidence({"x": split.x})
     assert seen == {(False, torch.float32, torch.float32)}
+
+
+def test_bfloat16_is_chosen_where_the_device_has_it(monkeypatch, caplog):
+    cpu, known = torch.device("cpu"), {"avx2": True, "avx512_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    assert not has_bfloat16(cpu)
+    assert (pick_precision("auto", cpu), pick_precision("bf16", cpu)) == (None, torch.bfloat16)
+    train("vae", table(), settings=SMALL, epochs=1, precision="bf16")
+    assert "imitates" in caplog.text
+    caplog.clear()
+    train("vae", table(), settings=SMALL, epochs=1, precision="auto")
+    assert "imitates" not in caplog.text
+    known["avx512_bf16"] = torch.backends.mkldnn.is_available()
+    assert pick_precision("auto", cpu) == (torch.bfloat16 if known["avx512_bf16"] else None)
+    assert pick_precision("fp32", cpu) is None
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:one", ""])

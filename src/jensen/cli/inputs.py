@@ -31,7 +31,7 @@ _MAGIC = {
 def open_run(path: str, device: str = "auto") -> Run:
     """A trained model from its folder, on a device."""
     from jensen.jobs.run import open_run as opened
-    from jensen.training.trainer import pick_device
+    from jensen.training.hardware import pick_device
 
     return opened(path, str(pick_device(device)))
 

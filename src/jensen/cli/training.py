@@ -65,7 +65,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Data per step.", show_default=False)] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate at its highest.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and draws.", show_default=False)] = None,
-    precision: Annotated[str | None, typer.Option(metavar="P", help="fp32 or bf16.", show_default=False)] = None,
+    precision: Annotated[str | None, typer.Option(metavar="P", help="fp32, bf16 or auto.", show_default=False)] = None,
     device: Annotated[
         str | None, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:1.", show_default=False)
     ] = None,

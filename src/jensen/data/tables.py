@@ -105,14 +105,11 @@ def emptied(frame: pandas.DataFrame, missing: Sequence[str]) -> pandas.DataFrame
             continue
         if not empty.any():
             continue
-        whole = isinstance(column.dtype, np.dtype) and column.dtype.kind in "iu"
-        emptied = (column.astype(column.dtype.name.replace("i", "I").replace("u", "U")) if whole else column).mask(
-            empty
-        )
-        if emptied.dtype == object or pandas.api.types.is_string_dtype(emptied.dtype):
-            emptied = _as_numbers(emptied)
-        found[name] = emptied
-    return frame.assign(**nullable(pandas.DataFrame(found))) if found else frame
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iu":
+            column = column.astype(column.dtype.name.replace("i", "I").replace("u", "U"))  # Int64 has gaps, int64 none
+        left = column.mask(empty)
+        found[name] = _as_read(left) if pandas.api.types.is_string_dtype(left.dtype) else left
+    return frame.assign(**found) if found else frame
 
 
 def _is_number(word: str) -> bool:
@@ -122,13 +119,17 @@ def _is_number(word: str) -> bool:
         return False
 
 
-def _as_numbers(column: Any) -> Any:
-    """Text as numbers, where it is nothing else."""
+def _as_read(column: Any) -> Any:
+    """A column of text (N,), None where empty, as a file of these cells is read: numbers, truth values or text."""
     import pandas
 
+    text = column.astype(object).where(column.notna(), None)
+    truths = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
+    if text.dropna().isin(truths).all():
+        return nullable(text.map(truths.get).to_frame())[column.name]
     try:
-        numbers: Any = pandas.to_numeric(column.astype(object).where(column.notna(), None))
-        return numbers.astype(np.float64)
+        numbers: Any = pandas.to_numeric(text)
+        return nullable(numbers.astype(np.float64).to_frame())[column.name]
     except (ValueError, TypeError):
         return column
 

@@ -23,8 +23,9 @@ from jensen.jobs.while_training import Diary
 from jensen.objectives.prior import prior_objective
 from jensen.registry import MODEL, build, configure, find, flatten, nest, override
 from jensen.training.folder import Folder
+from jensen.training.hardware import has_bfloat16, pick_device
 from jensen.training.settings import OF_BUDGET, Settings, ignored, training_settings
-from jensen.training.trainer import Event, Trainer, pick_device
+from jensen.training.trainer import Event, Trainer
 
 log = logging.getLogger(__name__)
 DATA_OPTIONS = (
@@ -79,7 +80,7 @@ def train(
             raise ConfigError("--resume needs --out, the run to go on with")
         return _resume(out, model, data, settings or {}, preset, options, listener)
     configured, checked, data_options = check(model, settings or {}, preset, options)
-    pick_device(checked.device)
+    device = pick_device(checked.device)
     loaded = data if isinstance(data, Dataset) and not data_options else load_data(data, **data_options)
     if "train" not in loaded.splits:
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
@@ -96,6 +97,10 @@ def train(
     if loaded.schema.given and "c" not in built.context:
         raise ConfigError(f"given: {model} takes no conditions; drop the columns, or let it explain them")
     _refuse_ignored(model, built, _sort(model, settings or {}, preset, options)[1])
+    if checked.precision == "bf16" and not has_bfloat16(device):
+        log.warning(
+            f"train.precision: {device.type} has no instructions for bf16 and imitates them slowly; auto asks first"
+        )
     for text in loaded.warnings:
         warnings.warn(text, DataWarning, stacklevel=2)
     ref, recorded = loaded.recipe if loaded.recipe is not None else (None, data_options)

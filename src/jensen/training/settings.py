@@ -65,7 +65,7 @@ def settings(
     patience: Count = 15,
     max_epochs: Count = 2000,
     keep: Literal["best", "last"] = "best",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Literal["fp32", "bf16", "auto"] = "fp32",
     compile: bool = False,
     device: str = "auto",
     seed: Annotated[int, Field(ge=0)] = 0,
@@ -92,7 +92,8 @@ def settings(
         patience: epochs without improvement (at least 500 steps) that end training without a budget.
         max_epochs: most epochs without a budget.
         keep: the weights of the best validation or the last ones.
-        precision: "bf16" runs networks in bfloat16; densities never.
+        precision: "bf16" runs networks in bfloat16, "auto" where the device has instructions for it (others are several
+            times slower so); densities never.
         compile: whether the arithmetic of splines is compiled in the first step; it takes tens of seconds and a C++
             compiler, and pays in runs of many minutes. Without a compiler it runs as always, and the log says so.
         device: "auto", "cpu", "cuda" or "cuda:1".

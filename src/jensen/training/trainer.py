@@ -26,6 +26,7 @@ from jensen.errors import ConfigError, IntegrityError, JensenError, ResourceErro
 from jensen.objectives import GradientPhase, Objective, Stage, Terms, UpdatePhase
 from jensen.training.adam import LeanAdam
 from jensen.training.folder import Folder, load_tensors, save_tensors
+from jensen.training.hardware import pick_device, pick_precision
 from jensen.training.settings import Settings
 from jensen.transforms.compilation import compiling
 
@@ -73,21 +74,6 @@ class Event:
     remaining: float | None  # seconds
     logged: dict[str, Any]
     monitor: str = ""  # the name of what decides which weights are kept
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises `ConfigError` for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"train.device: expected auto, cpu or cuda, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"train.device: {name!r} asked for, but this machine offers no CUDA device")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"train.device: {name!r} asked for, but there are {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 class Trainer:
@@ -154,7 +140,7 @@ class Trainer:
             _threads(self.settings.threads),
             self._interruptible(),
         ):
-            set_precision(self.model, torch.bfloat16 if self.settings.precision == "bf16" else None)
+            set_precision(self.model, pick_precision(self.settings.precision, self.device))
             if self.objective.prepare is not None:
                 with seeded(self.settings.seed, self.device), torch.no_grad():
                     self.objective.prepare(self.model, self.train.take(slice(0, 2)))

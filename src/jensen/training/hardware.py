@@ -1,0 +1,38 @@
+"""What a machine offers: its device, and whether that computes in bfloat16 or only imitates it."""
+
+from __future__ import annotations
+
+import torch
+
+from jensen.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises `ConfigError` for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"train.device: expected auto, cpu or cuda, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"train.device: {name!r} asked for, but this machine offers no CUDA device")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"train.device: {name!r} asked for, but there are {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether networks run in bfloat16 faster than in float32: a device without such instructions is several times
+    slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """What networks are trained in, None for their own: `auto` is bfloat16 where the device computes in it."""
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and has_bfloat16(device)) else None
