@@ -1,6 +1,6 @@
 """Train a shipped preset as a user would, then score it on its whole test set; keep the curve and the score.
 
-    python benchmarks/likelihood.py vae-binarized-mnist --run runs/likelihood [--threads 2] [--particles 5000]
+    python benchmarks/likelihood.py vae-binarized-mnist --run runs/likelihood [--threads 2] [--particles 5000] [--limit N]
         [--out benchmarks/results/vae-binarized-mnist.json] [key=value ...]
 
 Interrupted, it goes on where it stopped. Needs the preset's data (`JENSEN_DATA`).
@@ -58,16 +58,18 @@ def show(event: Event) -> None:
         )
 
 
-def scored(run: Run, estimator: str, particles: int) -> dict[str, Any]:
-    """A score of the whole test split; one that the run folder keeps already is not computed again."""
+def scored(run: Run, estimator: str, particles: int, limit: int | None) -> dict[str, Any]:
+    """A score of the test split, or of some of it; one that the run folder keeps already is not computed again."""
     assert run.folder is not None
-    wanted = (estimator, particles, run.data().split("test").sha256, None)
+    test = run.data().split("test")
+    subset = None if limit is None or limit >= len(test) else f"{limit} of {len(test)} at random, seed 0"
+    wanted = (estimator, particles, test.sha256, subset)
     for kept in run.folder.scores():
         if (kept["estimator"], kept["particles"], kept["split_sha256"], kept["subset"]) == wanted:
             print(f"kept already: {kept['nats']:.2f} ± {kept['stderr']:.2f} nats ({estimator}, {particles} particles)")
             return kept
     began = time.perf_counter()
-    score = run.score(estimator=estimator, particles=particles)
+    score = run.score(estimator=estimator, particles=particles, limit=limit)
     print(score, flush=True)
     return {**score.to_dict(), "seconds": round(time.perf_counter() - began, 1)}
 
@@ -78,7 +80,8 @@ def main() -> None:
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--particles", type=int, default=5000)
+    parser.add_argument("--particles", type=int, default=5000, help="of the importance-weighted bound; 1 for none")
+    parser.add_argument("--limit", type=int, default=None, help="score so many test data at random")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--note", default="", help="on the conditions of the measurement")
     parser.add_argument("--text", default="", help="of the data, as length=512")
@@ -106,7 +109,7 @@ def main() -> None:
     spent = time.process_time() - spent
     name = monitored(run.log[0])
     exact = run.capabilities.likelihood == "exact"
-    estimators = [("exact", 1)] if exact else [("elbo", 1), ("iw", options.particles)]
+    estimators = [("exact", 1)] if exact else [("elbo", 1), ("iw", options.particles)][: 1 + (options.particles > 1)]
     result = {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
@@ -123,7 +126,7 @@ def main() -> None:
             **layers_and_steps(run.log),
             "curve": [[round(line["seconds"] / 60, 2), round(line["valid"][name], 3)] for line in run.log],
         },
-        "scores": [scored(run, *which) for which in estimators],
+        "scores": [scored(run, *which, options.limit) for which in estimators],
     }
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -427,9 +427,35 @@ def test_a_storm_of_steps_left_out_ends_training():
         return Terms(-1000 * a_of(model).sum(), {})
 
     with pytest.raises(
-        TrainingError, match=r"10 steps in a row were left out; .* gradient norm of 1000.*train\.skip_above is 5"
+        TrainingError, match=r"10 steps in a row were left out; .* gradient norm of 1000.*train\.skip_above .* allow 5"
     ):
         Trainer(point(Stage((GradientPhase(steep),))), rows(), None, settings(epochs=200, skip_above=5.0)).run()
+
+
+def test_steps_are_left_out_beyond_what_was_usual():
+    """A norm a hundred times the usual changes nothing; norms that grow slowly lose none."""
+    seen: list[float] = []
+
+    def loud(model: Model, batch: Batch, progress: float) -> Terms:
+        seen.append(a_of(model).item())
+        turn = len(seen) - 1
+        factor = float("nan") if turn == 30 else 100.0 if turn == 40 else 1.0
+        return Terms(-factor * a_of(model).sum(), {})
+
+    model = point(Stage((GradientPhase(loud),)))
+    told = settings(epochs=5, batch_size=4, skip_factor=10.0, keep="last", lr_warmup=0.0)
+    Trainer(model, rows(48), None, told).run()
+    moved = [after != before for before, after in itertools.pairwise([*seen, a_of(model).item()])]
+    assert [turn for turn, moves in enumerate(moved) if not moves] == [30, 40]
+
+    grown: list[float] = []
+
+    def growing(model: Model, batch: Batch, progress: float) -> Terms:
+        grown.append(1.05 ** len(grown))  # to 18 in sixty steps
+        return Terms(-grown[-1] * a_of(model).sum(), {})
+
+    log = Trainer(point(Stage((GradientPhase(growing),))), rows(48), None, told).run()
+    assert len(grown) == 60 and log[-1]["train"]["skipped"] == 0
 
 
 # Failures

@@ -11,6 +11,7 @@ import typer
 from jensen.cli.acquiring import acquire
 from jensen.cli.choosing import choose
 from jensen.cli.clustering import cluster
+from jensen.cli.compressing import compress, decompress, inspect
 from jensen.cli.detecting import outliers
 from jensen.cli.evaluating import evaluate
 from jensen.cli.failures import Guarded
@@ -51,11 +52,12 @@ def _options(
 ) -> None: ...
 
 
-LOOK, TRAIN, USE, JUDGE = "Look", "Train", "Use a run", "Judge a run"
+LOOK, TRAIN, USE, STORE, JUDGE = "Look", "Train", "Use a run", "Compress by a run", "Judge a run"
 for panel, commands in {
     TRAIN: (train, choose, infer, demo),
     LOOK: (models, show, data),
     USE: (score, sample, impute, acquire, reconstruct, encode, interpolate, cluster, outliers),
+    STORE: (compress, decompress, inspect),
     JUDGE: (diagnose, probe, compare, distance, report),
 }.items():
     for command in commands:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ from jensen.cli.inputs import data_for, open_run
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, Refine, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
 from jensen.cli.progress import ShareProgress
-from jensen.cli.writing import STDOUT, check_out, write_result, write_rows, write_sounds, write_texts
+from jensen.cli.writing import STDOUT, check_out, check_sound, say, write_data, write_result, write_rows
 from jensen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def score(
         rows = _rows(opened, given, result, limit, seed)
         write_rows(out, rows)
         if not as_json:
-            _say(out, rows)
+            say(out, rows)
     if as_json:
         print_json(result.to_dict())
     elif out != STDOUT:
@@ -164,7 +163,7 @@ def sample(
     if how.problems:
         raise ConfigError(how.problems)
     opened = open_run(run, device)
-    _check_sound(out, opened)
+    check_sound(out, opened)
     if opened.schema.is_sound and n is None and given_from is None:
         n = SOUNDS
     with ShareProgress("sampling") as progress:
@@ -182,7 +181,7 @@ def sample(
             listener=progress,
             say=note,
         )
-    _write(out, opened, drawn)
+    write_data(out, opened, drawn)
     if privacy:
         note(str(opened.privacy(drawn, seed=seed)))
 
@@ -204,11 +203,11 @@ def reconstruct(
     """Data as they come back from what the model infers about them."""
     check_out(out)
     opened = open_run(run, device)
-    _check_sound(out, opened)
+    check_sound(out, opened)
     limit = _fit_on_a_page(out, limit, opened)
     kept, given = column_names(only) or (), data_for(opened, data)
     back = opened.reconstruct(given, split=split, limit=limit, seed=seed, only=kept, mean=not draw)
-    _write(out, opened, back)
+    write_data(out, opened, back)
 
 
 def encode(
@@ -231,7 +230,7 @@ def encode(
     options = {"draws": draws, "refine": refine, "seed": seed, "codes": codes}
     z = opened.encode(data_for(opened, data), split=split, limit=limit, **options)
     write_result(out, z, columns=code_names(opened, z.shape[-1], draws))
-    _say(out, z)
+    say(out, z)
 
 
 def interpolate(
@@ -249,10 +248,10 @@ def interpolate(
     """A path from one datum to another by way of the latent space."""
     check_out(out)
     opened = open_run(run, device)
-    _check_sound(out, opened)
+    check_sound(out, opened)
     given = data_for(opened, data)
     path = opened.interpolate(given, start=start - 1, end=end - 1, steps=steps, how=how, split=split, seed=seed)
-    _write(out, opened, path, columns=len(path) if len(path) <= 20 else None)
+    write_data(out, opened, path, columns=len(path) if len(path) <= 20 else None)
 
 
 PICTURES_ON_A_PAGE, SOUNDS = 100, 8
@@ -268,37 +267,3 @@ def _fit_on_a_page(out: str, limit: int | None, run: Run) -> int | None:
         )
         return most
     return limit
-
-
-def _check_sound(out: str, run: Run) -> None:
-    """Raises `ConfigError` where a .wav is to hold what is no sound."""
-    if out.lower().endswith(".wav") and not run.schema.is_sound:
-        raise ConfigError(f"--out: a .wav holds sound, and {run.name} is a model of other data; use .npz or .csv")
-
-
-def _write(out: str, run: Run, result: Any, columns: int | None = None) -> None:
-    schema = run.schema
-    if schema.is_sound:
-        files = write_sounds(out, result, schema.fields[0].rate or 1, columns)
-        _say(files[0] if len(files) == 1 else f"{files[0]} to {Path(files[-1]).name}" if files else STDOUT, result)
-        return
-    if schema.is_text:
-        write_texts(out, result, schema.tokens.lines)
-        _say(out, result)
-        return
-    names = schema.names if result.shape[1] == len(schema.names) else _all_names(run)
-    write_result(out, result, schema.levels, None if schema.is_image else names, across=columns)
-    _say(out, result)
-
-
-def _all_names(run: Run) -> list[str]:
-    """Columns of what is drawn, conditions among them."""
-    schema, context = run.schema, run.model.conditions
-    given = [*(schema.given_names if "c" in context else []), *([schema.label] if "y" in context else [])]
-    return [name for name in schema.order if name in (*schema.names, *given)]
-
-
-def _say(out: str, result: Any) -> None:
-    if out != STDOUT:
-        shape = " x ".join(map(str, result.shape))
-        note(f"wrote {out} ({shape})")

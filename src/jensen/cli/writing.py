@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jensen.cli.printing import note
 from jensen.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas
+
+    from jensen.jobs.run import Run
 
 STDOUT = "-"
 OF_NUMBERS = (".npz", ".npy", ".csv", ".parquet", ".json")
@@ -112,6 +115,42 @@ def write_sounds(out: str, waves: Any, rate: int, columns: int | None = None) ->
     for name, wave in zip(names, waves, strict=True):
         write_atomically(path.with_name(name), wav(wave, rate))
     return [str(path.with_name(name)) for name in names]
+
+
+def check_sound(out: str, run: Run) -> None:
+    """Raises `ConfigError` where a .wav is to hold what is no sound."""
+    if out.lower().endswith(".wav") and not run.schema.is_sound:
+        raise ConfigError(f"--out: a .wav holds sound, and {run.name} is a model of other data; use .npz or .csv")
+
+
+def write_data(out: str, run: Run, result: Any, columns: int | None = None) -> None:
+    """Write data in the user's types, as a run gives them: pictures, tables, texts or clips."""
+    schema = run.schema
+    if schema.is_sound:
+        files = write_sounds(out, result, schema.fields[0].rate or 1, columns)
+        say(files[0] if len(files) == 1 else f"{files[0]} to {Path(files[-1]).name}" if files else STDOUT, result)
+        return
+    if schema.is_text:
+        write_texts(out, result, schema.tokens.lines)
+        say(out, result)
+        return
+    names = schema.names if result.shape[1] == len(schema.names) else _all_names(run)
+    write_result(out, result, schema.levels, None if schema.is_image else names, across=columns)
+    say(out, result)
+
+
+def _all_names(run: Run) -> list[str]:
+    """Columns of what is drawn, conditions among them."""
+    schema, context = run.schema, run.model.conditions
+    given = [*(schema.given_names if "c" in context else []), *([schema.label] if "y" in context else [])]
+    return [name for name in schema.order if name in (*schema.names, *given)]
+
+
+def say(out: str, result: Any) -> None:
+    """What was written, on stderr."""
+    if out != STDOUT:
+        shape = " x ".join(map(str, result.shape))
+        note(f"wrote {out} ({shape})")
 
 
 def encoded(

@@ -182,8 +182,8 @@ class Schema(BaseModel):
         if self.gaps:
             listed = ", ".join(repr(field.name) for field in self.fields if field.gaps)
             raise ConfigError(
-                f"{reason}, and there are empty cells in the columns {listed}; vae, nade, hvae and ladder take them; else "
-                "fill them in, or leave out those columns with --drop"
+                f"{reason}, and there are empty cells in the columns {listed}; vae, nade, hvae and ladder take them; "
+                "else fill them in, or leave out those columns with --drop"
             )
 
     @property

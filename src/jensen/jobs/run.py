@@ -22,6 +22,7 @@ from jensen.training.folder import Folder
 if TYPE_CHECKING:
     from jensen.jobs.acquire import Acquisition
     from jensen.jobs.cluster import Clusters
+    from jensen.jobs.compress import Compression
     from jensen.jobs.distance import Distance
     from jensen.jobs.impute import Imputation
     from jensen.jobs.outliers import Outliers
@@ -202,6 +203,18 @@ class Run:
         from jensen.jobs.encode import interpolate
 
         return interpolate(self, data, **options)
+
+    def compress(self, data: Any = None, **options: Any) -> Compression:
+        """Data as the bits that the model says they take; see `jensen.jobs.compress`."""
+        from jensen.jobs.compress import compress
+
+        return compress(self, data, **options)
+
+    def decompress(self, archive: Any, **options: Any) -> Any:
+        """Data back from what `compress` wrote; see `jensen.jobs.compress`."""
+        from jensen.jobs.compress import decompress
+
+        return decompress(self, archive, **options)
 
     def cluster(self, data: Any = None, **options: Any) -> Clusters:
         """Which component of a mixture each datum belongs to; see `jensen.jobs.cluster`."""

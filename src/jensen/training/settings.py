@@ -17,7 +17,10 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
-OF_STEPS = ("lr", "optimizer", "weight_decay", "schedule", "lr_warmup", "clip", "skip_above", "average", "compile")
+OF_STEPS = (
+    "lr", "optimizer", "weight_decay", "schedule", "lr_warmup", "clip", "skip_above", "skip_factor", "average",
+    "compile",
+)  # fmt: skip
 OF_BUDGET = ("epochs", "minutes", "patience", "max_epochs")
 
 
@@ -35,6 +38,7 @@ class Settings:
     lr_warmup: float
     clip: float
     skip_above: float
+    skip_factor: float
     average: float
     patience: int
     max_epochs: int
@@ -46,6 +50,11 @@ class Settings:
     threads: int | None
     checkpoint_seconds: float
     hide: float
+
+    @property
+    def skips(self) -> bool:
+        """Whether steps are left out for their gradient."""
+        return bool(self.skip_above or self.skip_factor)
 
 
 @component("training", "gradient")
@@ -61,6 +70,7 @@ def settings(
     lr_warmup: Share = 0.01,
     clip: Annotated[float, Field(ge=0)] = 0.0,
     skip_above: Annotated[float, Field(ge=0)] = 0.0,
+    skip_factor: Annotated[float, Field(ge=0)] = 0.0,
     average: Share = 0.999,
     patience: Count = 15,
     max_epochs: Count = 2000,
@@ -88,6 +98,8 @@ def settings(
         clip: largest global gradient norm; 0 does not clip.
         skip_above: global gradient norm above which a step is left out, as is one whose loss or gradient is not finite
             (Child 2021, arXiv:2011.10650); the log has the share that was. 0 leaves out none.
+        skip_factor: the same, in multiples of the gradient norm that was usual of late, the geometric mean of about 50
+            steps: it fits any data and follows norms that grow, as those of sharp likelihoods do. 0 leaves out none.
         average: decay a step of the exponential moving average of weights that is validated and kept; 0 for none.
         patience: epochs without improvement (at least 500 steps) that end training without a budget.
         max_epochs: most epochs without a budget.
@@ -105,7 +117,8 @@ def settings(
             Validation hides as much, always the same cells.
     """
     return Settings(
-        epochs, minutes, batch_size, lr, optimizer, weight_decay, schedule, lr_warmup, clip, skip_above, average,
+        epochs, minutes, batch_size, lr, optimizer, weight_decay, schedule, lr_warmup, clip, skip_above,
+        skip_factor, average,
         patience, max_epochs, keep, precision, compile, device, seed, threads, checkpoint_seconds, hide,
     )  # fmt: skip
 

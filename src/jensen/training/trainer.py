@@ -38,6 +38,8 @@ OPEN_ENDED_EPOCHS, OPEN_ENDED_STEPS = 100, 3000  # progress without a budget is 
 LEAST_PATIENCE_STEPS = 500
 STORM = 100  # steps left out in a row, or all of a pass, that end training: it has lost its way
 LEAST_STORM = 10
+NORMS = 50  # steps that a usual gradient norm is a mean of, about
+LEAST_NORMS = 20  # steps before it is known
 DROPS = 1  # times that the learning rate is cut before training without a budget ends
 
 
@@ -55,6 +57,8 @@ class Position:
     best_step: int = 0
     drops: int = 0
     skipped: int = 0  # steps left out since the last one taken
+    norms: int = 0  # gradient norms that were finite
+    usual_norm: float = 0.0  # their geometric mean, of late
     patience_step: int = 0
     seconds: float = 0.0
     done: bool = False
@@ -312,17 +316,17 @@ class Trainer:
         try:
             with compiling(s.batch_size if s.compile else None):
                 terms = phase.loss(self.model, batch, progress)
-            if not s.skip_above and self.device.type == "cpu" and not math.isfinite(terms.loss.item()):
+            if not s.skips and self.device.type == "cpu" and not math.isfinite(terms.loss.item()):
                 self._not_finite(terms.logged, terms.loss)
             optimizer.zero_grad(set_to_none=True)
             loss = terms.loss  # a weighted mean over the batch: what a batch counts follows from its rows' weights
             if "weight" in batch:
                 loss = loss * (batch["weight"].mean() / self._mean_weight)
             loss.backward()
-            if s.clip or s.skip_above:
+            if s.clip or s.skips:
                 norm = nn.utils.clip_grad_norm_(list(phase.parameters(self.model)), s.clip or math.inf).detach()
                 terms.logged["gradient_norm"] = norm
-                if s.skip_above and self._left_out(norm, terms):
+                if s.skips and self._left_out(norm, terms):
                     return
             optimizer.update() if isinstance(optimizer, LeanAdam) else optimizer.step()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
@@ -335,7 +339,10 @@ class Trainer:
 
     def _left_out(self, norm: Tensor, terms: Terms) -> bool:
         """Whether a step is to be left out for its gradient; counted in the log as the share `skipped`."""
-        taken, size = math.isfinite(terms.loss.item()) and norm.item() <= self.settings.skip_above, norm.item()
+        size, limit = norm.item(), self._norm_limit()
+        taken = math.isfinite(terms.loss.item()) and size <= limit
+        if math.isfinite(size):
+            self._remember(size)
         self.at.skipped = 0 if taken else self.at.skipped + 1
         logged = {"skipped": torch.tensor(0.0 if taken else 1.0)}
         if not taken and math.isfinite(size):
@@ -345,11 +352,24 @@ class Trainer:
         if self.at.skipped >= many:
             raise TrainingError(
                 f"epoch {self.at.epoch + 1}, step {self.at.step + 1}: {many} steps in a row were left out; the last "
-                f"had a loss of {terms.loss.item():.4g} and a gradient norm of {size:.4g}, and train.skip_above is "
-                f"{self.settings.skip_above:g}{self._keep_last_good()}. Try a higher train.skip_above (norms "
-                f"are in nats and grow with the size of a datum), or a lower --lr"
+                f"had a loss of {terms.loss.item():.4g} and a gradient norm of {size:.4g}, and train.skip_above and "
+                f"train.skip_factor allow {limit:.4g}{self._keep_last_good()}. Try a higher train.skip_above (norms "
+                f"are in nats and grow with the size of a datum), or train.skip_factor=10 alone, or a lower --lr"
             )
         return not taken
+
+    def _norm_limit(self) -> float:
+        """The gradient norm up to which a step is taken."""
+        s, at = self.settings, self.at
+        by_factor = s.skip_factor * at.usual_norm if s.skip_factor and at.norms >= LEAST_NORMS else math.inf
+        return min(s.skip_above or math.inf, by_factor, torch.finfo(torch.float32).max)
+
+    def _remember(self, norm: float) -> None:
+        """Let a norm enter the usual one, whether its step is taken or not: where norms grow, so does what is usual."""
+        at = self.at
+        at.norms, share = at.norms + 1, max(1 / (at.norms + 1), 1 / NORMS)
+        size = max(norm, torch.finfo(torch.float32).tiny)
+        at.usual_norm = size if at.norms == 1 else at.usual_norm ** (1 - share) * size**share
 
     def _count(self, logged: dict[str, Tensor], share: float) -> None:
         """Add what a batch logged to the means of the log."""

@@ -1,0 +1,157 @@
+"""Compress: every bit comes back, in as many as the model's own score says; what does not fit is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import jensen
+from jensen.data import load_data
+from jensen.errors import CapabilityError, ConfigError, IntegrityError
+from jensen.jobs.compress import inspect
+
+RNG = np.random.default_rng(0)
+GREY = RNG.binomial(15, np.linspace(0.1, 0.9, 64).reshape(8, 8), (60, 8, 8)).astype(np.uint8) * 17
+BITS = (RNG.random((60, 8, 8)) < np.linspace(0.05, 0.95, 64).reshape(8, 8)).astype(np.uint8)
+QUANTISED = {
+    "encoder": {"name": "conv", "channels": [8]}, "decoder": {"name": "conv", "channels": [8]},
+    "quantizer.codes": 8, "quantizer.width": 4,
+}  # fmt: skip
+CASES = {
+    "made, bits": ("made", BITS, {"hidden": [16]}),
+    "made, two orderings": ("made", BITS, {"hidden": [16], "orderings": 2}),
+    "pixelcnn, levels": ("pixelcnn", GREY, {"width": 8, "layers": 1}),
+    "pixelcnn, mixture": ("pixelcnn", GREY, {"width": 8, "layers": 1, "likelihood": "discretized-logistic-mixture"}),
+    "markov": ("markov", BITS, {}),
+    "vqvae": ("vqvae", GREY, QUANTISED),
+    "vqvae, finite scalar": (
+        "vqvae", BITS, {k: v for k, v in QUANTISED.items() if k[0] != "q"} | {"quantizer": "finite-scalar"}),
+    "vqvae2": ("vqvae2", GREY, {**QUANTISED, "features": 8}),
+}  # fmt: skip
+
+
+def trained(model: str, data, settings: dict, **options) -> jensen.Run:
+    data = load_data(data, fractions=(0.5, 0.2, 0.3), seed=0)
+    return jensen.train(model, data, settings=settings, epochs=2, batch_size=10, **options)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_bit_comes_back_in_as_many_as_the_score_says(case: str):
+    model, data, settings = CASES[case]
+    run = trained(model, data, settings)
+    found = run.compress(split="train")
+    back = run.decompress(found.content)
+    np.testing.assert_array_equal(back, run.data().split("train").x)
+    assert back.dtype == data.dtype
+    score = run.score(split="train")
+    if case != "made, two orderings":  # coded in one of them, and scored by their average
+        assert found.model_bits == pytest.approx(-score.nats * found.n / math.log(2), rel=1e-4)
+    told = inspect(found.content)
+    chunks = told["chunks"] - told["chunks_by_model"]
+    assert chunks or 8 * len(found.content) <= 1.01 * found.model_bits + 8 * 250
+
+
+@pytest.mark.parametrize("case", ["vqvae", "vqvae, finite scalar", "vqvae2"])
+def test_codes_alone_come_back_as_what_they_stand_for(case: str):
+    model, data, settings = CASES[case]
+    run = trained(model, data, settings)
+    found = run.compress(split="train", lossy=True)
+    np.testing.assert_allclose(run.decompress(found.content), run.reconstruct(split="train"), rtol=1e-4, atol=1e-3)
+    bits = run.score(split="train").code_bits
+    assert bits is not None
+    own = sum(level["bits"] for level in bits.values())
+    assert found.model_bits / found.n == pytest.approx(own, rel=1e-4)
+    assert len(found.content) < len(run.compress(split="train").content)
+    drawn = run.decompress(found.content, mean=False, seed=1)
+    assert drawn.dtype == data.dtype and (drawn == run.decompress(found.content, mean=False, seed=1)).all()
+
+
+def test_conditions_lie_beside():
+    labelled = load_data("digits")
+    run = jensen.train("vqvae", labelled, settings=QUANTISED | {"conditional": True}, epochs=1)
+    found = run.compress(limit=70)
+    test = labelled.split("test")
+    np.testing.assert_array_equal(run.decompress(found.content), test.x[run.pick(test, 70)])
+    assert inspect(found.content)["conditions"] == ["y"]
+
+
+def test_texts_come_back(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("\n".join("".join(RNG.choice(list("abc "), RNG.integers(3, 12))) for _ in range(80)) + "\n")
+    run = jensen.train("rnn", path, settings={"width": 8}, epochs=1, text={"lines": True})
+    back = run.decompress(run.compress(split="train").content)
+    expected = run.schema.restore(torch.from_numpy(run.data().split("train").x).float())
+    assert list(back) == list(expected) and all(isinstance(line, str) for line in back)
+
+
+def test_a_few_data_and_many_batches(monkeypatch):
+    run = trained(*CASES["made, bits"])
+    monkeypatch.setattr("jensen.jobs.compress.BATCH", 7)
+    found = run.compress(split="train")
+    assert inspect(found.content)["chunks"] == math.ceil(found.n / 7)
+    np.testing.assert_array_equal(run.decompress(found.content), run.data().split("train").x)
+    one = run.compress(split="train", limit=1)
+    assert one.n == 1 and run.decompress(one.content).shape == (1, 1, 8, 8)
+
+
+def test_noise_takes_no_more_than_it_is_long():
+    """A model that is wrong codes nothing: data lie as they are."""
+    run = trained(*CASES["made, bits"])
+    wrong = load_data(np.where(np.linspace(0.05, 0.95, 64).reshape(8, 8) < 0.5, 1, 0) * np.ones((200, 1, 1), int))
+    found = run.compress(wrong.split("train").x.astype(np.uint8))
+    assert found.by_model == 0 and "lie without it" in str(found)
+    assert len(found.content) <= found.as_they_are + 300
+    assert found.model_bits > 8 * len(found.content)
+
+
+def test_what_cannot_be_compressed_is_told():
+    vae = trained("vae", BITS, {"latents": 2})
+    with pytest.raises(CapabilityError, match=r"vae cannot compress: q draws z, .*bits-back"):
+        vae.compress()
+    made = trained(*CASES["made, bits"])
+    with pytest.raises(CapabilityError, match="made has no discrete codes"):
+        made.compress(lossy=True)
+    real = jensen.train("made", RNG.normal(size=(40, 3)), epochs=1)
+    with pytest.raises(CapabilityError, match="expected bits, levels or symbols, got data of kind real"):
+        real.compress()
+
+
+def test_other_weights_and_other_probabilities_are_noticed(monkeypatch):
+    run, other = trained(*CASES["made, bits"]), trained(*CASES["made, bits"], seed=1)
+    content = run.compress().content
+    with pytest.raises(IntegrityError, match="written with other weights than made's"):
+        other.decompress(content)
+    monkeypatch.setattr("jensen.jobs.compress._fingerprint", lambda run: inspect(content)["weights"])
+    with pytest.raises(IntegrityError, match="computes other probabilities"):
+        other.decompress(content)
+
+
+def test_what_does_not_read_back_is_not_written(monkeypatch, tmp_path):
+    """A machine whose probabilities differ from one pass to the next writes no archive."""
+    run = trained(*CASES["made, bits"])
+    head = run.model.p["x"].module.head
+    calls = {"n": 0}
+    plain = type(head).forward
+
+    def drifting(self, parameters):
+        calls["n"] += 1
+        return plain(self, parameters + (0.5 if calls["n"] > 70 else 0.0))
+
+    monkeypatch.setattr(type(head), "forward", drifting)
+    with pytest.raises(IntegrityError):
+        run.compress(split="train", out=tmp_path / "a.jz")
+    assert not (tmp_path / "a.jz").exists()
+
+
+def test_files(tmp_path):
+    run = trained(*CASES["vqvae"])
+    found = run.compress(out=tmp_path / "a.jz")
+    assert (tmp_path / "a.jz").read_bytes() == found.content
+    np.testing.assert_array_equal(run.decompress(tmp_path / "a.jz"), run.decompress(found.content))
+    with pytest.raises(ConfigError, match=r"no such file; did you mean 'a.jz'"):
+        run.decompress(tmp_path / "b.jz")
+    assert dataclasses.asdict(found)["n"] == found.n == inspect(tmp_path / "a.jz")["n"]
