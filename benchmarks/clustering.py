@@ -22,7 +22,7 @@ SETTINGS = {
     "encoder.hidden": [500, 500],
     "decoder.hidden": [500, 500],
     "encoder.input_dropout": 0.1,
-    "train.precision": "bf16",
+    "train.precision": "auto",
 }
 PRIOR = {"prior": "mixture", "prior.components": 10, "prior.covariance": "full"}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from jensen.codecs.entropy import Coder
 from jensen.conditionals.autoregressive import Autoregression
@@ -102,7 +102,7 @@ def _levels(met: Elementwise, name: str) -> int:
     """K, where values are 0..K−1."""
     if isinstance(met, Categorical):
         levels: Any = met.levels
-    elif met.support is torch.distributions.constraints.boolean:
+    elif met.support is constraints.boolean:
         levels = 2
     else:
         levels = getattr(met.support, "upper_bound", math.inf) + 1
