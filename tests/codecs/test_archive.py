@@ -8,16 +8,19 @@ import zlib
 import numpy as np
 import pytest
 
-from jensen.codecs.archive import CHECK, MAGIC, Chunk, as_they_are, from_as_they_are, inflated, packed, unpacked
+from jensen.codecs.archive import CHECK, MAGIC, Chunk, Header, as_they_are, from_as_they_are, inflated, packed, unpacked
 from jensen.errors import IntegrityError
 
-HEADER = {"model": "vqvae", "n": 3, "shape": [1, 2, 2]}
+HEADER = Header(
+    model="vqvae", run=None, weights="ab", lossless=True, n=3, shape=[1, 2, 2], batch=2, torch="2", given=[]
+)  # fmt: skip
 CHUNKS = [Chunk(0, b"12345678", b"content"), Chunk(1, b"abcdefgh", b"")]
 
 
 def test_what_goes_in_comes_out():
     assert unpacked(packed(HEADER, CHUNKS), "a") == (HEADER, CHUNKS)
-    assert unpacked(packed(HEADER, []), "a") == (HEADER, [])
+    with pytest.raises(IntegrityError, match="expected 2 chunks, got 0"):
+        unpacked(packed(HEADER, []), "a")
 
 
 def test_damage_anywhere_is_noticed():
@@ -54,3 +57,15 @@ def test_numbers_as_they_are(levels: int):
     np.testing.assert_array_equal(from_as_they_are(content, x.shape, levels), x)
     with pytest.raises(ValueError):
         from_as_they_are(content, (6, 3, 70), levels)
+
+
+@pytest.mark.parametrize("told", ["[]", "5", "null", "{}", "[" * 100_000, '{"n": NaN}', "\x00"])
+def test_headers_that_are_none(told: str, monkeypatch):
+    monkeypatch.setattr(Header, "model_dump_json", lambda self: told)
+    with pytest.raises(IntegrityError, match=r"^the file: the archive cannot be read"):
+        unpacked(packed(HEADER, CHUNKS), "the file")
+
+
+def test_methods_that_are_none():
+    with pytest.raises(IntegrityError, match="chunk 2 is coded by method 2"):
+        unpacked(packed(HEADER, [CHUNKS[0], Chunk(2, b"abcdefgh", b"")]), "the file")

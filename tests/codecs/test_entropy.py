@@ -66,3 +66,9 @@ def test_differences_in_the_last_digit_change_nothing():
     other = log_p * (1 + 1e-15)
     assert not torch.equal(log_p, other)
     np.testing.assert_array_equal(on_grid(log_p), on_grid(other))
+
+
+def test_bytes_that_are_none():
+    log_p = torch.randn(20, 30, generator=torch.Generator().manual_seed(0)).double()
+    with pytest.raises(ValueError, match="none of these symbols"):
+        Decoder(b"\xff" * 400, torch.float64).code(log_p, None)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
 import jensen
+from jensen.codecs.archive import AS_THEY_ARE, BY_MODEL, Chunk, as_they_are, digest_of, packed, unpacked
 from jensen.data import load_data
-from jensen.errors import CapabilityError, ConfigError, IntegrityError
+from jensen.errors import CapabilityError, ConfigError, DataError, IntegrityError
 from jensen.jobs.compress import inspect
 
 RNG = np.random.default_rng(0)
@@ -34,25 +37,31 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.fixture(name="forced")
+def _forced(monkeypatch):
+    """All is coded by the model, however bad it is."""
+    monkeypatch.setattr("jensen.jobs.compress.shorter", lambda raw, content: False)
+
+
 def trained(model: str, data, settings: dict, **options) -> jensen.Run:
     data = load_data(data, fractions=(0.5, 0.2, 0.3), seed=0)
     return jensen.train(model, data, settings=settings, epochs=2, batch_size=10, **options)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_bit_comes_back_in_as_many_as_the_score_says(case: str):
+def test_every_bit_comes_back_in_as_many_as_the_score_says(case: str, forced):
     model, data, settings = CASES[case]
     run = trained(model, data, settings)
     found = run.compress(split="train")
+    assert found.by_model == 1 and found.lossless
     back = run.decompress(found.content)
     np.testing.assert_array_equal(back, run.data().split("train").x)
     assert back.dtype == data.dtype
     score = run.score(split="train")
     if case != "made, two orderings":  # coded in one of them, and scored by their average
         assert found.model_bits == pytest.approx(-score.nats * found.n / math.log(2), rel=1e-4)
-    told = inspect(found.content)
-    chunks = told["chunks"] - told["chunks_by_model"]
-    assert chunks or 8 * len(found.content) <= 1.01 * found.model_bits + 8 * 250
+    assert inspect(found.content)["chunks_by_model"] == inspect(found.content)["chunks"] == 1
+    assert 8 * len(found.content) <= 1.01 * found.model_bits + 8 * 250
 
 
 @pytest.mark.parametrize("case", ["vqvae", "vqvae, finite scalar", "vqvae2"])
@@ -70,13 +79,39 @@ def test_codes_alone_come_back_as_what_they_stand_for(case: str):
     assert drawn.dtype == data.dtype and (drawn == run.decompress(found.content, mean=False, seed=1)).all()
 
 
-def test_conditions_lie_beside():
+def test_labels_that_are_given_lie_beside(forced):
     labelled = load_data("digits")
     run = jensen.train("vqvae", labelled, settings=QUANTISED | {"conditional": True}, epochs=1)
     found = run.compress(limit=70)
     test = labelled.split("test")
     np.testing.assert_array_equal(run.decompress(found.content), test.x[run.pick(test, 70)])
     assert inspect(found.content)["conditions"] == ["y"]
+    with pytest.raises(DataError, match="the model is conditional: expected labels"):
+        run.compress(test.x)
+
+
+def test_given_columns_come_back_in_their_places(forced):
+    frame = pandas.DataFrame({
+        "a": RNG.integers(0, 2, 50), "g": RNG.normal(size=50), "b": RNG.integers(0, 2, 50),
+        "kind": RNG.choice(["x", "y"], 50), "side": RNG.choice(["left", "right"], 50),
+    })  # fmt: skip
+    run = jensen.train("made", load_data(frame, given=["g", "kind"], label="side"), epochs=1, conditional=True)
+    found = run.compress(split="train")
+    assert sorted(inspect(found.content)["conditions"]) == ["c", "y"]
+    rows = run.data().split("train").index
+    pandas.testing.assert_frame_equal(run.decompress(found.content), frame.iloc[rows].reset_index(drop=True))
+
+
+def test_bits_that_are_drawn_anew_are_refused():
+    grey = load_data(GREY, binarize="dynamic", fractions=(0.5, 0.2, 0.3))
+    run = jensen.train("made", grey, settings={"hidden": [8]}, epochs=1)
+    with pytest.raises(DataError, match=r"split 'train' is grey and binarised anew"):
+        run.compress(split="train")
+    found = run.compress(split="test")
+    np.testing.assert_array_equal(
+        run.decompress(found.content), run.schema.restore(grey.split("test").to(run.schema).x)
+    )
+    assert "lossless as binarised" in str(found)
 
 
 def test_texts_come_back(tmp_path):
@@ -123,7 +158,7 @@ def test_what_cannot_be_compressed_is_told():
 def test_other_weights_and_other_probabilities_are_noticed(monkeypatch):
     run, other = trained(*CASES["made, bits"]), trained(*CASES["made, bits"], seed=1)
     content = run.compress().content
-    with pytest.raises(IntegrityError, match="written with other weights than made's"):
+    with pytest.raises(IntegrityError, match="the archive: written with other weights than made's"):
         other.decompress(content)
     monkeypatch.setattr("jensen.jobs.compress._fingerprint", lambda run: inspect(content)["weights"])
     with pytest.raises(IntegrityError, match="computes other probabilities"):
@@ -155,3 +190,47 @@ def test_files(tmp_path):
     with pytest.raises(ConfigError, match=r"no such file; did you mean 'a.jz'"):
         run.decompress(tmp_path / "b.jz")
     assert dataclasses.asdict(found)["n"] == found.n == inspect(tmp_path / "a.jz")["n"]
+    here = tmp_path / "data.npz"
+    np.savez(here, X=GREY)
+    for out, words in ((here, "is the file with the data"), ("-", "goes to a file"),
+                       (tmp_path / "no" / "a", "no folder"),
+                       (tmp_path, "is a folder")):  # fmt: skip
+        with pytest.raises(ConfigError, match=words):
+            run.compress(here, out=out)
+    with pytest.raises(ConfigError, match="nothing to draw"):
+        run.decompress(tmp_path / "a.jz", mean=False)
+
+
+CHANGES = {
+    "n": 31, "batch": 10**7, "shape": [1, 8, 9], "lossless": False, "weights": 3,
+    "given": [{"name": "y", "dtype": "<i8"}],
+    "torch": None, "extra": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_headers_that_lie_are_noticed(name: str, monkeypatch):
+    run = trained(*CASES["made, bits"])
+    content = run.compress(split="train").content
+    header, chunks = unpacked(content, "a")
+    told = header.model_dump() | {name: CHANGES[name]}
+    monkeypatch.setattr(type(header), "model_dump_json", lambda self: json.dumps(told))
+    with pytest.raises(IntegrityError, match=r"^the archive: "):
+        run.decompress(packed(header, chunks))
+
+
+def test_chunks_that_lie_are_noticed():
+    run = trained(*CASES["made, bits"])
+    header, (chunk,) = unpacked(run.compress(split="train").content, "a")
+    raw = as_they_are(np.zeros((header.n, 64)), 2)
+    for changed in (
+        Chunk(BY_MODEL, chunk.digest, chunk.content[:-4]), Chunk(BY_MODEL, chunk.digest, b"123"),
+        Chunk(BY_MODEL, chunk.digest, b"\xff" * len(chunk.content)), Chunk(BY_MODEL, bytes(8), chunk.content),
+        Chunk(AS_THEY_ARE, digest_of(b"123"), b"123"), Chunk(AS_THEY_ARE, bytes(8), raw),
+        Chunk(AS_THEY_ARE, digest_of(raw[:-3]), raw[:-3]),
+    ):  # fmt: skip
+        with pytest.raises(IntegrityError, match="the archive: chunk 1 does not read back"):
+            run.decompress(packed(header, [changed]))
+    assert run.decompress(packed(header, [Chunk(AS_THEY_ARE, digest_of(raw), raw)])).sum() == 0
+    with pytest.raises(IntegrityError, match="expected 1 chunks, got 2"):
+        run.decompress(packed(header, [chunk, chunk]))

@@ -72,6 +72,10 @@ class Decoder:
     Args:
         written: by an `Encoder`.
         dtype: of the symbols that come back.
+
+    Raises:
+        ValueError: the bytes are not of an `Encoder`, or not of these probabilities; few are noticed so, and the digest
+            notices all.
     """
 
     def __init__(self, written: bytes, dtype: torch.dtype):
@@ -81,7 +85,10 @@ class Decoder:
         self._digest = hashlib.blake2b(digest_size=DIGEST)
 
     def code(self, log_p: Tensor, symbols: Tensor | None) -> Tensor:
-        read = self._stream.decode(self._family, on_grid(log_p))
+        try:
+            read = self._stream.decode(self._family, on_grid(log_p))
+        except AssertionError:  # as constriction says it
+            raise ValueError("bits that none of these symbols stands for") from None
         self._digest.update(read.astype(np.int32).tobytes())
         return torch.from_numpy(read.astype(np.int64)).to(self._dtype)
 
