@@ -96,3 +96,27 @@ def test_the_command_line_takes_them(messy, tmp_path):
     told = CliRunner().invoke(app, ["data", str(messy), "--missing", "?", "--missing=-", "--missing=-999"])
     assert told.exit_code == 0, told.output
     assert "cells are empty" in told.output and "Int64" in told.output
+
+
+def test_words_for_missing_are_told_in_training(messy, tmp_path):
+    """By the command line as in Python, and stored with the run."""
+    words = [
+        "--missing",
+        "?",
+        "--missing=-",
+        "--missing=-999",
+        "--epochs",
+        "1",
+        "latents=1",
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    out = tmp_path / "a"
+    told = CliRunner().invoke(
+        app, ["train", "vae", str(messy), *words, "--epochs", "1", "latents=1", "--out", str(out)]
+    )
+    assert told.exit_code == 0, told.stderr
+    run = jensen.open(out)
+    assert sorted(run.schema.missing) == ["-", "-999", "?"]
+    assert run.schema == jensen.train("vae", messy, missing=["?", "-", "-999"], epochs=1, latents=1).schema
+    assert any(np.isnan(part.x).any() for part in run.data().splits.values())

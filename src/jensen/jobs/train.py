@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import platform
@@ -28,11 +29,7 @@ from jensen.training.settings import OF_BUDGET, Settings, ignored, training_sett
 from jensen.training.trainer import Event, Trainer
 
 log = logging.getLogger(__name__)
-DATA_OPTIONS = (
-    *("binarize", "label", "drop", "given", "given_view", "group", "time", "weight", "fractions", "kinds"),
-    *("length", "rate", "levels", "encoding"),
-    "text",
-)
+DATA_OPTIONS = set(inspect.signature(load_data).parameters) - {"ref", "seed", "schema", "gaps"}
 MAY_CHANGE = ("epochs", "minutes", "device", "threads", "checkpoint_seconds")  # when a run goes on
 
 
@@ -98,9 +95,7 @@ def train(
         raise ConfigError(f"given: {model} takes no conditions; drop the columns, or let it explain them")
     _refuse_ignored(model, built, _sort(model, settings or {}, preset, options)[1])
     if checked.precision == "bf16" and not has_bfloat16(device):
-        log.warning(
-            f"train.precision: {device.type} has no instructions for bf16 and imitates them slowly; auto asks first"
-        )
+        log.warning("train.precision: this device imitates bf16, slowly; precision=auto takes it where it is native")
     for text in loaded.warnings:
         warnings.warn(text, DataWarning, stacklevel=2)
     ref, recorded = loaded.recipe if loaded.recipe is not None else (None, data_options)
