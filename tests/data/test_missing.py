@@ -100,18 +100,7 @@ def test_the_command_line_takes_them(messy, tmp_path):
 
 def test_words_for_missing_are_told_in_training(messy, tmp_path):
     """By the command line as in Python, and stored with the run."""
-    words = [
-        "--missing",
-        "?",
-        "--missing=-",
-        "--missing=-999",
-        "--epochs",
-        "1",
-        "latents=1",
-        "--out",
-        str(tmp_path / "a"),
-    ]
-    out = tmp_path / "a"
+    words, out = ["--missing", "?", "--missing=-", "--missing=-999"], tmp_path / "a"
     told = CliRunner().invoke(
         app, ["train", "vae", str(messy), *words, "--epochs", "1", "latents=1", "--out", str(out)]
     )
