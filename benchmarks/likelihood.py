@@ -1,7 +1,7 @@
 """Train a shipped preset as a user would, then score it on its whole test set; keep the curve and the score.
 
-    python benchmarks/likelihood.py vae-binarized-mnist --run runs/likelihood [--threads 2] [--particles 5000] [--limit N]
-        [--out benchmarks/results/vae-binarized-mnist.json] [key=value ...]
+    python benchmarks/likelihood.py vae-binarized-mnist --run runs/likelihood [--threads 2] [--particles 5000]
+        [--limit N] [--out benchmarks/results/vae-binarized-mnist.json] [key=value ...]
 
 Interrupted, it goes on where it stopped. Needs the preset's data (`JENSEN_DATA`).
 """

@@ -8,13 +8,15 @@ has them, or, where these have no labels, as binarised MNIST has none, from the 
 they are. For each run it tells the share of samples that it gives a class with probability above 0.9, beside the same
 share of test pictures, of what the model expects given what it drew of what is hidden, free of the noise of single
 pixels, and of draws of x given test pictures; and its accuracy on test pictures. A model that draws
-few classes may well be sure: the share of each class is told too, and its perplexity.
+few classes may well be sure: the share of each class is told too, and its perplexity. Runs that the file already holds
+stay in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import sys
 import time
@@ -193,8 +195,15 @@ def main() -> None:
         print(f"{path}: accuracy {accuracy:.2%}; p > {SURE}: " + ", ".join(f"{k} {v}" for k, v in told.items()))
         sys.stdout.flush()
     if options.out is not None:
-        kept = {"what": __doc__.splitlines()[0], "sure": SURE, "runs": table, "machine": machine()}  # pyright: ignore
-        options.out.write_text(json.dumps(kept, indent=2) + "\n")
+        kept = json.loads(options.out.read_text())["runs"] if options.out.exists() else {}
+        told = {
+            "date": datetime.date.today().isoformat(),
+            "machine": machine(),
+            "command": " ".join(["python", *sys.argv]),
+        }
+        kept |= {name: {**row, **told} for name, row in table.items()}
+        result = {"what": __doc__.splitlines()[0], "sure": SURE, "runs": kept}  # pyright: ignore
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
     if options.picture is not None:
         levels = int(max(p.max() for p in pictures)) + 1
         shown = torch.cat(pictures).round().numpy().astype(np.uint8)
