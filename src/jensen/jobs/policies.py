@@ -21,16 +21,9 @@ import torch
 from jensen.core import seeded
 from jensen.data import Split
 from jensen.errors import ConfigError, DataError, did_you_mean
-from jensen.jobs.acquire import (
-    FEW,
-    Effort,
-    check_target,
-    prepared,
-    probabilities,
-    read_costs,
-    rows_at_once,
-    rows_of,
-)
+from jensen.jobs.acquire.acquisition import FEW
+from jensen.jobs.acquire.asked import Effort, check_target, read_costs, rows_of
+from jensen.jobs.acquire.looking import prepared, probabilities, rows_at_once
 from jensen.jobs.information import gains, latent_gains, levels
 from jensen.jobs.job import job
 from jensen.jobs.particles import Particles, particles
