@@ -24,7 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from jensen.conditionals.loglinear import Crossed, LogLinear
+from jensen.conditionals.features import Crossed
+from jensen.conditionals.loglinear import LogLinear
 from jensen.core import Model, seeded
 from jensen.data.words import read_sentences, word_features
 from jensen.models.log_linear import latent_classes

@@ -20,7 +20,8 @@ from scipy.stats import chi2
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from jensen.conditionals.loglinear import Crossed, Domain, Joint, LogLinear
+from jensen.conditionals.features import Crossed, Joint
+from jensen.conditionals.loglinear import Domain, LogLinear
 from jensen.core import EXACT, Model, seeded
 from jensen.data import Dataset, Schema, Split
 from jensen.data.words import read_sentences, word_features

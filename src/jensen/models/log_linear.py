@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from jensen.conditionals.loglinear import Classes, ClassPosterior, Crossed, Domain, LogLinear, check_sizes
+from jensen.conditionals.features import Crossed
+from jensen.conditionals.loglinear import Classes, ClassPosterior, Domain, LogLinear
+from jensen.conditionals.matrices import check_sizes
 from jensen.core import Joint, Model
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError

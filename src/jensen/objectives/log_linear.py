@@ -30,7 +30,8 @@ from scipy.optimize import linprog, minimize
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from jensen.conditionals.loglinear import Classes, Features, LogLinear
+from jensen.conditionals.features import Features
+from jensen.conditionals.loglinear import Classes, LogLinear
 from jensen.core import Model, Observed
 from jensen.errors import ConfigError, SeparationWarning
 from jensen.objectives.phases import Batch, GradientPhase, Objective, Stage, Terms, UpdatePhase, weighted_mean
@@ -95,7 +96,7 @@ def fit(
     Warns:
         SeparationWarning: without penalties, a weight grows without bound; names its feature.
 
-    >>> from jensen.conditionals.loglinear import Crossed
+    >>> from jensen.conditionals.features import Crossed
     >>> p = LogLinear(Crossed(np.eye(2), classes=1))
     >>> found = fit(p, torch.tensor([[3.0, 1.0]]))
     >>> p.table().exp()
