@@ -125,6 +125,7 @@ CASES = {
     ),
     "row weights": Case(weighted=True),
     "bfloat16": Case(training={"precision": "bf16"}),
+    "steps left out": Case(training={"skip_factor": 1.02, "epochs": 12}),
     "last weights": Case(training={"keep": "last"}),
     "until validation stops": Case(
         settings={"encoder": "linear", "decoder": "linear", "objective.warmup": 0.0},
