@@ -5,11 +5,13 @@
 
 The same networks, no way past a layer (`skip=false`), the same warm-up. Of the test set: the ELBO, of its first 2,000
 the KL divergence of each layer, on average, and in how many of its dimensions the posterior means move, and of some at
-random the importance-weighted bound. Interrupted, it goes on where it stopped. Needs its data (`JENSEN_DATA`).
+random the importance-weighted bound. Interrupted, it goes on where it stopped; rows that the file already holds, if
+measured alike, stay in it. Needs its data (`JENSEN_DATA`).
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,14 @@ CONTESTANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ladder, no batch norm": (
         "ladder",
         {"encoder": {**BETWEEN, "input_dropout": 0.2}, "features": 300, "batch_norm": False},
+    ),
+    "ladder, free bits": (
+        "ladder",
+        {
+            "encoder": {**BETWEEN, "input_dropout": 0.2},
+            "features": 300,
+            "objective": {**SHARED["objective"], "free_bits": 1.0, "free_bits_each": "layer"},
+        },
     ),
 }
 
@@ -91,6 +101,11 @@ def main() -> None:
     )
     heads = [f"z{level}" for level in range(1, len(SIZES) + 1)]
     columns = ["model", *heads, "ELBO, nats", "IW, nats"]
+    if options.out is not None and options.out.exists():  # rows of others that were measured so before
+        before = json.loads(options.out.read_text())
+        if before["table"]["about"] == about:
+            lines = [row for row in before["table"]["rows"] if row[0] not in numbers] + lines
+            numbers = before["numbers"] | numbers
     keep_table(options.out, about, columns, lines, {"numbers": numbers, "seed": options.seed})
 
 

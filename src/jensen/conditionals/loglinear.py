@@ -165,7 +165,8 @@ class LogLinear(nn.Module):
     Attributes:
         weight: w, zero at first: all x are equally likely.
 
-    >>> p = LogLinear(Crossed(np.eye(3), classes=2))
+    >>> from jensen.conditionals.features import Crossed
+    >>> p = LogLinear(Crossed(torch.eye(3), classes=2))
     >>> p(torch.tensor([0, 1])).log_prob(torch.tensor([2, 0])).exp()
     tensor([0.3333, 0.3333], grad_fn=<ExpBackward0>)
     """
