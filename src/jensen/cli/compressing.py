@@ -11,7 +11,6 @@ from jensen.cli.options import DataSplit, Json, Limit, Out, RunData, RunFolder, 
 from jensen.cli.printing import note, print_json
 from jensen.cli.progress import ShareProgress
 from jensen.cli.writing import check_out, check_sound, write_data
-from jensen.errors import ConfigError
 
 Archive = Annotated[
     str, typer.Argument(metavar="ARCHIVE", help="A file that compress wrote.", show_default=False)
@@ -33,10 +32,6 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Data as bits, by the model's own probabilities; read back before it says so."""
-    from pathlib import Path
-
-    if Path(out).is_dir():
-        raise ConfigError(f"--out: {out} is a folder, expected a file")
     opened = open_run(run, "cpu")
     with ShareProgress("compressing") as progress:
         found = opened.compress(

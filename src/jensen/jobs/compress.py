@@ -8,12 +8,11 @@ probabilities than the one that wrote.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,7 @@ from jensen.jobs.precision import as_in, doubled
 from jensen.jobs.run import Run, check_conditions, open_run
 from jensen.jobs.sample import restore
 from jensen.training.folder import write_atomically
+from jensen.training.hardware import threads
 
 BATCH = 500
 MEMORY = 1 << 25  # probabilities of a batch that are there at once
@@ -159,7 +159,7 @@ def compress(
     bits, by_model, plain, done = 0.0, 0, 0, 0
     for start in range(0, len(part), size):
         rows = part.rows(np.arange(start, min(len(part), start + size)))
-        with _one_thread():
+        with threads(1):
             batch = _prepared(model, rows, run.schema)
             encoder, real = Encoder(), len(rows)
             known = {model.data: batch[model.data], **_codes(model, batch)}
@@ -219,7 +219,7 @@ def decompress(
     users = Given(header.n, given.y, given.c)
     if header.lossless:
         return restore(run, found[model.data], False, users)
-    with seeded(seed), _one_thread():
+    with seeded(seed), threads(1):
         batch = _prepared(model, given, run.schema)
         codes = {key: value for key, value in found.items() if key != model.data}
         return restore(run, decode(model, codes, mean, {key: batch[key] for key in model.conditions}), mean, users)
@@ -394,7 +394,7 @@ def _chunk(run: Run, model: Model, header: Header, chunk: Chunk, rows: Split) ->
         shape = (len(rows), *run.schema.event_shape)
         x = from_as_they_are(chunk.content, shape, _levels(run.schema))
         return {model.data: torch.from_numpy(x.astype(np.float64))}
-    with _one_thread():
+    with threads(1):
         batch = _prepared(model, rows, run.schema)
         context = {key: _filled(batch[key], header.batch) for key in model.conditions}
         decoder = Decoder(chunk.content, torch.float64)
@@ -446,13 +446,3 @@ def _content(archive: str | os.PathLike[str] | bytes) -> tuple[bytes, str]:
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else ""
         raise ConfigError(f"{archive}: there is no such file{near}")
     return path.read_bytes(), str(archive)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -10,12 +10,11 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from jensen.core import Score
@@ -29,6 +28,7 @@ from jensen.jobs.sample import sample
 from jensen.jobs.score import score
 from jensen.jobs.train import train
 from jensen.training.folder import Folder, write_atomically
+from jensen.training.hardware import threads
 from jensen.training.trainer import Event
 from jensen.units import bits
 
@@ -103,7 +103,7 @@ def demo(
     map_run = fit(folder / "map", MAP_SETTINGS, min(MAP_SHARE, max(MAP_SHARE / 2, left / seconds)) * seconds)
     trained = time.perf_counter()
     path = folder / "report.html"
-    with _one_thread():
+    with threads(1):  # two that share busy cores wait for one another, several times longer
         say(f"Scoring {len(data.split('test'))} test digits with {PARTICLES} draws each ...")
         bound, elbo = score(run, particles=PARTICLES), score(run, estimator="elbo")
         others = baselines(data.split("test").x)
@@ -262,14 +262,3 @@ def _make_room(folder: Path) -> None:
             for place in (run.state_path.parent, run.path):
                 with contextlib.suppress(OSError):
                     place.rmdir()
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread, as in training: two that share busy cores wait for one another, several times longer."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

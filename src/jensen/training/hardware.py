@@ -1,6 +1,9 @@
-"""What a machine offers: its device, and whether that computes in bfloat16 or only imitates it."""
+"""What a machine offers: its device, its threads, and whether it computes in bfloat16 or only imitates it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -36,3 +39,15 @@ def has_bfloat16(device: torch.device) -> bool:
 def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     """What networks are trained in, None for their own: `auto` is bfloat16 where the device computes in it."""
     return torch.bfloat16 if name == "bf16" or (name == "auto" and has_bfloat16(device)) else None
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Inside, torch has so many threads of the processor; None leaves them as they are."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

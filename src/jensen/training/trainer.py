@@ -26,7 +26,7 @@ from jensen.errors import ConfigError, IntegrityError, JensenError, ResourceErro
 from jensen.objectives import GradientPhase, Objective, Stage, Terms, UpdatePhase
 from jensen.training.adam import LeanAdam
 from jensen.training.folder import Folder, load_tensors, save_tensors
-from jensen.training.hardware import pick_device, pick_precision
+from jensen.training.hardware import pick_device, pick_precision, threads
 from jensen.training.settings import Settings
 from jensen.transforms.compilation import compiling
 
@@ -141,7 +141,7 @@ class Trainer:
         """
         with (
             seeded(self.settings.seed, self.device),
-            _threads(self.settings.threads),
+            threads(self.settings.threads),
             self._interruptible(),
         ):
             set_precision(self.model, pick_precision(self.settings.precision, self.device))
@@ -767,14 +767,3 @@ def _out_of_memory(error: Exception, batch_size: int) -> JensenError | None:
         return None
     smaller = max(1, batch_size // 2)
     return ResourceError(f"out of memory at batch size {batch_size}; try --batch-size {smaller}")
-
-
-@contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
