@@ -90,6 +90,30 @@ def test_a_gradient_reaches_the_pseudo_inputs_and_the_encoder():
     assert all(p.grad.abs().sum() > 0 for p in model.q.parameters())
 
 
+@pytest.mark.parametrize("levels", [2, 256])
+def test_pseudo_inputs_that_start_at_a_bound_are_learned_and_stay_within(levels):
+    """Binary data are at the bounds of what data can be, where `clamp` has no gradient."""
+    support = BITS if levels == 2 else Support("levels", (6,), levels)
+    top = levels - 1.0
+    x = (top * torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5, -0.1])).requires_grad_()
+    weights = torch.tensor([-1.0, 1.0, 1.0, -1.0, 1.0, -1.0])  # descent goes up where negative
+    (weights * within(x, support)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [-1, 1, 0, 0, 1, -1]  # inward and inside they move; outward they do not
+    model, data = made(prior="vamp", **{"prior.components": 5})
+    prior = model.p["z"].module
+    start = prior.inputs.detach().clone()
+    assert set(start.unique().tolist()) <= {0.0, 1.0}
+    optimizer = torch.optim.Adam([prior.inputs], lr=0.05)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (-prior().log_prob(model.q["z"].module(data).sample()).mean()).backward()
+        optimizer.step()
+    moved = (prior.pseudo_inputs - start).abs() > 0.01
+    assert moved.float().mean() > 0.3
+    assert prior.pseudo_inputs.min() >= 0 and prior.pseudo_inputs.max() <= 1
+
+
 def test_parameters_of_the_encoder_belong_to_q_alone():
     model, _ = made(prior="vamp", **{"prior.components": 5})
     assert [name for name, _ in model.p["z"].module.named_parameters()] == ["inputs"]

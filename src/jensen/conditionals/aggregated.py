@@ -10,10 +10,10 @@ Tomczak and Welling, "VAE with a VampPrior", 2018, arXiv:1705.07120; Hoffman and
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -120,11 +120,30 @@ class Aggregated(nn.Module):
         return {**self.__dict__, "_cached": None}
 
 
+class _Held(torch.autograd.Function):
+    """x clamped to [lower, upper], whose gradient at a bound is zero only where descent would leave by it.
+
+    `clamp` has none there at all, and binary data are at their bounds: pseudo-inputs that start from them never moved.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lower: float, upper: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = lower, upper
+        return x.clamp(lower, upper)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (lower, upper), (gradient,) = ctx.saved_tensors, ctx.bounds, gradients
+        leaves = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
+        return gradient.masked_fill(leaves, 0), None, None
+
+
 def within(x: Tensor, support: Support) -> Tensor:
     """x, held where data of that support can be; between whole numbers is allowed."""
     if support.kind in ("binary", "levels"):
-        return F.hardtanh(x, 0, (support.levels or 2) - 1)
-    return F.relu(x) if support.kind == "count" else x
+        return cast(Tensor, _Held.apply(x, 0.0, (support.levels or 2) - 1.0))
+    return cast(Tensor, _Held.apply(x, 0.0, math.inf)) if support.kind == "count" else x
 
 
 def completed(prior: nn.Module, posterior: nn.Module, support: Support, view: nn.Module | None = None) -> nn.Module:
