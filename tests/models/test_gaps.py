@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import pandas
 import pytest
 import torch
 from scipy.stats import multivariate_normal
@@ -65,6 +68,40 @@ def test_a_completed_row_keeps_what_was_seen():
     drawn, log_p = p.rsample_and_log_prob()
     assert (drawn[seen] == x[seen]).all()
     torch.testing.assert_close(log_p, (rest.log_prob_terms(drawn) * ~seen).sum(-1))
+
+
+@pytest.fixture
+def mixed() -> pandas.DataFrame:
+    random = np.random.default_rng(0)
+    table = pandas.DataFrame({"word": random.choice(["a", "b", "c"], 120), "size": random.normal(size=120)})
+    table.loc[random.random(120) < 0.2, "word"] = None
+    table.loc[random.random(120) < 0.2, "size"] = np.nan
+    return table
+
+
+@pytest.mark.parametrize(("name", "prior"), [("vae", "vamp"), ("vae", "aggregated"), ("not-miwae", "vamp")])
+def test_a_prior_made_of_posteriors_of_rows_with_gaps(name, prior, tmp_path):
+    """Pseudo-rows have the gaps of rows of the data; saved and opened, the prior is the same."""
+    run = jensen.train(name, HOLES[:200], epochs=2, out=tmp_path / "run", settings={"latents": 2, "prior": prior})
+    p_z = run.model.p["z"].module
+    assert not p_z.given_seen.all() and p_z.given_seen.any()
+    z = torch.randn(5, 2)
+    each = [
+        run.model.q["z"].module(u[None], seen[None]).log_prob(z)
+        for u, seen in zip(p_z.pseudo_inputs, p_z.given_seen, strict=True)
+    ]
+    torch.testing.assert_close(p_z().log_prob(z), torch.stack(each).logsumexp(0) - math.log(len(each)))
+    again = jensen.open(tmp_path / "run")
+    assert torch.equal(again.model.p["z"].module().log_prob(z), p_z().log_prob(z))
+    assert run.score(HOLES[:50], particles=20).nats == again.score(HOLES[:50], particles=20).nats
+
+
+def test_mixed_rows_make_a_prior_and_are_not_learned(mixed):
+    """A code between two categories is none; rows as they are serve."""
+    run = jensen.train("vae", mixed, epochs=2, settings={"latents": 2, "prior": "aggregated", "prior.components": 20})
+    assert np.isfinite(run.score(mixed, particles=20).nats)
+    with pytest.raises(ConfigError, match="rows of mixed columns cannot be learned as pseudo-inputs"):
+        jensen.train("vae", mixed, epochs=1, settings={"prior": "vamp"})
 
 
 def test_what_takes_no_gaps_says_so():

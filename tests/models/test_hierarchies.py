@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jensen.core import Model, seeded
+from jensen.core import Joint, Model, evidence, seeded
 from jensen.data import Dataset, Schema, Split
 from jensen.distributions import DiagonalNormal
 from jensen.errors import ConfigError
@@ -281,12 +281,24 @@ def test_a_ladder_normalises_by_the_batch_and_a_prior_of_posteriors_by_averages(
 
 
 @pytest.mark.parametrize("name", ["hvae", "ladder"])
-def test_a_prior_of_posteriors(name):
-    """A ladder's top layer has q(z_L | x); that of a bottom-up hierarchy hangs on the layer below: refused."""
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_prior_of_posteriors(name, conditional):
+    """A ladder's top layer has q(z_L | x), or q(z_L | x, y); that of a bottom-up hierarchy has q(z_L | z_{L−1})."""
+    schema = Schema.of_pictures((1, 2, 2), levels=2, classes=("a", "b"))
+    model = build(name, schema, {"prior": "vamp", "prior.components": 3, "conditional": conditional})
+    x, y = (torch.rand(12, 1, 2, 2) < 0.5).float(), torch.arange(12) % 2
+    model.initialize({"x": x, "y": y})
+    prior: Any = model.p["z2"].module
+    components, z = prior().components, torch.randn(3, 16)
+    assert isinstance(components, DiagonalNormal)
     if name == "hvae":
-        with pytest.raises(ConfigError, match="here q of the top layer stands on the one below"):
-            build(name, BITS, {"prior": "vamp"})
-        return
-    model = build(name, BITS, {"prior": "vamp", "prior.components": 3})
-    model.initialize({"x": ALL.float()})
-    assert isinstance(model.p["z2"].module().components, DiagonalNormal)
+        expected = model.q["z2"].module(prior.inputs)
+        assert prior.inputs.std() > 0.1  # draws of q(z_1 | x), and not the origin
+    else:
+        known = {"x": prior.inputs.round(), "y": prior.given_y} if conditional else {"x": prior.inputs.round()}
+        assert not conditional or set(prior.given_y.tolist()) <= {0, 1}
+        expected = evidence(Joint(), model.eval().q, known).q["z2"]
+    torch.testing.assert_close(prior().components.log_prob(z), expected.log_prob(z))
+    model.train()
+    model.p["z2"].module().log_prob(z).sum().backward()
+    assert prior.inputs.grad.abs().sum() > 0

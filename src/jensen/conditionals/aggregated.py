@@ -1,6 +1,6 @@
 """Priors made of the posterior: the mixture of q(z | u) over a few data u, learned or taken from the training data.
 
-    p(z) = Σ_k π_k q(z | u_k)
+    p(z) = Σ_k π_k q(z | u_k)        or Σ_k π_k q(z | u_k, c_k) where q looks at conditions too
 
 Of all priors the one that makes the bound tightest, given q, is the aggregated posterior (1/N) Σ_n q(z | x_n). Some of
 its data approximate it, and pseudo-inputs that are learned do so without overfitting.
@@ -11,6 +11,7 @@ Tomczak and Welling, "VAE with a VampPrior", 2018, arXiv:1705.07120; Hoffman and
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -18,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from jensen.conditionals.flows import Columns, Labels, Picture
 from jensen.conditionals.heads import Support
 from jensen.distributions import Mixture
 from jensen.errors import ConfigError
@@ -57,41 +59,61 @@ class Aggregated(nn.Module):
             self.logits = nn.Parameter(torch.zeros(components))
         else:
             self.register_buffer("logits", torch.zeros(components), persistent=False)
-        self._q: tuple[nn.Module, Support, nn.Module | None] | None = None  # in a tuple: it is q's, and no part of p
+        self.given: tuple[str, ...] = ()
+        self._q: tuple[nn.Module, Support] | None = None  # in a tuple: it is q's, and no part of p
+        self._view: tuple[nn.Module | None, tuple[str, ...]] = None, ("x",)
         self._cached: tuple[Any, Distribution] | None = None
 
-    def take(self, posterior: nn.Module, support: Support, view: nn.Module | None = None) -> None:
-        """Be made of q(z | x), for data of that support; or of q(z | v(x)), the support being that of views v(x).
+    def take(
+        self,
+        posterior: nn.Module,
+        support: Support,
+        given: Mapping[str, Labels | Columns | Picture] | None = None,
+        view: nn.Module | None = None,
+        reads: Sequence[str] = ("x",),
+    ) -> None:
+        """Be made of q(z | x), for data of that support; or of q(z | v), the support being that of a view v of what
+        `reads` names.
+
+        Where q(z | x, c) looks at more, at which elements of x are there or at conditions, each u_k has its own, which
+        stay those of a datum.
 
         Raises:
-            ConfigError: the data are symbols, between which nothing can be learned; or q stands on conditions too.
+            ConfigError: the data are symbols or mixed columns, between which nothing can be learned.
         """
-        if support.gaps or support.columns:
-            raise ConfigError("prior: it is made of q(z | x), and pseudo-rows of mixed columns or with gaps are none")
-        if getattr(posterior, "join", None) is not None:
-            raise ConfigError("prior: it is made of q(z | x), and here q depends on what is given, too")
-        if support.kind == "symbol" and self.learned:
-            raise ConfigError("prior: symbols cannot be learned as pseudo-inputs; take prior=aggregated")
-        self._q = posterior, support, view
+        if self.learned and (support.columns or support.kind == "symbol"):
+            what = "rows of mixed columns" if support.columns else "symbols"
+            raise ConfigError(f"prior: {what} cannot be learned as pseudo-inputs; take prior=aggregated")
+        self._q, self._view = (posterior, support), (view, tuple(reads))
         inputs = torch.zeros(self.components, *support.shape)
         if self.learned:
             self.inputs = nn.Parameter(inputs)
         else:
             self.register_buffer("inputs", inputs)
+        if support.gaps:
+            self.register_buffer("given_seen", torch.ones(self.components, *support.shape, dtype=torch.bool))
+        for name, part in (given or {}).items():
+            self.register_buffer(f"given_{name}", torch.zeros(self.components, *part.event_shape, dtype=part.dtype))
+        self.given = (*support.parents[1:], *(given or {}))
 
     @torch.no_grad()
-    def initialize_from(self, x: Tensor) -> None:
-        """Let the u_k start from data x, (n, *event): rows of it chosen at random, or near its mean."""
-        if self._q is not None and self._q[2] is not None:
-            x = self._q[2](x)
+    def initialize_from(self, data: Mapping[str, Tensor]) -> None:
+        """Let the u_k start from data `x`, (n, *event), NaN where they were not seen: rows chosen at random, or near
+        their mean. What they stand under is that of rows chosen at random.
+        """
+        view, reads = self._view
+        x = data["x"] if view is None else view(*(data[name] for name in reads))
+        chosen = torch.randperm(len(x))[torch.arange(self.components) % len(x)].to(x.device)
         if self.start == "data":
-            chosen = torch.randperm(len(x))[torch.arange(self.components) % len(x)]
-            start = x[chosen.to(x.device)].to(self.inputs)
+            start = x[chosen].to(self.inputs)
         else:
             x = x.to(self.inputs)
             noise = torch.randn(self.inputs.shape, dtype=self.inputs.dtype, device=self.inputs.device)
-            start = x.mean(0) + NOISE * x.std(0, correction=0) * noise
-        self.inputs.copy_(start)
+            mean = x.nanmean(0)
+            start = mean + NOISE * (x - mean).square().nanmean(0).sqrt() * noise
+        self.inputs.copy_(start.nan_to_num())
+        for name in self.given:
+            getattr(self, f"given_{name}").copy_(data[name][chosen])
 
     def forward(self) -> Mixture:
         if self._q is None:
@@ -107,8 +129,9 @@ class Aggregated(nn.Module):
     def _posteriors(self) -> Any:
         """q(z | u_k) for all k, of batch shape (K,)."""
         assert self._q is not None
-        posterior, support, _ = self._q
-        return posterior(within(self.inputs, support) if self.learned else self.inputs)
+        posterior, support = self._q
+        inputs = within(self.inputs, support) if self.learned else self.inputs
+        return posterior(inputs, *(getattr(self, f"given_{name}") for name in self.given))
 
     @property
     def pseudo_inputs(self) -> Tensor:
@@ -146,17 +169,17 @@ def within(x: Tensor, support: Support) -> Tensor:
     return cast(Tensor, _Held.apply(x, 0.0, math.inf)) if support.kind == "count" else x
 
 
-def completed(prior: nn.Module, posterior: nn.Module, support: Support, view: nn.Module | None = None) -> nn.Module:
-    """A prior as it is; one that is made of the posterior q(z | x), or q(z | v(x)), takes it."""
+def completed(
+    prior: nn.Module,
+    posterior: nn.Module,
+    support: Support,
+    given: Mapping[str, Labels | Columns | Picture] | None = None,
+    view: nn.Module | None = None,
+    reads: Sequence[str] = ("x",),
+) -> nn.Module:
+    """A prior as it is; one that is made of the posterior takes it. See `Aggregated.take`."""
     if isinstance(prior, Aggregated):
-        prior.take(posterior, support, view)
-    return prior
-
-
-def alone(prior: nn.Module, reason: str) -> nn.Module:
-    """A prior as it is, which must not be made of q(z | x). Raises `ConfigError` with the reason where it is."""
-    if getattr(prior, "needs_posterior", False):
-        raise ConfigError(f"prior: it is made of q(z | x), and {reason}")
+        prior.take(posterior, support, given, view, reads)
     return prior
 
 

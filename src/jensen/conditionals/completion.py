@@ -9,7 +9,7 @@ what is missing. Richardson, Wu, Lin, Xu and Bernal, "MCFlow", 2020, arXiv:2003.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -148,8 +148,8 @@ class Completer(nn.Module):
         return Completed(self.head(self.network(self.cells(x, seen))), x, seen)
 
     @torch.no_grad()
-    def initialize_from(self, x: Tensor) -> None:
-        """Start from the marginals of data x, (n, D), NaN where they were not seen."""
-        bias = self.head.initial_bias(x)
+    def initialize_from(self, data: Mapping[str, Tensor]) -> None:
+        """Start from the marginals of data `x`, (n, D), NaN where they were not seen."""
+        bias = self.head.initial_bias(data["x"])
         if bias is not None:
             self.network.output.bias.copy_(bias)  # pyright: ignore

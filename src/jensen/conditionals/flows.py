@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -114,6 +114,8 @@ class Labels(nn.Module):
     """Labels y = 0, 1, ... as a context: one indicator a class, all zero for a row without label (y < 0)."""
 
     like: Tensor
+    dtype = torch.int64  # of y
+    event_shape = ()
 
     def __init__(self, classes: int):
         super().__init__()
@@ -131,9 +133,11 @@ class Labels(nn.Module):
 class Columns(nn.Module):
     """Prepared columns c, `(N, size)`, as a context: as they are."""
 
+    dtype = torch.float32
+
     def __init__(self, size: int):
         super().__init__()
-        self.size = size
+        self.size, self.event_shape = size, (size,)
 
     def forward(self, c: Tensor) -> Tensor:
         return c
@@ -148,8 +152,11 @@ class Picture(nn.Module):
         size: how many features.
     """
 
+    dtype = torch.float32
+
     def __init__(self, shape: tuple[int, ...], levels: int, size: int = 64):
         super().__init__()
+        self.event_shape = shape
         self.size, self.channels, self.middle = size, shape[0], (levels - 1) / 2
         self.network = conv(shape, (size,), channels=[16, 32], hidden=128)
 
@@ -175,6 +182,10 @@ class Context(nn.Module):
         self.parts, self.size = nn.ModuleList(chain), sum(part.size for part in chain)
         self.channels = sum(part.channels if isinstance(part, Picture) else part.size for part in chain)
         self.holds_pictures = any(isinstance(part, Picture) for part in chain)
+
+    def named(self, parents: Sequence[str]) -> dict[str, Any]:
+        """The part of each parent."""
+        return dict(zip(parents, self.parts, strict=True))
 
     def forward(self, *parents: Tensor) -> Tensor:
         return torch.cat([part(parent) for part, parent in zip(self.parts, parents, strict=True)], 1)

@@ -50,16 +50,34 @@ class Joined(nn.Module):
 class Through(nn.Module):
     """q(z | x) at the end of a chain: each module takes what the one before gives, and the last gives a density.
 
+    The first takes all that the chain stands on.
+
     Batch normalisation goes by its averages, since what comes this way is not the batch's data.
     """
 
     def __init__(self, modules: Sequence[nn.Module]):
         super().__init__()
-        self.chain = nn.Sequential(*modules)
+        first, *rest = modules
+        self.first, self.rest = first, nn.Sequential(*rest)
 
-    def forward(self, x: Tensor) -> Distribution:
-        with by_averages(self.chain):
-            return self.chain(x)
+    def forward(self, *parents: Tensor) -> Distribution:
+        with by_averages(self):
+            return self.rest(self.first(*parents))
+
+
+class Drawn(nn.Module):
+    """A draw at the end of a chain of densities, each given a draw of the one before."""
+
+    def __init__(self, modules: Sequence[nn.Module]):
+        super().__init__()
+        first, *rest = modules
+        self.first, self.rest = first, nn.ModuleList(rest)
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        z = self.first(*parents).sample()
+        for module in self.rest:
+            z = module(z).sample()
+        return z
 
 
 class Merged(nn.Module):

@@ -67,7 +67,8 @@ class Model(nn.Module):
         """Let conditionals that start from data, `initialize(value, *parents)`, see the first training data.
 
         What is hidden is drawn from q as it starts out, and only where such a conditional stands on it. Where a
-        conditional of what is hidden starts from data all the same, it has `initialize_from(x)`.
+        conditional of what is hidden starts from data all the same, it has
+        `initialize_from(batch)`.
         """
         starting = [f for f in [*self.p, *self.q] if hasattr(f.module, "initialize")]
         seen = batch
@@ -75,7 +76,7 @@ class Model(nn.Module):
             seen = {**batch, self.data: batch[self.data].masked_fill(~batch["seen"], math.nan)}
         for factor in [*self.p, *self.q]:
             if hasattr(factor.module, "initialize_from"):
-                factor.module.initialize_from(seen[self.data])  # pyright: ignore[reportCallIssue]
+                factor.module.initialize_from(seen)  # pyright: ignore[reportCallIssue]
         data = self._functions_of(seen)
         values: Mapping[str, Tensor] = data
         if any(self._is_the_datum(f.name) for f in starting):

@@ -16,11 +16,11 @@ from itertools import pairwise
 
 from torch import nn
 
-from jensen.conditionals.aggregated import alone
+from jensen.conditionals.aggregated import completed
 from jensen.conditionals.amortized import Amortized, decoding, encoding
 from jensen.conditionals.flows import onto
 from jensen.conditionals.heads import Support
-from jensen.conditionals.hierarchy import Joined, Node, Sizes
+from jensen.conditionals.hierarchy import Drawn, Joined, Node, Sizes
 from jensen.conditionals.posteriors import diagonal
 from jensen.core import Joint, Model, on
 from jensen.data.schema import Schema
@@ -60,16 +60,22 @@ def hvae(
         conditional: whether p(x | y) is learned, given the labels; columns that are given condition it in any case.
     """
     support, (parents, context) = Support.of(schema, symbols=True, cells=True), given(schema, conditional)
-    head, top = likelihood(support), alone(prior((latents[-1],)), "here q of the top layer stands on the one below")
+    head, top = likelihood(support), prior((latents[-1],))
     z = [f"z{level}" for level in range(1, len(latents) + 1)]
     codes = [posterior((n,)) for n in latents]
     normals = [diagonal((n,)) for n in latents[:-1]]
     codes = [onto(code, above, (n,)) for code, above, n in zip(codes, [*normals, top], latents, strict=True)]
 
     q: dict[str, nn.Module] = {on(z[0], *support.parents, *parents): encoding(encoder, support, codes[0], context)}
-    p: dict[str, nn.Module] = {z[-1]: top}
     for low, high in pairwise(range(len(latents))):
         q[on(z[high], z[low])] = Amortized(upward((latents[low],), codes[high].parameter_shape), codes[high])
+    *lower, last = q.values()
+    if lower:
+        reads = *support.parents, *parents
+        top = completed(top, last, Support("real", (latents[-2],)), view=Drawn(lower), reads=reads)
+    else:
+        top = completed(top, last, support, context.named(parents) if context else None)
+    p: dict[str, nn.Module] = {z[-1]: top}
     for low, high in reversed(list(pairwise(range(len(latents))))):
         normal = normals[low]
         p[on(z[low], z[high])] = Amortized(downward((latents[high],), normal.parameter_shape), normal)

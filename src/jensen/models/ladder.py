@@ -17,7 +17,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from jensen.conditionals.aggregated import alone, completed
+from jensen.conditionals.aggregated import completed
 from jensen.conditionals.amortized import Amortized, decoding, reading
 from jensen.conditionals.flows import onto
 from jensen.conditionals.heads import Support
@@ -83,11 +83,7 @@ def ladder(
 
     code = onto(posterior((latents[-1],)), top, (latents[-1],))
     q[on(z[-1], d[-1])] = last = Amortized(linear((features,), code.parameter_shape), code)
-    p[z[-1]] = (
-        completed(top, Through([*up, last]), support)
-        if context is None
-        else alone(top, "here q depends on what is given, too")
-    )
+    p[z[-1]] = completed(top, Through([*up, last]), support, context.named(parents) if context else None)
     for low, high in reversed(list(pairwise(range(len(z))))):
         size, normal = (latents[high],), diagonal((latents[low],))
         way = downward(size, (features,) if batch_norm else normal.parameter_shape)

@@ -19,7 +19,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from jensen.conditionals.aggregated import alone
+from jensen.conditionals.aggregated import completed
 from jensen.conditionals.amortized import encoding
 from jensen.conditionals.completion import Completed, Seen
 from jensen.conditionals.flows import onto
@@ -79,10 +79,12 @@ def not_miwae(
             f"not-miwae: expected a table of real columns with gaps, whose draws carry a gradient; got {what}"
         )
     whole = replace(support, gaps=False)
-    head, p_z = likelihood(whole), alone(prior(z), "here q depends on what was seen, too")
+    head, p_z = likelihood(whole), prior(z)
     decoded = {"h | z": Node(decoder(z, head.parameter_shape))}
     why = missingness(support.shape[0])
     q_z = encoding(encoder, support, onto(posterior(z), p_z, z))
-    p = Joint({"z": p_z, **decoded, "w | h": head, "x | w": Seen(whole=False), "seen | w": why})
+    p = Joint(
+        {"z": completed(p_z, q_z, support), **decoded, "w | h": head, "x | w": Seen(whole=False), "seen | w": why}
+    )
     q = Joint({"z | x, seen": q_z, **decoded, "w | h, x, seen": Rest(head)})
     return Model(p, q, objective().of_several(objective.name))

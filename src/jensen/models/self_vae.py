@@ -80,7 +80,7 @@ def self_vae(
     p_u = prior(top.shape)
     code = onto(diagonal(top.shape), p_u, top.shape)
     q_u = encoding(encoder, of[-1], code)
-    p: dict[str, nn.Module] = {"u": completed(p_u, q_u, of[-1], nn.Sequential(*views))}
+    p: dict[str, nn.Module] = {"u": completed(p_u, q_u, of[-1], view=nn.Sequential(*views))}
     q: dict[str, nn.Module] = {f"{y[k]} | {x[k]}": views[k] for k in range(depth)}
     q[f"u | {y[-1]}"] = q_u
     p[f"{y[-1]} | u"] = _planes(decoder, [top], view_likelihood(of[-1]))

@@ -62,7 +62,8 @@ def vae(
     code = onto(posterior(z), p_z, z)
     p_x = decoding(decoder, z, head, context)
     q_z = encoding(encoder, support, code, context)
-    p = Joint({on("z", *(parents if prior_given else ())): completed(p_z, q_z, support), on("x", "z", *parents): p_x})
+    p_z = completed(p_z, q_z, support, context.named(parents) if context else None)
+    p = Joint({on("z", *(parents if prior_given else ())): p_z, on("x", "z", *parents): p_x})
     return Model(p, Joint({on("z", *support.parents, *parents): q_z}), objective())
 
 

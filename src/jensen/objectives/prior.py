@@ -52,7 +52,7 @@ def fit_prior() -> Objective:
         values = codes(model.eval(), batch)
         for f in priors(model):
             if hasattr(f.module, "initialize_from"):
-                f.module.initialize_from(batch[model.data])  # pyright: ignore[reportCallIssue]
+                f.module.initialize_from(batch)  # pyright: ignore[reportCallIssue]
             elif hasattr(f.module, "initialize"):
                 f.module.initialize(values[f.name])  # pyright: ignore[reportCallIssue]
 
