@@ -153,3 +153,35 @@ def test_diagnosis_names_empty_components():
     weights.set(torch.tensor([0.5, 0.5, 1e-6], dtype=torch.float64))
     found = {f.name: f for f in run.diagnose().findings}["empty clusters"]
     assert not found.ok and found.sentence.startswith("2 of 3 components have data") and "components=2" in found.try_
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mixture", {"components": 3}),
+        ("flow-mixture", {"components": 3, "flow": "realnvp"}),
+        ("vae", {"latents": 2, "prior": "mixture", "prior.components": 3}),
+        ("vae", {"latents": 2, "prior": "vamp", "prior.components": 3}),
+    ],
+)
+def test_draws_of_one_component_alone(name, settings):
+    """Draws of component k have the distribution of p(x | k), by its mean; the three together that of p(x)."""
+    run, _ = run_of(name, **settings)
+    drawn = [run.sample(4000, sampling={"component": k}, seed=k) for k in range(3)]
+    means = np.stack([rows.mean(0) for rows in drawn])
+    if name == "mixture":
+        _, parts = parts_of(run.model)
+        wanted = run.schema.restore(parts.means.detach())
+        spread = np.stack([rows.std(0) for rows in drawn]) / 4000**0.5
+        assert (np.abs(means - np.asarray(wanted)) < 5 * spread).all()
+    assert np.abs(means[0] - means[1]).max() > 0.05
+    variable = {"mixture": "z", "flow-mixture": "x", "vae": "z"}[name]
+    with torch.no_grad():
+        weights = run.model.p[variable].module().logits.softmax(-1).numpy()
+    whole = run.sample(20_000, seed=9)
+    error = (
+        whole.std(0) ** 2 / 20_000 + sum(w**2 * d.std(0) ** 2 / 4000 for w, d in zip(weights, drawn, strict=True))
+    ) ** 0.5
+    assert (np.abs(weights @ means - whole.mean(0)) < 5 * error).all()
+    with pytest.raises(ConfigError, match="component: the mixture has 3, numbered from 0 to 2; got 3"):
+        run.sample(2, sampling={"component": 3})

@@ -43,6 +43,7 @@ class Aggregated(nn.Module):
     """
 
     needs_posterior = True
+    sampling = "mixture"
     inputs: Tensor
     logits: Tensor
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, OneHotCategorical, constraints
 
 from jensen.conditionals.heads import Support
+from jensen.distributions.mixture import only
 
 LEAST = (
     1e-12  # probability, rate, or excess of a scale over its floor: finite in the logarithm, without effect otherwise
@@ -26,8 +27,18 @@ Sums = dict[str, Tensor]
 Explain = Callable[[Tensor], tuple[Tensor, Any]]
 
 
+class Which(OneHotCategorical):
+    """Which component a datum is of, as indicators."""
+
+    def sampled(self, component: int | None) -> Which:
+        """All of that number. Raises `ConfigError` where there is none."""
+        return Which(logits=only(self.logits, component), validate_args=False)
+
+
 class Weights(nn.Module):
     """p(z): π, all equal at first."""
+
+    sampling = "mixture"
 
     def __init__(self, components: int):
         super().__init__()
@@ -38,8 +49,8 @@ class Weights(nn.Module):
         """log π, (K,), in nats."""
         return self.logits.log_softmax(0)
 
-    def forward(self) -> OneHotCategorical:
-        return OneHotCategorical(logits=self.logits, validate_args=False)
+    def forward(self) -> Which:
+        return Which(logits=self.logits, validate_args=False)
 
     @torch.no_grad()
     def set(self, weights: Tensor) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from jensen.conditionals.flows import Flow
+from jensen.distributions.mixture import only
+from jensen.registry import component
 from jensen.transforms.parameters import Parameters
 
 ROUNDS = 10  # of Lloyd's algorithm, which only starts the components apart
@@ -108,9 +111,24 @@ class MixtureOf(Distribution):
         logits = self.logits.unflatten(0, tuple(sizes)) if len(self.logits) > 1 else self.logits
         return type(self)(logits, [p.unflatten(sizes) for p in self.parts])
 
+    def sampled(self, component: int | None) -> Self:
+        """Drawn from the part of that number alone. Raises `ConfigError` where there is none."""
+        return type(self)(only(self.logits, component), self.parts)
+
     def __repr__(self) -> str:
         batch, event = tuple(self.batch_shape), tuple(self.event_shape)
         return f"MixtureOf({len(self.parts)} parts, batch_shape={batch}, event_shape={event})"
+
+
+@component("sampling", "mixture", paper="McLachlan and Peel 2000")
+def mixture(*, component: Annotated[int | None, Field(ge=0)] = None) -> int | None:
+    """How a mixture is drawn from.
+
+    Settings:
+        component: the number of the component that all draws are of, from 0 on as `jensen cluster` counts; by default
+            each is of one chosen by the weights. Those of a VampPrior belong to its pseudo-inputs.
+    """
+    return component
 
 
 class FlowMixture(nn.Module):
@@ -118,6 +136,8 @@ class FlowMixture(nn.Module):
 
     The sum over k is taken in full, so log p is exact: no k is hidden or drawn in training.
     """
+
+    sampling = "mixture"
 
     def __init__(self, flows: Sequence[Flow]):
         super().__init__()

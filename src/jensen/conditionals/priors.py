@@ -119,6 +119,8 @@ class NormalMixture(nn.Module):
     Where codes are known, `initialize` starts it from them.
     """
 
+    sampling = "mixture"
+
     start = math.sqrt(0.75)
     """σ where learning starts."""
 

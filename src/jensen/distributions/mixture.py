@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+
+from jensen.errors import ConfigError
 
 
 class Mixture(Distribution):
@@ -96,6 +99,10 @@ class Mixture(Distribution):
         weights = self.log_weights.exp()
         return (weights.reshape(weights.shape + (1,) * len(self.event_shape)) * values).sum(len(self.batch_shape))
 
+    def sampled(self, component: int | None) -> Self:
+        """Drawn from the component of that number alone. Raises `ConfigError` where there is none."""
+        return type(self)(only(self.logits, component), self.components)
+
     def detach(self) -> Self:
         """The same density with its parameters stopped; gradients still reach the value."""
         return type(self)(self.logits.detach(), self.components.detach())
@@ -115,6 +122,24 @@ class Mixture(Distribution):
     def __repr__(self) -> str:
         batch, event = tuple(self.batch_shape), tuple(self.event_shape)
         return f"Mixture(batch_shape={batch}, event_shape={event})"
+
+
+def only(logits: Tensor, component: int | None) -> Tensor:
+    """All weight on the component of that number, counted from 0; the weights as they are where it is None.
+
+    Raises:
+        ConfigError: there is no such component.
+
+    >>> only(torch.zeros(3), 1)
+    tensor([-inf, 0., -inf])
+    """
+    count = logits.shape[-1]
+    if component is None:
+        return logits
+    if component >= count:
+        raise ConfigError(f"component: the mixture has {count}, numbered from 0 to {count - 1}; got {component}")
+    kept = torch.arange(count, device=logits.device) == component
+    return torch.where(kept, 0.0, -math.inf).to(logits).expand(logits.shape)
 
 
 def component_of(u: Tensor, logits: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
