@@ -194,6 +194,18 @@ def test_dead_codes_start_anew_at_what_the_encoder_puts_out(kind):
 
 
 @pytest.mark.parametrize("kind", [GradientCodebook, AveragedCodebook])
+def test_a_code_that_starts_anew_counts_as_much_as_others(kind):
+    """Else it is dead again at the next step, before it can be used."""
+    with seeded(0):
+        quantizer: Codebook = kind(4, 2, 0.25, 0.9, 0.5)
+        quantizer.counts.copy_(torch.tensor([0.0, 4.0, 4.0, 4.0]))
+        h = torch.randn(16, 2, 5)
+        quantizer.learn(h, torch.randint(1, 4, (16, 5)))
+    others = quantizer.counts[1:]
+    assert quantizer.counts[0].item() == pytest.approx(others.sum().item() / 4)
+
+
+@pytest.mark.parametrize("kind", [GradientCodebook, AveragedCodebook])
 def test_codes_start_at_centres_of_data(kind):
     with seeded(1):
         centres = 4 * torch.randn(6, 3)

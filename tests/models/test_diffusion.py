@@ -11,6 +11,7 @@ import torch
 from scipy.stats import kstest, multivariate_normal, norm
 from tests.contracts.toys import BINARY_PICTURES, DATA, columns
 from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
 
 from jensen.conditionals.denoising import Denoised, Guess, Sampling
 from jensen.conditionals.noising import Noised, Schedule, backwards, noise, signal
@@ -50,6 +51,14 @@ def joint(gamma: Tensor) -> tuple[np.ndarray, np.ndarray]:
         covariance[t, t] = keep**2 * (covariance[t - 1, t - 1] if t else 0.0) + 1 - keep**2
         mean[t] = keep * (mean[t - 1] if t else 1.0)
     return mean, covariance
+
+
+def test_noise_far_below_float32s_resolution_is_still_noise():
+    gamma = torch.tensor([-18.0, -17.0, 0.0])
+    with seeded(0):
+        z = Noised(torch.zeros(20_000, 1), gamma, 1).sample()
+    wanted = torch.sigmoid(gamma.double()).sqrt()
+    torch.testing.assert_close(z.double().std(0)[:, 0], wanted, rtol=0.03, atol=0)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -161,9 +170,49 @@ def test_a_term_times_t_is_the_bound_on_average(data, predict):
     torch.testing.assert_close(found, e.reconstruction() - sum(e.divergences().values()), rtol=1e-9, atol=1e-9)
 
 
-def test_the_training_loss_is_the_bound_on_average():
+def test_arrival_is_the_divergence_from_pure_noise():
+    gamma, x = torch.tensor([-1.0, 0.0, 0.5]).double(), torch.tensor([[0.3, -1.2]]).double()
+    last = Normal(signal(gamma[-1]) * x, noise(gamma[-1]))
+    truth = kl_divergence(last, Normal(torch.zeros_like(x), torch.ones_like(x))).sum(1)
+    torch.testing.assert_close(Noised(x, gamma, 1).arrival(), truth)
+
+
+def test_terms_of_rows_are_given_their_own_labels():
+    schema = Schema.of_pictures((1, 2, 2), levels=2, classes=("a", "b", "c"))
+    model = shaken(schema, steps=4, conditional=True)
+    x, y = torch.from_numpy(DATA["binary pictures"][1]).double()[:6], torch.tensor([0, 1, 2, 2, 1, 0])
+    t = torch.tensor([1, 3, 2, 4, 1, 3])
+    with torch.no_grad(), seeded(3):
+        e = model.evidence({"x": x, "y": y})
+        z = e.values["z"]
+        found = one_term(model, {"x": x, "y": y}, t, z[torch.arange(6), t - 1]).nats
+        alone = []
+        for i in range(6):
+            row = slice(i, i + 1)
+            alone.append(one_term(model, {"x": x[row], "y": y[row]}, t[row], z[row, t[i] - 1]).nats[0])
+        each = [one_term(model, {"x": x, "y": y}, torch.full((6,), s), z[:, s - 1]) for s in (1, 2, 3, 4)]
+    torch.testing.assert_close(found, torch.stack(alone))
+    torch.testing.assert_close(-sum(term.nats for term in each) - each[0].arrival, e.bounds_by_draw()[0])
+    with torch.no_grad():  # and labels matter here
+        other = one_term(model, {"x": x, "y": (y + 1) % 3}, t, z[torch.arange(6), t - 1]).nats
+    assert (found - other).abs().min() > 1e-6
+
+
+def test_rows_without_label_are_those_whose_label_is_hidden():
+    schema = Schema.of_pictures((1, 2, 2), levels=2, classes=("a", "b", "c"))
+    known = shaken(schema, steps=4, conditional=True).p["z"].module.context
+    found = known(torch.tensor([1, -1]))
+    assert found.tolist() == [[0, 1, 0, 1], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("schedule", [{}, {"start": -1.0, "log_steps": -1.5}], ids=["as it starts", "far from noise"])
+def test_the_training_loss_is_the_bound_on_average(schedule):
+    """Where the chain ends far from pure noise, the divergence of its end counts: 1.5 nats here."""
     schema, rows = DATA["binary pictures"]
-    model, x = shaken(schema, steps=5), schema.prepare(rows).double()
+    model, x = shaken(schema, steps=5, noising="learned"), schema.prepare(rows).double()
+    with torch.no_grad():
+        for name, value in schedule.items():
+            getattr(model.q["z"].module.schedule, name).fill_(value)
     (phase,) = model.objective.stages[0].phases
     with torch.no_grad(), seeded(0):
         losses = torch.stack([phase.loss(model, {"x": x}, 0.5).loss for _ in range(1000)])
@@ -394,3 +443,71 @@ def test_training_brings_the_bound_to_that_of_the_data(weighting):
     np.testing.assert_allclose(np.cov(drawn.T), root @ root.T, atol=0.15)
     once = run.score(particles=1)
     assert once.stderr_mc == pytest.approx(2 * score.stderr_mc, rel=0.7)
+
+
+def test_what_z1_tells_of_a_bit_is_its_log_odds():
+    """log p(z_1 | x = 1) − log p(z_1 | x = 0), beside what the network says, which here is nothing."""
+    schema = Schema.of_pictures((1, 2, 2), levels=2)
+    with seeded(0):
+        model = build("diffusion", schema, {**SMALL, "steps": 4}).double().eval()
+        z = torch.randn(3, 4, 1, 2, 2).double()
+    with torch.no_grad():
+        for parameter in model.p["x"].module.parameters():
+            parameter.zero_()
+        gamma = model.q["z"].module.schedule()[0]
+        up, down = (Normal(sign * signal(gamma), noise(gamma)).log_prob(z[:, 0]) for sign in (1, -1))
+        p: Any = model.p["x"].module(z)
+        odds = p.log_prob_terms(torch.ones(3, 1, 2, 2).double()) - p.log_prob_terms(torch.zeros(3, 1, 2, 2).double())
+    torch.testing.assert_close(odds, (up - down).to(odds))
+
+
+def test_levels_stand_around_what_is_guessed():
+    """The first parameter of a head with a location is x̂ itself."""
+    schema, _ = DATA["grey pictures"]
+    model = shaken(schema, steps=4)
+    step = model.p["x"].module
+    with torch.no_grad(), seeded(0):
+        z = torch.randn(3, 4, *schema.event_shape).double()
+        (guess, more), first = step.denoiser(z[:, 0], torch.ones(3, dtype=torch.long), None), schema.event_shape[0]
+        parameters = more + step.bias
+        parameters[:, :first] += guess.x
+        values = schema.prepare(DATA["grey pictures"][1]).double()[:3]
+        torch.testing.assert_close(step(z).log_prob(values), step.head(parameters).log_prob(values))
+
+
+def test_a_guess_keeps_to_what_data_can_be_outside_of_training():
+    schema = Schema.of_pictures((1, 2, 2), levels=2)
+    model = shaken(schema, steps=4)
+    denoiser = model.p["z"].module.denoiser
+    z, t = 50 * torch.randn(6, 1, 2, 2).double(), torch.full((6,), 2)
+    with torch.no_grad():
+        held, free = denoiser(z, t, None)[0].x, denoiser.train()(z, t, None)[0].x
+    assert free.abs().max() > 1
+    torch.testing.assert_close(held, free.clamp(-1, 1))
+
+
+@pytest.mark.parametrize("predict", ["noise", "x", "v"])
+def test_simple_weights_are_squared_errors_of_what_is_predicted(predict):
+    """Of ε, x or v: a mean over elements; the width of p's steps is learned by the bound, and moves nothing else."""
+    schema, rows = DATA["real table"]
+    model = shaken(schema, steps=4, predict=predict, variance="learned", weighting="simple")
+    x = schema.prepare(rows).double()[:6]
+    with seeded(1):
+        z = model.evidence({"x": x}).values["z"].detach()
+    t = torch.full((6,), 3)
+    denoiser = model.p["z"].module.denoiser
+    gamma = model.q["z"].module.schedule()[2]
+    alpha, sigma = signal(gamma), noise(gamma)
+    term = one_term(model, {"x": x}, t, z[:, 2])
+    guess = denoiser.guess(z[:, 2], t, None)
+    epsilon, epsilon_hat = (z[:, 2] - alpha * x) / sigma, (z[:, 2] - alpha * guess.x) / sigma
+    target = {"noise": epsilon, "x": x, "v": alpha * epsilon - sigma * x}[predict]
+    said = {"noise": epsilon_hat, "x": guess.x, "v": alpha * epsilon_hat - sigma * guess.x}[predict]
+    q = model.q["z"].module(x)
+    width = q.cost(t, (x - guess.x).square().detach(), guess.share) / x[0].numel()
+    torch.testing.assert_close(term.plain, (target - said).square().mean(1) + width)
+    weights = list(denoiser.network.parameters())
+    found = torch.autograd.grad(term.plain.sum(), weights, retain_graph=True)
+    parts = torch.autograd.grad(((target - said).square().mean(1) + width).sum(), weights)
+    for gradient, wanted in zip(found, parts, strict=True):
+        torch.testing.assert_close(gradient, wanted)

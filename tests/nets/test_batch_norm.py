@@ -37,13 +37,22 @@ def test_it_is_what_pytorch_computes(ours_and_theirs):
 
 
 def test_averages_forget():
-    """After a hundred batches or more a batch replaces a hundredth, as PyTorch's with momentum 0.01."""
+    """After ten batches or more a batch replaces a tenth, as PyTorch's with momentum 0.1."""
     ours = BatchNorm(1)
     for _ in range(100):
         ours(torch.tensor([[-1.0], [1.0]]))
-    for _ in range(100):
+    for _ in range(20):
         ours(torch.tensor([[9.0], [11.0]]))
-    assert ours.mean.item() == pytest.approx(10 * (1 - 0.99**100), rel=1e-4)
+    assert ours.mean.item() == pytest.approx(10 * (1 - 0.9**20), rel=1e-4)
+
+
+def test_statistics_are_of_float32_where_networks_run_in_bfloat16():
+    x = (4 + 0.1 * torch.randn(512, 3)).bfloat16()
+    ours = BatchNorm(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = ours(x)
+    variance, mean = torch.var_mean(x.double(), 0, correction=0)
+    torch.testing.assert_close(got.double(), (x.double() - mean) / (variance + 1e-5).sqrt(), atol=1e-4, rtol=1e-4)
 
 
 def test_a_batch_of_one_is_taken_by_the_averages():

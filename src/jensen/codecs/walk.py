@@ -21,7 +21,7 @@ from jensen.core import Model
 from jensen.distributions import Categorical, Elementwise
 from jensen.errors import CapabilityError
 
-MOST_LEVELS = 1 << 12
+MOST_LEVELS = 1 << 13
 AT_ONCE = 1 << 20  # values of which densities are computed in one call
 
 

@@ -31,6 +31,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from jensen.conditionals.flows import Context, Labels
 from jensen.conditionals.heads import Head
 from jensen.conditionals.noising import (
     Features,
@@ -64,21 +65,25 @@ Denoise = Callable[[Tensor, Tensor, Tensor | None], Guess]
 
 
 class Known(nn.Module):
-    """Conditions as a context, with a 1 behind them; all zeros for rows whose conditions are not known.
+    """Conditions as a context, with a 1 behind them; all zeros for rows without label, or whose conditions are hidden.
 
     Args:
         context: turns the parents into one context, (N, C).
         dropout: share of rows that count as not known, in training.
     """
 
-    def __init__(self, context: nn.Module, dropout: float):
+    def __init__(self, context: Context, dropout: float):
         super().__init__()
         self.context, self.dropout = context, dropout
-        self.size: int = context.size + 1  # pyright: ignore
+        self.size = context.size + 1
 
     def forward(self, *parents: Tensor) -> Tensor:
         c = self.context(*parents)
-        c = torch.cat([c, torch.ones_like(c[:, :1])], 1)
+        known = torch.ones_like(c[:, :1])
+        for part, parent in zip(self.context.parts, parents, strict=True):
+            if isinstance(part, Labels):
+                known = known * (parent >= 0).unsqueeze(1)
+        c = torch.cat([c, known], 1) * known
         if self.training and self.dropout:
             c = c * (torch.rand_like(c[:, :1]) >= self.dropout)
         return c

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jensen.conditionals.denoising import Denoised
 
 ScheduleName = Literal["cosine", "linear", "learned"]
+LEAST = 1e-4  # by which a learned γ rises at each step: of two equal ones no step back has a density
 
 
 class Schedule(nn.Module):
@@ -50,14 +51,14 @@ class Schedule(nn.Module):
         self.steps, self.learned = steps, name == "learned"
         if self.learned:
             self.start = nn.Parameter(gamma[:1].float())
-            self.log_steps = nn.Parameter(gamma.diff().log().float())
+            self.log_steps = nn.Parameter((gamma.diff() - LEAST).clamp_min(LEAST).log().float())
         else:
             self.register_buffer("fixed", gamma.float(), persistent=False)
 
     def forward(self) -> Tensor:
         if not self.learned:
             return self.fixed
-        return torch.cat([self.start, self.start + self.log_steps.exp().cumsum(0)])
+        return torch.cat([self.start, self.start + (LEAST + self.log_steps.exp()).cumsum(0)])
 
 
 def signal(gamma: Tensor) -> Tensor:
@@ -127,13 +128,12 @@ class Noised(Distribution):
         return DiagonalNormal(signal(gamma) * self.x, noise(gamma), self.event_dims)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        alpha, chain = signal(self.gamma), []
-        z, before = self.x.expand(*sample_shape, *self.x.shape), alpha.new_ones(())
-        for now in alpha:
-            keep = now / before
-            z = keep * z + (1 - keep.square()).sqrt() * torch.randn_like(z)
+        log_signal = F.logsigmoid(-self.gamma)  # log α²
+        log_kept = torch.cat([log_signal[:1], log_signal.diff()])
+        z, chain = self.x.expand(*sample_shape, *self.x.shape), []
+        for kept, scale in zip((0.5 * log_kept).exp(), (-torch.expm1(log_kept)).sqrt(), strict=True):
+            z = kept * z + scale * torch.randn_like(z)
             chain.append(z)
-            before = now
         return torch.stack(chain, -1 - self.event_dims)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SLOWEST = 0.01  # share of the averages that a batch replaces, after a hundred batches or more
+SLOWEST = 0.1  # share of the averages that a batch replaces, after ten batches or more: what they say is of late
 FLOOR = 1e-5  # added to variances
 LEAK = 0.1  # slope below 0
 
@@ -18,7 +18,7 @@ class BatchNorm(nn.Module):
     """Each feature less its mean over the batch, by its deviation there, then scaled and shifted: (N, D) to the same.
 
     Where it is not in training, and of a batch of one, averages over past batches take the place of the batch's: of all
-    of them at first, later of about the last hundred.
+    of them at first, later of about the last ten. Statistics are of float32 or better.
 
     Ioffe and Szegedy, "Batch normalization", 2015, arXiv:1502.03167.
     """
@@ -35,6 +35,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("batches", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         mean, variance = self.mean, self.variance
         if self.training and len(x) > 1:
             variance, mean = torch.var_mean(x, 0, correction=0)
