@@ -127,17 +127,26 @@ class Component:
 
 @dataclass(frozen=True)
 class Choice:
-    """A component with its settings chosen; called with what the model supplies."""
+    """A component with its settings chosen; called with what the model supplies.
+
+    What it cannot be built for is told by the setting that chose it, `slot`.
+    """
 
     component: Component
     settings: Mapping[str, Any]
+    slot: str = ""
 
     @property
     def name(self) -> str:
         return self.component.name
 
     def __call__(self, *args: Any) -> Any:
-        return self.component.function(*args, **_filled(self.component, self.settings))
+        try:
+            return self.component.function(*args, **_filled(self.component, self.settings))
+        except ConfigError as e:
+            if not self.slot or any(problem.startswith(self.slot) for problem in e.problems):
+                raise
+            raise ConfigError([f"{self.slot}: {problem}" for problem in e.problems]) from e
 
 
 _components: dict[tuple[str, str], Component] = {}
@@ -219,7 +228,7 @@ def _filled(component: Component, settings: Mapping[str, Any]) -> dict[str, Any]
     for key, setting in component.settings.items():
         if setting.role:
             chosen = dict(arguments[key])
-            arguments[key] = Choice(find(setting.role, chosen.pop("name")), chosen)
+            arguments[key] = Choice(find(setting.role, chosen.pop("name")), chosen, key)
     return arguments
 
 

@@ -291,3 +291,18 @@ def test_scores_compare_on_the_same_conditions(run):
     assert found.differences[1] is not None
     assert found.differences[1].nats < 0  # without the kind less is known
     assert math.isfinite(found.differences[1].stderr)
+
+
+def test_what_a_model_has_no_use_for_is_refused():
+    """A file of what is given says nothing to a model without conditions, and is not passed over in silence."""
+    pictures = (np.random.default_rng(0).random((40, 1, 4, 4)) < 0.5).astype(np.uint8)
+    run = jensen.train("vae", pictures, epochs=1, settings={"latents": 2})
+    for given_from in (pictures, pandas.DataFrame({"a": [1.0, 2.0]})):
+        with pytest.raises(ConfigError, match="given_from: vae was trained without conditions"):
+            run.sample(given_from=given_from)
+    table = pandas.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=["a", "b"])
+    run = jensen.train("vae", table, epochs=1, settings={"latents": 1})
+    with pytest.raises(DataError, match="expected columns among a, b, got none of them"):
+        run.sample(given_from=table.rename(columns={"a": "A", "b": "B"}))
+    with pytest.raises(DataError, match="expected columns among a, b, got none of them"):
+        run.sample(given_from=pictures)

@@ -12,10 +12,12 @@ from scipy.stats import multivariate_normal
 import jensen
 from jensen.core import seeded
 from jensen.data import Dataset, Schema, Split
+from jensen.jobs import latent_health
 from jensen.jobs.diagnose import diagnose
 from jensen.jobs.hole_health import apart, mmd_test
-from jensen.jobs.latent_health import mutual_information, overfitting_apart
+from jensen.jobs.latent_health import effort, mutual_information, overfitting_apart
 from jensen.jobs.run import Run
+from jensen.objectives.estimators import row_bytes
 from jensen.objectives.kernels import several_scales, typical_square
 from jensen.registry import build
 
@@ -170,3 +172,20 @@ class _ByHeart(torch.nn.Module):
         shift = torch.zeros(2 * LATENTS)
         shift[:LATENTS] = 1.0
         return self.network(x) + off * shift
+
+
+def test_large_models_are_looked_at_with_less(monkeypatch):
+    """Fewer data, particles and draws, in proportion to what a row's walk puts out; below some, no search at all."""
+    schema = Schema.of_pictures((1, 4, 4), levels=2)
+    small, large = (build("vae", schema, {"decoder.hidden": [size]}).eval() for size in (16, 4096))
+    batch = {"x": torch.zeros(1000, 1, 4, 4)}
+    assert row_bytes(large, batch) > 9 * row_bytes(small, batch)
+    monkeypatch.setattr(latent_health, "WORK", row_bytes(small, batch) * 1000 * 150)
+    usual, less = effort(small, batch), effort(large, batch)
+    affordable = 150_000 * row_bytes(small, batch) // row_bytes(large, batch)
+    assert (usual.data, usual.draws, usual.particles) == (3750, 50, 100)
+    assert usual.refined == 150_000 // 3600 == 41
+    assert (less.data, less.draws, less.particles, less.refined) == (affordable // 40, 5, 10, 0)
+    found = latent_health.inference_gap(large, batch)
+    assert found is not None
+    assert "would take long" in found.evidence["not_split"] and found.evidence["particles"] == 10

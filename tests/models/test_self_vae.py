@@ -191,8 +191,16 @@ def test_data_come_back_from_their_view_alone(run, blocks):
     assert np.abs(alone - x).mean() < 16  # the noise itself is 10 on average
     assert np.abs(whole - x).mean() < np.abs(alone - x).mean() + 1
     assert unknown.shape == x.shape and unknown.dtype == np.uint8
-    with pytest.raises(ConfigError, match="did you mean 'y1'"):
+    with pytest.raises(ConfigError, match="choose from y1, u, z1, or top1 to top3"):
         run.reconstruct(limit=2, only="y")
+    with pytest.raises(ConfigError, match="--only: top4: self-vae infers 3: "):
+        run.reconstruct(limit=2, only="top4")
+
+
+def test_whole_pictures_are_viewed_first(run, blocks):
+    x = blocks.split("test").x[:4]
+    y = run.model.q["y1"].module(torch.from_numpy(x).float()).numpy().astype(np.uint8)
+    np.testing.assert_array_equal(run.sample(given_from=x, seed=2), run.sample(given_from=y, seed=2))
 
 
 def test_every_job(run, tmp_path):
@@ -211,7 +219,10 @@ def test_every_job(run, tmp_path):
 @pytest.mark.parametrize(
     ("pictures", "told"),
     [
-        (np.zeros((3, 1, 4, 4), np.uint8), r"expected pictures of 1 x 2 x 2 \(y1\), got 1 x 4 x 4"),
+        (
+            np.zeros((3, 1, 4, 4), np.uint8),
+            r"expected pictures of 1 x 2 x 2 \(y1\), or whole pictures of 1 x 8 x 8, got 1 x 4 x 4",
+        ),
         (np.zeros((3, 5)), r"got 5"),
     ],
 )

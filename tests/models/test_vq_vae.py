@@ -209,6 +209,12 @@ def test_dead_codes_are_told(run):
         assert f"{name}: " in found.sentence
 
 
+def test_few_data_cannot_tell_dead_codes(run):
+    (found,) = [f for f in run.diagnose(limit=2).findings if f.name == "dead codes"]
+    assert found.ok and not found.evidence
+    assert "too few to tell which of 6 codes are dead" in found.sentence
+
+
 def test_a_dead_codebook_is_a_fault():
     run = train("vqvae", dataset(), settings={**ONE, "quantizer.codes": 6}, epochs=1)
     with torch.no_grad():

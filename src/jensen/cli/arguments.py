@@ -179,10 +179,14 @@ def read_temperature(tokens: Sequence[str] | None) -> float | dict[str, float]:
     found: dict[str, float] = {}
     for token in tokens or ():
         name, _, value = token.rpartition("=")
+        if name in found:
+            raise ConfigError(f"--temperature: {name or 'one for all'} is given twice: {found[name]:g} and {value}")
         try:
             found[name] = float(value)
         except ValueError:
-            raise ConfigError(f"--temperature: expected a number or NAME=NUMBER, got {token!r}") from None
+            raise ConfigError(
+                f"--temperature: expected a number or NAME=NUMBER (repeat it for more), got {token!r}"
+            ) from None
     if "" in found and len(tokens or ()) > 1:
         raise ConfigError(f"--temperature: expected one number, or one for each name, got {', '.join(tokens or ())}")
     return found.get("", found or 1.0)

@@ -83,16 +83,19 @@ class TrainingProgress:
             total = 1.0 if event.remaining is not None else None
             bar.update(
                 self._task,
-                description=f"epoch {event.epoch}",
+                description=self._where(event),
                 completed=event.progress,
                 total=total,
                 words=words,
             )
         elif event.kind == "epoch":
-            self._last = f"epoch {event.epoch}: {words}"
+            self._last = f"{self._where(event)}: {words}"
             if time.monotonic() - self._said_at >= EVERY_SECONDS:
                 note(self._last)
                 self._said_at, self._last = time.monotonic(), ""
+
+    def _where(self, event: Event) -> str:
+        return f"{event.stage}, epoch {event.epoch}" if event.stage else f"epoch {event.epoch}"
 
     def _remember(self, event: Event) -> None:
         """Numbers as of the last event that brought some."""
@@ -116,7 +119,7 @@ class TrainingProgress:
         if event.rate:
             words.append(f"{event.rate:,.0f} data/s")
         if event.remaining is not None:
-            words.append(f"{duration(max(0.0, event.remaining))} left")
+            words.append(f"{duration(max(0.0, event.remaining))} left{' of this stage' if event.stage else ''}")
         numbers = [f"{k} {v:.2f}" for k, v in (("train", self._train), ("valid", self._valid)) if v is not None]
         if numbers:
             words.append(f"{self._name.replace('_', ' ')} {' '.join(numbers)}")

@@ -289,11 +289,13 @@ def summarize(run: Run, out: str) -> dict[str, Any]:
             "split": "valid" if "valid" in run.spec["data"]["splits"] else "train",
         }
     last = run.log[-1] if run.log else {}
+    stages = {line["stage"]: line["epoch"] for line in run.log if len(run.model.objective.stages) > 1}
     return {
         "out": out,
         "model": run.spec["model"],
         "data": run.spec["data"]["name"],
-        "epochs": last.get("epoch", 0),
+        "epochs": sum(stages.values()) or last.get("epoch", 0),
+        **({"stages": stages} if len(stages) > 1 else {}),
         "seconds": last.get("seconds", 0.0),
         "valid": valid,
     }
@@ -301,6 +303,8 @@ def summarize(run: Run, out: str) -> dict[str, Any]:
 
 def _print_summary(run: Run, summary: dict[str, Any]) -> None:
     epochs = f"{summary['epochs']:,} epoch{'' if summary['epochs'] == 1 else 's'}"
+    if "stages" in summary:
+        epochs += f" ({', '.join(f'{n:,} of {name}' for name, n in summary['stages'].items())})"
     time = duration(summary["seconds"])
     typer.echo(f"{summary['model']} on {summary['data']}: {epochs} in {time}, in {summary['out']}")
     valid = summary["valid"]

@@ -324,7 +324,7 @@ class Autoregression(Distribution):
     def mean(self) -> Tensor:
         """Expected value, `(*batch, *event)`, by 16 draws: an estimate, the same at every call."""
         if self.of.head.support.kind == "symbol":
-            raise CapabilityError("symbols have no mean: draw them instead")
+            raise CapabilityError("symbols have no mean: draw them instead (--draw, in Python mean=False)")
         with torch.random.fork_rng(devices=[self._like.device] if self._like.is_cuda else []):
             torch.manual_seed(0)
             return self.sample((DRAWS_OF_MEAN,)).mean(0)

@@ -153,7 +153,7 @@ def downscale(shape: Shape, levels: int, *, factor: Annotated[int, Field(ge=2, l
     """
     _expect_pictures("downscale", shape)
     if shape[1] == shape[2] == 1:
-        raise ConfigError("view: a picture of one pixel cannot be smaller")
+        raise ConfigError("view: a picture of one pixel cannot be smaller; take fewer views or a smaller factor")
     return Downscaled(shape, levels, factor)
 
 

@@ -75,17 +75,22 @@ def code_bits(model: Model, data: TensorSplit, chosen: Tensor, weights: Tensor |
 
 @torch.no_grad()
 def dead_codes(model: Model, batch: dict[str, Tensor]) -> Finding | None:
-    """Codes that these data never take; None where nothing is quantised, or there are too few data to tell."""
+    """Codes that these data never take; None where nothing is quantised. Few data cannot tell, and it says so."""
     observed = {name: batch[name] for name in (model.data, *model.context)}
     values = evidence(Joint(), model.q, observed).values
-    found = {}
+    found, few = {}, []
     for factor, quantizer in assignments(model):
         k = values[factor.name]
         if k.numel() >= LEAST * quantizer.codes:
             perplexity, share = (float(v) for v in use(k, quantizer.codes))
             dead = quantizer.codes - round(share * quantizer.codes)
             found[factor.name] = {"codes": quantizer.codes, "dead": dead, "use": share, "perplexity": perplexity}
-    if not found:
+        else:
+            few.append(
+                f"{factor.name}: {k.numel():,} vectors of these data are too few to tell which of {quantizer.codes:,} "
+                "codes are dead"
+            )
+    if not found and not few:
         return None
     told = [
         f"{name}: {f['codes'] - f['dead']} of {f['codes']} codes occur ({f['use']:.0%}), perplexity "
@@ -95,7 +100,7 @@ def dead_codes(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     return Finding(
         "dead codes",
         all(f["use"] >= USED_SHARE for f in found.values()),
-        "; ".join(told),
+        "; ".join([*told, *few]),
         found,
-        "fewer codes, as quantizer.codes=128; quantizer=ema with quantizer.revive=0.1; or quantizer=finite-scalar",
+        "fewer codes, as quantizer.codes=128; quantizer.revive=0.1 of a learned codebook; or quantizer=finite-scalar",
     )

@@ -63,15 +63,18 @@ def diagnose(
     Args:
         data: None for the run's own.
         split: by default the test part.
-        limit: look at a random subset of so many.
+        limit: look at a random subset of so many, or of fewer where the model is large.
 
     Raises:
         CapabilityError: nothing about the model can be looked at.
     """
     found, name, part = run.split(data, split)
     run.model.eval()
-    index = torch.from_numpy(run.pick(part, limit, seed)).to(run.device)
-    batch = run.tensors(part).take(index)
+    tensors = run.tensors(part)
+    with seeded(seed, run.device):
+        most = latent_health.effort(run.model, tensors.take(slice(0, 1))).data
+    index = torch.from_numpy(run.pick(part, most if limit is None else min(limit, most), seed)).to(run.device)
+    batch = tensors.take(index)
     look: list[Callable[[], Finding | None]] = [
         lambda: latent_health.collapse(run.model, batch),
         lambda: hole_health.holes(run.model, batch),

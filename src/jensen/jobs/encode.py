@@ -20,7 +20,7 @@ from jensen.conditionals.quantizers import Lookup
 from jensen.core import Model, seeded
 from jensen.data import TensorSplit
 from jensen.distributions import Symbols
-from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
+from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.given import infer
 from jensen.jobs.job import job
 from jensen.jobs.precision import as_in, doubled
@@ -177,11 +177,13 @@ def _kept(run: Run, only: str | Sequence[str]) -> list[str]:
     for name in [only] if isinstance(only, str) else only:
         counted = re.fullmatch(r"top([1-9]\d*)", name)
         from_the_top = [f.name for f in run.model.p if f.name in known]
+        if counted and known and int(counted[1]) > len(from_the_top):
+            raise ConfigError(f"--only: {name}: {run.spec['model']} infers {len(known)}: {', '.join(from_the_top)}")
         wanted += from_the_top[: int(counted[1])] if counted and known else [name]
     for name in wanted:
         if name not in known:
-            found = f"; it infers {', '.join(known)}" if known else ""
-            raise ConfigError(f"only: {run.spec['model']} infers no {name!r}{did_you_mean(name, known)}{found}")
+            names = f"; choose from {', '.join(known)}, or top1 to top{len(known)}" if known else ""
+            raise ConfigError(f"--only: {run.spec['model']} infers no {name!r}{names}")
     return wanted
 
 

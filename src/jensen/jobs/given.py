@@ -68,6 +68,8 @@ def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_f
         return _of_views(run, n, given_from, views)
     pictures = _given_pictures(run, given_from)
     columns, source = _columns(run, given or {}, None if pictures is not None else given_from)
+    if given_from is not None and pictures is None and not columns and not given:
+        raise _unused(run, source)
     labels = _label_names(run)
     columns = {_Y if name in labels else name: value for name, value in columns.items()}
     _check_names(run, columns, pictures)
@@ -94,6 +96,17 @@ def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_f
             raise
         raise ConfigError(e.said) from None
     return Given(n, y, c, x, context_of(run, y, c))
+
+
+def _unused(run: Run, source: Source) -> Exception:
+    """Of what is given in a file, the model has no use for anything."""
+    if run.model.conditions or not run.schema.is_array:
+        known = [*run.schema.given_names, *_label_names(run)] if run.model.conditions else run.schema.names
+        return DataError(f"{source.name}: expected columns among {', '.join(known)}, got none of them")
+    return ConfigError(
+        f"given_from: {run.spec['model']} was trained without conditions, and makes data from no view of them; train "
+        "one with --given-view, or a self-vae"
+    )
 
 
 def views_of(model: Model) -> dict[str, Support]:
@@ -123,20 +136,29 @@ def _given_pictures(run: Run, given_from: Any) -> np.ndarray | None:
 
 
 def _of_views(run: Run, n: int | None, given_from: Any, views: Mapping[str, Support]) -> Given:
-    """Pictures in turn, as the view whose shape they have; the first of several."""
+    """Pictures in turn, as the view whose shape they have, the first of several; whole pictures are viewed first."""
     source = open_source(given_from)
-    shape = source.raw.shape
+    shape, x = source.raw.shape, next(iter(source.raw.parts.values())).x
     fitting = [name for name, support in views.items() if support.shape == shape]
+    if not fitting and shape == run.schema.event_shape:
+        name, view = next((f.name, f.module) for f in run.model.q if f.name in views and f.parents == (run.model.data,))
+        whole = torch.from_numpy(fit_levels(x, run.schema.levels or 2, source)).float().to(run.device)
+        with torch.no_grad():
+            y = torch.cat([view(part) for part in whole.split(1000)])
+        return _in_turn(n, name, y)
     if not fitting:
         known = " or ".join(f"{_by(support.shape)} ({name})" for name, support in views.items())
-        raise DataError(f"{source.name}: expected pictures of {known}, got {_by(shape)}")
+        whole = f", or whole pictures of {_by(run.schema.event_shape)}"
+        raise DataError(f"{source.name}: expected pictures of {known}{whole}, got {_by(shape)}")
     name, support = fitting[0], views[fitting[0]]
-    pictures = fit_levels(next(iter(source.raw.parts.values())).x, support.levels or 2, source)
-    n = len(pictures) if n is None else n
+    return _in_turn(n, name, torch.from_numpy(fit_levels(x, support.levels or 2, source)).float().to(run.device))
+
+
+def _in_turn(n: int | None, name: str, y: Tensor) -> Given:
+    n = len(y) if n is None else n
     if n < 1:
         raise ConfigError(f"-n: expected >= 1, got {n}")
-    y = torch.from_numpy(pictures[np.arange(n) % len(pictures)]).float().to(run.device)
-    return Given(n, hidden={name: y})
+    return Given(n, hidden={name: y[torch.arange(n) % len(y)]})
 
 
 def _by(shape: Sequence[int]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from jensen.distributions import Elementwise, StandardNormal
 from jensen.errors import CapabilityError
 from jensen.jobs.cluster_health import is_component
 from jensen.jobs.finding import Finding
-from jensen.objectives.estimators import elbo, importance
+from jensen.objectives.estimators import ROWS, elbo, importance, row_bytes, rows_within
 from jensen.objectives.refinement import PerDatum, refine
 from jensen.objectives.total_correlation import aggregate_terms
 
@@ -29,7 +30,40 @@ FLOOR_SHARE = 0.01  # of scales at their floor
 GAP_NATS_PER_DIM = 0.25  # inference gap per latent dimension in use
 PARTICLES = 100
 DRAWS = 50
-REFINE_DATA, REFINE_STEPS = 100, 300
+REFINE_DATA, REFINE_STEPS, REFINE_SAMPLES = 100, 300, 4
+WORK = 2**36  # bytes that modules put out while a model is looked at in one way: about a minute of one core
+FEWEST = 100  # data that are looked at however large the model is
+LEAST_PARTICLES, LEAST_REFINED = 10, 20  # below, nothing is told
+MEMORY = 1024.0  # megabytes that a walk may take
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How far a look at a model goes: less far for large ones, by what their modules put out for a row.
+
+    Attributes:
+        data: at most so many.
+        draws, particles: of the ELBO, and of the importance-weighted bound, of each datum.
+        refined: data for which the best q is sought; too few are none, 0.
+        rows: walked at once.
+    """
+
+    data: int
+    draws: int = DRAWS
+    particles: int = PARTICLES
+    refined: int = REFINE_DATA
+    rows: int = ROWS["cpu"]
+
+
+def effort(model: Model, batch: Mapping[str, Tensor]) -> Effort:
+    """What a model may be looked at with."""
+    n, rows = len(next(iter(batch.values()))), WORK // row_bytes(model, batch)
+    share = min(1.0, rows / (n * (DRAWS + PARTICLES)))
+    particles = max(LEAST_PARTICLES, int(share * PARTICLES))
+    refined = min(REFINE_DATA, rows // (3 * REFINE_STEPS * REFINE_SAMPLES))  # a gradient costs two walks more
+    refined = refined if refined >= LEAST_REFINED else 0
+    most = max(FEWEST, rows // 40)
+    return Effort(most, max(5, particles // 2), particles, refined, rows_within(model, batch, MEMORY))
 
 
 @torch.no_grad()
@@ -156,17 +190,24 @@ def inference_gap(model: Model, batch: dict[str, Tensor]) -> Finding | None:
         return None
     if model.likelihood == EXACT:
         return Finding("inference gap", True, "the posterior is exact: there is none", {"gap": 0.0})
-    amortised = elbo(model, batch, DRAWS).rows
-    gap, stderr = mean_and_stderr(importance(model, batch, PARTICLES).rows - amortised)
-    evidence: dict[str, Any] = {"gap": gap, "stderr": stderr, "particles": PARTICLES}
-    text = f"log p is at least {gap:.2f} ± {stderr:.2f} nats above the ELBO (IW-{PARTICLES} − ELBO)"
-    few = torch.randperm(len(amortised))[:REFINE_DATA].to(amortised.device)  # at random: data may come ordered by class
+    how = effort(model, batch)
+    amortised = elbo(model, batch, how.draws, how.rows).rows
+    gap, stderr = mean_and_stderr(importance(model, batch, how.particles, how.rows).rows - amortised)
+    evidence: dict[str, Any] = {"gap": gap, "stderr": stderr, "particles": how.particles}
+    text = f"log p is at least {gap:.2f} ± {stderr:.2f} nats above the ELBO (IW-{how.particles} − ELBO)"
+    few = torch.randperm(len(amortised))[: how.refined].to(
+        amortised.device
+    )  # at random: data may come ordered by class
     try:
-        own, parameters = refine(model, {name: value[few] for name, value in batch.items()}, REFINE_STEPS)
+        if not how.refined:
+            raise CapabilityError("the best q of each datum would take long: the model is large")
+        own, parameters = refine(
+            model, {name: value[few] for name, value in batch.items()}, REFINE_STEPS, REFINE_SAMPLES
+        )
     except CapabilityError as e:
         evidence["not_split"] = str(e)
     else:
-        split = gaps(own, {**{name: value[few] for name, value in batch.items()}, **parameters}, amortised[few])
+        split = gaps(own, {**{name: value[few] for name, value in batch.items()}, **parameters}, amortised[few], how)
         evidence |= {**split, "refined": len(few)}
         text += (
             f". The best q of its family for each of {len(few)} data regains "
@@ -192,15 +233,17 @@ def _against_gap(evidence: Mapping[str, Any]) -> str:
     return tries if "not_split" in evidence else f"{tries}; score --refine 200 makes good for it, datum by datum"
 
 
-def gaps(own: PerDatum, refined: Mapping[str, Tensor], amortised: Tensor) -> dict[str, float]:
+def gaps(own: PerDatum, refined: Mapping[str, Tensor], amortised: Tensor, how: Effort) -> dict[str, float]:
     """Approximation and amortisation gap, means over data in nats with standard errors; their sum is IW − ELBO.
 
     Args:
         own: the model whose q takes its parameters from the data.
         refined: data, and the best parameters of each.
         amortised: the ELBO of each datum as the encoder has it, (B,).
+        how: with how many draws.
     """
-    best, tight = elbo(own.model, refined, DRAWS).rows, importance(own.model, refined, PARTICLES).rows
+    best = elbo(own.model, refined, how.draws, how.rows).rows
+    tight = importance(own.model, refined, how.particles, how.rows).rows
     amortization, approximation = mean_and_stderr(best - amortised), mean_and_stderr(tight - best)
     return {
         "amortization_gap": amortization[0],
@@ -218,15 +261,18 @@ def overfitting_apart(model: Model, train: dict[str, Tensor], other: dict[str, T
     where q has. Cremer, Li and Duvenaud 2018, arXiv:1801.03558; Wu et al. 2017, arXiv:1611.04273.
 
     Raises:
-        CapabilityError: the best q of a datum cannot be sought.
+        CapabilityError: the best q of a datum cannot be sought, or the model is too large for that.
     """
+    how = effort(model, train)
+    if not how.refined:
+        raise CapabilityError("the best q of each datum would take long: the model is large")
     best, lost = [], []
     for batch in (train, other):
-        few = {name: value[:REFINE_DATA] if value.dim() else value for name, value in batch.items()}
-        own, parameters = refine(model, few, REFINE_STEPS)
-        refined = elbo(own.model, {**few, **parameters}, DRAWS).rows
+        few = {name: value[: how.refined] if value.dim() else value for name, value in batch.items()}
+        own, parameters = refine(model, few, REFINE_STEPS, REFINE_SAMPLES)
+        refined = elbo(own.model, {**few, **parameters}, how.draws, how.rows).rows
         best.append(refined)
-        lost.append(refined - elbo(model, few, DRAWS).rows)
+        lost.append(refined - elbo(model, few, how.draws, how.rows).rows)
     decoder, decoder_error = _difference(best[0], best[1])
     encoder, encoder_error = _difference(lost[1], lost[0])
     return {

@@ -27,6 +27,8 @@ from PIL import Image
 BETWEEN = 56  # grey of the lines between the pictures of a grid
 GRID_PIXELS = 560  # least width that a grid is enlarged to, in whole multiples
 
+MANY = 6  # curves, above which their names stand beside a plot
+
 INK, MUTED, RULE = "#22262b", "#6a727c", "#dde1e6"
 MODEL, DATA, THIRD = "#0067a5", "#c8500a", "#117733"
 """Blue is the model, vermilion the data, in every plot."""
@@ -36,6 +38,9 @@ CLASSES = (
     "#8a8a1f", "#aa4499", "#2f9e8f", "#cc6677", "#5a5a5a",
 )  # fmt: skip
 """Ten colours after Paul Tol's palettes; readers who cannot tell them apart have the markers."""
+
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
+"""Where colours do not do."""
 
 VARIABLES = {
     INK: "--ink", MUTED: "--muted", RULE: "--rule", MODEL: "--model", DATA: "--data", THIRD: "--third",
@@ -188,6 +193,7 @@ class Curve:
     y: Sequence[float]
     colour: str = MODEL
     faint: bool = False
+    dash: Any = "-"
 
 
 @dataclass(frozen=True)
@@ -198,15 +204,17 @@ class Panel:
     curves: Sequence[Curve]
     mark: tuple[float, float, str] | None = None
     floor: float | None = None  # the plot starts here; what is lower is cut off
+    log: bool = False  # the scale of y
 
 
 def curves(panel: Panel, xlabel: str) -> Figure:
     """Curves over a common x."""
     with _style():
-        figure = _figure(3.8, 2.8)
+        columns = math.ceil(len(panel.curves) / 12) if len(panel.curves) > MANY else 0  # of a legend beside the plot
+        figure = _figure(3.8 + 0.9 * columns, 2.8)
         axes = figure.subplots()
         for curve in panel.curves:
-            width, dash = (1.2, (0, (4, 1.5))) if curve.faint else (1.8, "-")
+            width, dash = (1.2, DASHES[1]) if curve.faint else (1.8, curve.dash)
             axes.plot(curve.x, curve.y, color=curve.colour, lw=width, ls=dash, label=_name(curve.label))
         if panel.mark:
             x, y, text = panel.mark
@@ -215,7 +223,11 @@ def curves(panel: Panel, xlabel: str) -> Figure:
         axes.margins(x=0.02)
         if panel.floor is not None:
             axes.set_ylim(bottom=panel.floor)
-        if len(panel.curves) > 1 or panel.mark:
+        if panel.log:
+            axes.set_yscale("log")
+        if columns:
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1.03), ncols=columns, fontsize=7)
+        elif len(panel.curves) > 1 or panel.mark:
             axes.legend(loc="lower right" if panel.floor is not None else "best", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         return figure

@@ -92,7 +92,10 @@ def train(
     if checked.hide and "seen" in built.p:
         raise ConfigError(f"train.hide: {model} explains why cells are missing, and what is hidden has another reason")
     if loaded.schema.given and "c" not in built.context:
-        raise ConfigError(f"given: {model} takes no conditions; drop the columns, or let it explain them")
+        way = "drop the columns, or let it explain them"
+        if schema.given_picture is not None:
+            way = "leave --given-view out" if "given_view" in data_options else "leave out the pictures that are given"
+        raise ConfigError(f"given: {model} takes no conditions; {way}")
     _refuse_ignored(model, built, _sort(model, settings or {}, preset, options)[1])
     if checked.precision == "bf16" and not has_bfloat16(device):
         log.warning("train.precision: this device imitates bf16, slowly; precision=auto takes it where it is native")

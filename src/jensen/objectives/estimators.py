@@ -242,11 +242,8 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 
 
-def rows_within(model: Model, observed: Observed, megabytes: float) -> int:
-    """How many rows (particles times data) a walk may take at once within a memory limit.
-
-    One row is walked and what its modules put out is counted; a walk keeps about four such amounts at a time (a
-    layer, the one before it, the distribution and its terms).
+def row_bytes(model: Model, observed: Observed) -> int:
+    """What the modules put out while one row (a particle of a datum) is walked, in bytes: a measure of its work.
 
     Args:
         observed: one datum or more; the first is walked.
@@ -266,9 +263,21 @@ def rows_within(model: Model, observed: Observed, megabytes: float) -> int:
     finally:
         for hook in hooks:
             hook.remove()
+    return counted[0] + 8 * sum(v.numel() for v in first.values())
+
+
+def rows_within(model: Model, observed: Observed, megabytes: float) -> int:
+    """How many rows (particles times data) a walk may take at once within a memory limit.
+
+    A walk keeps about four times what is put out at a time (a layer, the one before it, the distribution and its
+    terms).
+
+    Args:
+        observed: one datum or more; the first is walked.
+    """
     device = next(iter(observed.values())).device.type
-    widest = counted[0] + 8 * sum(v.numel() for v in first.values())
-    return max(1, min(ROWS.get(device, ROWS["cpu"]), int(megabytes * 2**20 / (4 * widest))))
+    most = int(megabytes * 2**20 / (4 * row_bytes(model, observed)))
+    return max(1, min(ROWS.get(device, ROWS["cpu"]), most))
 
 
 def _prior_of(model: Model, estimator: str) -> Joint:

@@ -78,6 +78,7 @@ class Event:
     remaining: float | None  # seconds
     logged: dict[str, Any]
     monitor: str = ""  # the name of what decides which weights are kept
+    stage: str = ""  # its name, where there are several
 
 
 class Trainer:
@@ -616,9 +617,9 @@ class Trainer:
         remaining = None
         if self.at.total_steps is not None and rate:
             remaining = (self.at.total_steps - self.at.stage_step) * self.settings.batch_size / rate
-        self.listener(
-            Event(kind, self.progress, self.at.epoch, self.at.step, rate, remaining, logged, self.stage.monitor)
-        )
+        stage = self.stage.name if len(self.objective.stages) > 1 else ""
+        at, monitor = self.at, self.stage.monitor
+        self.listener(Event(kind, self.progress, at.epoch, at.step, rate, remaining, logged, monitor, stage))
 
     # Checkpoints
 

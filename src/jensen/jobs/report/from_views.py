@@ -39,8 +39,8 @@ def from_views(run: Run, subject: Subject) -> tuple[str, str]:
         figures.append(picture(np.concatenate(rows), levels, label, label, len(x)))
     return (
         "Data that the model was not trained on, what is left of them in a view, and pictures that the model makes "
-        "of that view alone: what q infers of it is drawn from q, and the rest from p. `jensen sample --given-from` "
-        "does so with pictures of your own.",
+        "of that view alone: what q infers of it is drawn from q, and the rest from p. "
+        "<code>jensen sample --given-from</code> does so with pictures of your own.",
         row(figures, "wide"),
     )
 

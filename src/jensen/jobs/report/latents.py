@@ -82,8 +82,8 @@ def cluster_means(run: Run, subject: Subject) -> tuple[str, str]:
     label = "means of clusters, the heaviest first"
     more = f" The {len(order)} shown weigh {share:.0%}." if len(order) < len(weights) else ""
     return (
-        f"What the mean of each of the {len(weights)} components of the prior decodes to; `jensen cluster` says which "
-        f"datum is of which.{more}",
+        f"What the mean of each of the {len(weights)} components of the prior decodes to; <code>jensen cluster</code> "
+        f"says which datum is of which.{more}",
         row([picture(x, run.schema.levels or 256, label, label, min(10, len(x)))]),
     )
 

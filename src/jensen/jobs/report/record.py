@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jensen.errors import ConfigError, DataError, IntegrityError
 from jensen.jobs import pictures
-from jensen.jobs.pictures import DATA, MODEL, MUTED, THIRD, Curve, Panel
+from jensen.jobs.pictures import CLASSES, DASHES, DATA, MODEL, Curve, Panel
 from jensen.jobs.report.page import as_setting, duration, escaped, plot, row, table
 from jensen.jobs.run import Run
 from jensen.registry import MODEL as MODEL_ROLE
@@ -104,8 +105,10 @@ def _with_error(nats: float | None, stderr: float | None) -> str:
 
 def _facts(run: Run) -> str:
     facts = [(f"{sum(p.numel() for p in run.model.parameters()):,}", "parameters")]
-    if isinstance(run.spec["settings"].get("latents"), int):
-        facts.append((f"{run.spec['settings']['latents']:,}", "latent dimensions"))
+    latents, hidden = run.spec["settings"].get("latents"), [f for f in run.model.q if not f.deterministic]
+    if latents and len([latents] if isinstance(latents, int) else latents) == len(hidden):  # else channels of pictures
+        dims = [latents] if isinstance(latents, int) else latents
+        facts.append((" + ".join(f"{n:,}" for n in dims), "latent dimensions"))
     rows = _train_rows(run)
     if rows:
         facts.append((f"{rows:,}", "training data"))
@@ -144,9 +147,14 @@ def training(run: Run) -> tuple[str, str]:
         panels.append(Panel("log p(x | z) (nats per datum)", found, floor=min(late) if late else None))
     divergences = [key for key in logged if key.startswith("kl_")]
     if divergences:
-        colours = [THIRD, MODEL, DATA, MUTED]
-        found = [c for i, k in enumerate(divergences) for c in curve(f"KL of {k[3:]}", "valid", k, colours[i % 4])]
-        panels.append(Panel("KL(q ‖ p) (nats per datum)", found))
+        colours = [CLASSES[i % len(CLASSES)] for i in range(len(divergences))]
+        dashes = [DASHES[i // len(CLASSES) % len(DASHES)] for i in range(len(divergences))]
+        found = [
+            replace(c, dash=dash)
+            for k, colour, dash in zip(divergences, colours, dashes, strict=True)
+            for c in curve(f"KL of {k[3:]}", "valid", k, colour)
+        ]
+        panels.append(Panel("KL(q ‖ p) (nats per datum)", found, log=_far_apart(found)))
     caption = (
         f"How training went, over its steps: {escaped(MONITORS.get(monitor, monitor))}, on the training and "
         f"on the validation data; {duration(run.log[-1]['seconds'])} in all. "
@@ -161,6 +169,12 @@ def training(run: Run) -> tuple[str, str]:
     if floor is not None:
         caption += "The first values lie below the frame."
     return caption, row(plot(pictures.curves(panel, "steps"), panel.title) for panel in panels)
+
+
+def _far_apart(found: Sequence[Curve]) -> bool:
+    """Whether some curves would lie flat at the bottom of others, and all are above zero."""
+    ends = [c.y[-1] for c in found]
+    return min((min(c.y) for c in found), default=0.0) > 0 and max(ends) > 50 * min(ends)
 
 
 def settings(run: Run) -> tuple[str, str]:
