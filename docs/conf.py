@@ -92,6 +92,7 @@ def presets_page() -> str:
         "# Presets\n",
         "Settings that are shipped, each for one model on one data set: `jensen train MODEL DATA --preset NAME`.",
         "Settings given besides override them, slot by slot.\n",
+        likelihoods_table("binarized-mnist"),
     ]
     for name in presets():
         preset = load_preset(name)
@@ -101,6 +102,34 @@ def presets_page() -> str:
         kept = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
         parts += [preset_result(result) for result in kept if result.get("preset") == name]
     return "\n".join(parts)
+
+
+def likelihoods_table(data: str) -> str:
+    """The best kept score of each preset on some data, the likeliest first."""
+    rows = []
+    for path in RESULTS.glob("*.json"):
+        result = json.loads(path.read_text())
+        if "preset" not in result or not all(score["data"] == data for score in result["scores"]):
+            continue
+        best, training = max(result["scores"], key=lambda score: score["nats"]), result["training"]
+        estimator = "exact" if best["kind"] == "exact" else f"{best['estimator']}, {best['particles']:,} particles"
+        spent = training.get("processor_minutes")
+        rows.append(
+            (
+                best,
+                f"`{path.stem}`",
+                estimator,
+                f"{spent or training['minutes']:.0f}" + ("" if spent else " by the clock"),
+            )
+        )
+    lines = [
+        f"Test log-likelihoods on {data}, measured as below, each from its preset or near it:\n",
+        "| kept result | nats | estimator | minutes of one processor |",
+        "|---|---|---|---|",
+    ]
+    for best, name, estimator, minutes in sorted(rows, key=lambda row: -row[0]["nats"]):
+        lines.append(f"| {name} | {best['nats']:.2f} ± {best['stderr']:.2f} | {estimator} | {minutes} |")
+    return "\n".join(lines) + "\n"
 
 
 def preset_result(result: dict[str, Any]) -> str:

@@ -225,6 +225,8 @@ def curves(panel: Panel, xlabel: str) -> Figure:
             axes.set_ylim(bottom=panel.floor)
         if panel.log:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         if columns:
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1.03), ncols=columns, fontsize=7)
         elif len(panel.curves) > 1 or panel.mark:
