@@ -20,7 +20,7 @@ from jensen.conditionals.quantizers import Lookup
 from jensen.core import Model, seeded
 from jensen.data import TensorSplit
 from jensen.distributions import Symbols
-from jensen.errors import CapabilityError, ConfigError, DataError
+from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from jensen.jobs.given import infer
 from jensen.jobs.job import job
 from jensen.jobs.precision import as_in, doubled
@@ -182,8 +182,8 @@ def _kept(run: Run, only: str | Sequence[str]) -> list[str]:
         wanted += from_the_top[: int(counted[1])] if counted and known else [name]
     for name in wanted:
         if name not in known:
-            names = f"; choose from {', '.join(known)}, or top1 to top{len(known)}" if known else ""
-            raise ConfigError(f"--only: {run.spec['model']} infers no {name!r}{names}")
+            found = f"; it infers {', '.join(known)}: one of these, or top1 to top{len(known)}" if known else ""
+            raise ConfigError(f"--only: {run.spec['model']} infers no {name!r}{did_you_mean(name, known)}{found}")
     return wanted
 
 

@@ -142,7 +142,7 @@ def _of_views(run: Run, n: int | None, given_from: Any, views: Mapping[str, Supp
     fitting = [name for name, support in views.items() if support.shape == shape]
     if not fitting and shape == run.schema.event_shape:
         name, view = next((f.name, f.module) for f in run.model.q if f.name in views and f.parents == (run.model.data,))
-        whole = torch.from_numpy(fit_levels(x, run.schema.levels or 2, source)).float().to(run.device)
+        whole = torch.tensor(fit_levels(x, run.schema.levels or 2, source)).float().to(run.device)
         with torch.no_grad():
             y = torch.cat([view(part) for part in whole.split(1000)])
         return _in_turn(n, name, y)
@@ -151,7 +151,7 @@ def _of_views(run: Run, n: int | None, given_from: Any, views: Mapping[str, Supp
         whole = f", or whole pictures of {_by(run.schema.event_shape)}"
         raise DataError(f"{source.name}: expected pictures of {known}{whole}, got {_by(shape)}")
     name, support = fitting[0], views[fitting[0]]
-    return _in_turn(n, name, torch.from_numpy(fit_levels(x, support.levels or 2, source)).float().to(run.device))
+    return _in_turn(n, name, torch.tensor(fit_levels(x, support.levels or 2, source)).float().to(run.device))
 
 
 def _in_turn(n: int | None, name: str, y: Tensor) -> Given:
