@@ -128,6 +128,7 @@ def likelihoods_table(data: str) -> str:
         "|---|---|---|---|",
     ]
     for best, name, estimator, minutes in sorted(rows, key=lambda row: -row[0]["nats"]):
+        estimator += f", {best['subset']}" if best["subset"] else ""
         lines.append(f"| {name} | {best['nats']:.2f} ± {best['stderr']:.2f} | {estimator} | {minutes} |")
     return "\n".join(lines) + "\n"
 
@@ -149,7 +150,8 @@ def preset_result(result: dict[str, Any]) -> str:
         f"| {m} minutes ({at['epoch']} epochs) | {at[name]:.2f} |" for m, at in training["at_minutes"].items() if at
     ]
     lines.append(f"| the end ({training['minutes']:.1f} minutes) | {training[f'best_{name}']:.2f} |")
-    lines += ["", "| test score, all data | nats | bits/dim | kind |", "|---|---|---|---|"]
+    subset = result["scores"][0]["subset"]
+    lines += ["", f"| test score, {subset or 'all data'} | nats | bits/dim | kind |", "|---|---|---|---|"]
     for score in result["scores"]:
         how = (
             score["estimator"] if score["particles"] == 1 else f"{score['estimator']}, {score['particles']:,} particles"
