@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jensen.nets.attention import causal_attention
 from jensen.nets.causal import Core
 
 HALF = 0.5**0.5
@@ -67,12 +68,9 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, turn: Tensor) -> Tensor:
-        n, t, width = h.shape
-        qk, v = self.qkv(self.before(h)).view(n, t, 3, self.heads, -1).split([2, 1], 2)
-        q, k, v = (part.transpose(1, 2) for part in (*_rotate(qk, turn[:, None, None]).unbind(2), v.squeeze(2)))
-        rate = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
-        h = h + self.drop(self.out(mixed.transpose(1, 2).reshape(n, t, width)))
+        n, t, _ = h.shape
+        qkv = self.qkv(self.before(h)).view(n, t, 3, self.heads, -1)
+        h = h + self.drop(self.out(causal_attention(qkv, turn, self.dropout if self.training else 0.0)))
         return h + self.drop(self.mlp(self.between(h)))
 
 
@@ -142,9 +140,3 @@ def _angles(length: int, size: int) -> Tensor:
     """t · 10000^(−2i/size), (length, size/2)."""
     rates = 10000.0 ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
     return torch.outer(torch.arange(length, dtype=torch.float64), rates)
-
-
-def _rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Each pair of neighbouring numbers of x, (..., size), turned: multiplied as complex numbers, (..., size/2)."""
-    pairs = (x if x.dtype == torch.float64 else x.float()).unflatten(-1, (-1, 2))
-    return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2).to(x.dtype)
