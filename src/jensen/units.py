@@ -1,4 +1,4 @@
-"""The one place where nats become bits. Everywhere else log-densities are in nats."""
+"""The one place where nats become bits, and what has units of data. Everywhere else log-densities are in nats."""
 
 from __future__ import annotations
 
@@ -39,3 +39,8 @@ def perplexity(log_likelihood: float, amount: int) -> float:
         raise ValueError(f"expected an amount > 0, got {amount}")
     exponent = -log_likelihood / amount
     return math.exp(exponent) if exponent < 700 else math.inf
+
+
+def is_of_data(name: str) -> bool:
+    """Whether a number that is logged is a log density of data, and so changes with their units; not one of codes."""
+    return name != "log_prior" and not name.startswith("kl_")

@@ -20,6 +20,7 @@ from jensen.distributions import DiagonalNormal, Mixture
 from jensen.distributions.multivariate import FullNormal
 from jensen.errors import ConfigError
 from jensen.registry import build
+from jensen.training.adam import LeanAdam
 
 BITS = Support("binary", (6,))
 SCHEMA = Schema.of_table(np.eye(6), [f"c{i}" for i in range(6)], ["binary"] * 6)
@@ -141,6 +142,47 @@ def test_what_is_kept_follows_the_weights():
     torch.testing.assert_close(prior().log_prob(z), by_torch(model, z))
     model.load_state_dict({k: v * 0.9 for k, v in model.state_dict().items()})
     torch.testing.assert_close(prior().log_prob(z), by_torch(model, z))
+
+
+def test_what_is_kept_does_not_outlive_training():
+    """A fused optimizer changes weights without raising their version."""
+    model, x = made(prior="vamp", **{"prior.components": 5})
+    prior, z = model.p["z"].module, torch.zeros(1, 2, dtype=torch.float64)
+    with torch.no_grad():
+        first = prior().log_prob(z)
+    model.train()
+    optimizer = LeanAdam(list(model.parameters()), 0.1)
+    (-model.evidence({"x": x}).elbo().mean()).backward()
+    optimizer.update()
+    with torch.no_grad():
+        while_training = prior().log_prob(z)
+    model.eval()
+    assert not torch.allclose(while_training, first)
+    with torch.no_grad():
+        torch.testing.assert_close(while_training, by_torch(model, z))
+        torch.testing.assert_close(prior().log_prob(z), by_torch(model, z))
+
+
+def test_what_dropout_left_is_not_kept():
+    model, _ = made(prior="vamp", **{"prior.components": 5, "encoder.input_dropout": 0.5})
+    prior, z = model.p["z"].module, torch.zeros(1, 2, dtype=torch.float64)
+    with torch.no_grad():
+        model.train()
+        assert len({float(prior().log_prob(z)) for _ in range(5)}) > 1
+        model.eval()
+        torch.testing.assert_close(prior().log_prob(z), by_torch(model, z))
+
+
+def test_rows_are_drawn_by_their_weight():
+    model, x = made(prior="aggregated", **{"prior.components": 3000})
+    weight = torch.zeros(50)
+    weight[3], weight[8] = 1.0, 3.0
+    with seeded(0):
+        x = torch.arange(50.0).double()[:, None].expand(-1, 6)
+        model.p["z"].module.initialize_from({"x": x, "weight": weight})
+    rows, counts = model.p["z"].module.inputs[:, 0].unique(return_counts=True)
+    assert rows.tolist() == [3.0, 8.0]
+    assert abs(int(counts[1]) - 2250) < 5 * (3000 * 0.75 * 0.25) ** 0.5
 
 
 def test_a_draw_takes_a_random_input_and_then_a_draw_of_its_posterior():

@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.stats import norm
+from torch import nn
 
 import jensen
+from jensen.cli.training import summarize
+from jensen.core import Joint, Model
+from jensen.distributions import DiagonalNormal
 from jensen.errors import CapabilityError, ConfigError
-from jensen.jobs.report.record import reproduce
+from jensen.jobs.report.record import numbers, reproduce
+from jensen.objectives.prior import fit_prior
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +58,42 @@ def test_the_bound_rises_by_what_the_family_allows(trained):
     old, new = (r.score(split="train", estimator="elbo", particles=50) for r in (trained, run))
     gain = new.rows - old.rows
     assert gain.mean() > 4 * gain.std() / len(gain) ** 0.5
+
+
+class Movable(nn.Module):
+    """N(mean, I)."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor([1.0, -2.0, 0.0]))
+
+    def forward(self) -> DiagonalNormal:
+        return DiagonalNormal(self.mean, torch.ones(3))
+
+
+class Restless(nn.Module):
+    """q(z | x) near x where its networks rest; in training they drop half of it and count."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5))
+
+    def forward(self, x: torch.Tensor) -> DiagonalNormal:
+        return DiagonalNormal(self.network(x), torch.full((3,), 1e-6))
+
+
+def test_codes_are_those_of_a_network_at_rest():
+    """The mean of log N(x; m, I), and m − E x its slope; nothing that q counts moves."""
+    q, prior = Restless(), Movable()
+    model = Model(Joint({"z": prior, "x | z": Restless()}), Joint({"z | x": q})).train()
+    before, x = {name: value.clone() for name, value in q.state_dict().items()}, torch.randn(7, 3)
+    terms = fit_prior().stages[0].phases[0].loss(model, {"x": x}, 0.5)
+    truth = norm.logpdf(x.numpy(), [1.0, -2.0, 0.0], 1.0).sum(1).mean()
+    assert terms.logged["log_prior"].item() == pytest.approx(truth, abs=1e-3)  # batch norm divides by √(1 + 1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(terms.loss, prior.mean)[0], prior.mean - x.mean(0), atol=1e-3, rtol=0
+    )
+    assert all(torch.equal(value, before[name]) for name, value in q.state_dict().items())
 
 
 def test_priors_without_parameters_start_from_the_data(trained):
@@ -111,3 +153,25 @@ def test_the_report_says_how_to_fit_it_again(trained, tmp_path):
     assert "jensen.train_prior('vae', settings={'prior': 'mixture'" in python
     run = jensen.train_prior(trained, "mixture", epochs=2)  # sizes that are the default
     assert "prior vae prior=mixture train.epochs=2" in html.unescape(reproduce(run)[1])
+
+
+@pytest.mark.parametrize(
+    ("stochastic", "settings"),
+    [(False, {"prior": "mixture"}), (True, {"prior": "mixture"}), (True, {"prior": "aggregated"})],
+    ids=str,
+)
+def test_without_a_likelihood_the_density_of_codes_is_what_counts(stochastic, settings, tmp_path):
+    """No number is called a bound where there is none."""
+    x = 1000 * np.random.default_rng(0).normal(size=(300, 3))  # in units of their own
+    wae = jensen.train("wae", x, settings={"latents": 2, "stochastic": stochastic}, epochs=2)
+    run = jensen.train_prior(wae, settings=settings, epochs=2, out=tmp_path / "run")
+    assert all(set(line["valid"]) == {"log_prior"} for line in run.log)
+    valid = run.tensors(run.data().split("valid")).x
+    if not stochastic:
+        with torch.no_grad():
+            expected = run.model.p["z"].module().log_prob(run.model.q["z"].module(valid)).mean()
+        assert max(line["valid"]["log_prior"] for line in run.log) == pytest.approx(float(expected), abs=1e-4)
+    best = max(line["valid"]["log_prior"] for line in run.log)
+    assert summarize(run, "run")["valid"]["nats"] == best
+    page = numbers(run)[1]
+    assert f"{best:.2f}" in page and "no likelihood" in page and "lower bound" not in page

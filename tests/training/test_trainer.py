@@ -778,3 +778,21 @@ def test_stages_share_a_short_time(monkeypatch):
     ends = {line["stage"]: line["seconds"] for line in log}
     assert 6 < ends["a"] < 14
     assert 32 < ends["b"] < 48
+
+
+@pytest.mark.parametrize(("wanted", "n"), [(0, 20_000), (24_000, 24_000)])
+def test_training_starts_from_all_the_data_or_from_some_at_random(wanted, n):
+    """Files may be ordered: the first rows are not like the others."""
+    seen = []
+    look = GradientPhase(lambda model, batch, progress: Terms(a_of(model).sum(), {}))
+    model = point(Stage((look,)))
+    model.objective = dataclasses.replace(
+        model.objective, initialize=lambda model, batch: seen.append(batch["x"][:, 0].clone())
+    )
+    if wanted:
+        model.p["x"].module.starting_rows = wanted  # pyright: ignore
+    data = TensorSplit(torch.arange(24_000.0)[:, None])
+    Trainer(model, data, TensorSplit(torch.zeros(2, 1)), settings(epochs=1, batch_size=24_000)).run()
+    (x,) = seen
+    assert len(x.unique()) == len(x) == n
+    assert abs(float(x.mean()) - 11_999.5) < 5 * 24_000 / (12 * n) ** 0.5 * (1 - n / 24_000) ** 0.5 + 1e-2

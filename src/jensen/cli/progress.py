@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jensen.cli.printing import duration, note
+from jensen.units import is_of_data
 
 if TYPE_CHECKING:
     from jensen.training.trainer import Event
@@ -106,7 +107,8 @@ class TrainingProgress:
         found = next((n for n in names if n in (valid or train)), next(iter(valid or train), ""))
         if found and found != self._name and (valid or self._valid is None):  # numbers stand under one name
             self._name, self._train, self._valid = found, None, None
-        offset = self._offset if self._name in names else 0.0  # a loss of another kind has no units to change
+        changes = self._name in names and is_of_data(self._name)  # a loss of another kind has no units to change
+        offset = self._offset if changes else 0.0
         if self._name in train:
             self._train = train[self._name] + offset
         elif valid:  # of another stage, which does not measure it in training

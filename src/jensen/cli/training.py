@@ -33,6 +33,7 @@ from jensen.cli.options import (
 from jensen.cli.printing import duration, note, print_json, warnings_as_notes
 from jensen.cli.progress import TrainingProgress, log_jacobian_of
 from jensen.errors import ConfigError
+from jensen.units import is_of_data
 
 if TYPE_CHECKING:
     from jensen.jobs.run import Run
@@ -283,8 +284,8 @@ def summarize(run: Run, out: str) -> dict[str, Any]:
         likelihood = run.capabilities.likelihood
         valid = {
             "name": stage.monitor,
-            "nats": best["valid"][stage.monitor] + run.schema.log_jacobian,
-            "kind": likelihood if likelihood else "reconstruction",
+            "nats": best["valid"][stage.monitor] + run.schema.log_jacobian * is_of_data(stage.monitor),
+            "kind": likelihood or ("reconstruction" if is_of_data(stage.monitor) else "codes"),
             "epoch": best["epoch"],
             "split": "valid" if "valid" in run.spec["data"]["splits"] else "train",
         }

@@ -32,8 +32,9 @@ Components = Annotated[int, Field(ge=1)]
 class Aggregated(nn.Module):
     """p(z) = Σ_k π_k q(z | u_k) for the inference conditional of the model itself.
 
-    It is complete once `take` has given it that conditional, and starts from data (`initialize_from`). Where no
-    gradient is asked for, the u_k are encoded once for the weights as they stand.
+    It is complete once `take` has given it that conditional, and starts from data (`initialize_from`). Outside of
+    training, where no gradient is asked for, the u_k are encoded once for the weights as they stand. In training they
+    never are: networks may drop what they please, and fused optimizers change weights without a trace.
 
     Args:
         components: K.
@@ -56,6 +57,7 @@ class Aggregated(nn.Module):
     ):
         super().__init__()
         self.components, self.learned, self.start = components, learned, start
+        self.starting_rows = components
         if weighted:
             self.logits = nn.Parameter(torch.zeros(components))
         else:
@@ -100,11 +102,14 @@ class Aggregated(nn.Module):
     @torch.no_grad()
     def initialize_from(self, data: Mapping[str, Tensor]) -> None:
         """Let the u_k start from data `x`, (n, *event), NaN where they were not seen: rows chosen at random, or near
-        their mean. What they stand under is that of rows chosen at random.
+        their mean. What they stand under is that of rows chosen at random. Rows with a `weight` are drawn by it.
         """
         view, reads = self._view
         x = data["x"] if view is None else view(*(data[name] for name in reads))
-        chosen = torch.randperm(len(x))[torch.arange(self.components) % len(x)].to(x.device)
+        if "weight" in data:
+            chosen = data["weight"].multinomial(self.components, replacement=True)
+        else:
+            chosen = torch.randperm(len(x))[torch.arange(self.components) % len(x)].to(x.device)
         if self.start == "data":
             start = x[chosen].to(self.inputs)
         else:
@@ -119,13 +124,17 @@ class Aggregated(nn.Module):
     def forward(self) -> Mixture:
         if self._q is None:
             raise ConfigError("prior: made of a posterior q(z | x), which this model does not have")
-        if torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled():
             return Mixture(self.logits, self._posteriors())
         weights = [(p.data_ptr(), p._version, p.dtype) for p in (self.inputs, *self._q[0].parameters())]
         key = weights, [getattr(part, "precision", None) for part in self._q[0].modules()]
         if self._cached is None or self._cached[0] != key:
             self._cached = key, self._posteriors()
         return Mixture(self.logits, self._cached[1])
+
+    def train(self, mode: bool = True) -> Aggregated:
+        self._cached = None
+        return super().train(mode)
 
     def _posteriors(self) -> Any:
         """q(z | u_k) for all k, of batch shape (K,)."""

@@ -140,6 +140,8 @@ def _concentration(weights: np.ndarray, axis: int) -> float:
     total = weights.sum(axis, keepdims=True)
     p = np.divide(weights, total, out=np.full_like(weights, 1 / weights.shape[axis]), where=total > 0)
     entropy = -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis) / np.log(weights.shape[axis])
+    if not weights.sum():
+        return 0.0  # nothing tells anything
     return float((total.squeeze(axis) / weights.sum() * (1 - entropy)).sum())
 
 
@@ -147,6 +149,8 @@ def _vote(z: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> float:
     """The FactorVAE score: half the votes decide which factor a dimension stands for, the others are judged."""
     spread = z.var(0)
     active = spread > 0.05 * spread.max()
+    if not active.any():
+        return 0.0  # codes that never change
     z = z[:, active] / np.sqrt(spread[active])
     dims, kinds = z.shape[1], v.shape[1]
     votes = np.zeros((2, dims, kinds))

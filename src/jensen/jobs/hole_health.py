@@ -39,7 +39,8 @@ class Apart:
         accuracy: of the classifier on draws that it did not learn from, n of them; 0.5 by chance.
         p_value: of so high an accuracy where nothing can be told.
         mmd2, mmd_p_value: the maximum mean discrepancy, squared, and how often a random division has a larger one.
-        unreached: share of the prior's mass that is far from all codes, above what chance makes of codes themselves.
+        unreached, unreached_stderr: share of the prior's mass that is far from all codes, above what chance makes of
+            codes themselves, with its standard error over both.
         worst: draws of the prior that the classifier is surest of, (W, L).
     """
 
@@ -49,6 +50,7 @@ class Apart:
     mmd2: float
     mmd_p_value: float
     unreached: float
+    unreached_stderr: float
     worst: Tensor
 
 
@@ -71,7 +73,7 @@ def holes(model: Model, batch: dict[str, Tensor]) -> Finding | None:
         ok,
         f"a classifier tells draws of the prior from codes of data with accuracy {found.accuracy:.2f} ± {error:.2f} "
         f"(0.5 by chance, p = {found.p_value:.2g}); MMD² {found.mmd2:.2g} (p = {found.mmd_p_value:.2g}); "
-        f"{found.unreached:.0%} of the prior's mass is where no datum has its code",
+        f"{found.unreached:.0%} ± {found.unreached_stderr:.0%} of the prior's mass is where no datum has its code",
         {
             "accuracy": found.accuracy,
             "accuracy_stderr": error,
@@ -79,6 +81,7 @@ def holes(model: Model, batch: dict[str, Tensor]) -> Finding | None:
             "mmd2": found.mmd2,
             "mmd_p_value": found.mmd_p_value,
             "prior_mass_unreached": found.unreached,
+            "prior_mass_unreached_stderr": found.unreached_stderr,
             "worst": found.worst.tolist(),
         },
         "jensen train prior RUN prior=flow, which fits another prior to this model's codes; or prior=vamp or "
@@ -89,11 +92,11 @@ def holes(model: Model, batch: dict[str, Tensor]) -> Finding | None:
 def apart(of_data: Tensor, drawn: Tensor) -> Apart:
     """How far draws of the prior, (N, L), lie from codes of as many data, one draw each, (N, L)."""
     accuracy, n, sureness, tested = _classified(of_data, drawn)
-    nearest = _beyond(of_data, drawn)
+    unreached = _beyond(of_data, drawn)
     mmd2, p = mmd_test(of_data, drawn, several_scales("imq", typical_square(drawn)))
     worst = drawn[tested][sureness.argsort(descending=True)[:WORST]]
     correct = round(accuracy * n)
-    return Apart(accuracy, n, float(binom.sf(correct - 1, n, 0.5)), mmd2, p, nearest, worst)
+    return Apart(accuracy, n, float(binom.sf(correct - 1, n, 0.5)), mmd2, p, *unreached, worst)
 
 
 def _classified(of_data: Tensor, drawn: Tensor) -> tuple[float, int, Tensor, Tensor]:
@@ -123,13 +126,16 @@ def _classified(of_data: Tensor, drawn: Tensor) -> tuple[float, int, Tensor, Ten
     return correct / n, n, chances[1], tested
 
 
-def _beyond(of_data: Tensor, drawn: Tensor) -> float:
-    """Share of draws farther from half of the codes than all but 1% of the other half, above that 1%."""
+def _beyond(of_data: Tensor, drawn: Tensor) -> tuple[float, float]:
+    """Share of draws farther from half of the codes than all but 1% of the other half, above that 1%, and its standard
+    error: of a share of draws, and of a quantile of the other half.
+    """
     order, half = torch.randperm(len(of_data)), len(of_data) // 2
     known = of_data[order[:half]]
     limit = torch.cdist(of_data[order[half:]], known).amin(1).quantile(FAR)
     share = float((torch.cdist(drawn, known).amin(1) > limit).double().mean())
-    return max(0.0, (share - (1 - FAR)) / FAR)
+    error = math.sqrt(share * (1 - share) / len(drawn) + FAR * (1 - FAR) / (len(of_data) - half))
+    return max(0.0, (share - (1 - FAR)) / FAR), error / FAR
 
 
 def mmd_test(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[float, float]:

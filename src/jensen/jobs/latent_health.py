@@ -268,7 +268,8 @@ def overfitting_apart(model: Model, train: dict[str, Tensor], other: dict[str, T
         raise CapabilityError("the best q of each datum would take long: the model is large")
     best, lost = [], []
     for batch in (train, other):
-        few = {name: value[: how.refined] if value.dim() else value for name, value in batch.items()}
+        some = torch.randperm(len(batch[model.data]))[: how.refined].to(batch[model.data].device)  # they may be ordered
+        few = {name: value[some] if value.dim() else value for name, value in batch.items()}
         own, parameters = refine(model, few, REFINE_STEPS, REFINE_SAMPLES)
         refined = elbo(own.model, {**few, **parameters}, how.draws, how.rows).rows
         best.append(refined)

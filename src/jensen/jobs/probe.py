@@ -190,14 +190,17 @@ def _judge(
 
 
 def _stratified(y: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """So many rows at random, of each class as many as its share asks for, and one at least."""
+    """So many rows at random, of each class as many as its share asks for, rounded, and one at least."""
     if count == len(y):
         return np.arange(len(y))
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(y))
-    first = np.array([order[y[order] == label][0] for label in np.unique(y)])
-    rest = np.setdiff1d(order, first, assume_unique=True)
-    return np.concatenate([first, rng.permutation(rest)[: count - len(first)]])
+    order = np.random.default_rng(seed).permutation(len(y))
+    rows = [order[y[order] == label] for label in np.unique(y)]
+    taken = np.ones(len(rows), dtype=int)
+    share = np.array([len(of_class) for of_class in rows]) / len(y)
+    for _ in range(count - len(rows)):  # one by one, to the class that is farthest behind
+        behind = np.where(taken < [len(of_class) for of_class in rows], share * count - taken, -np.inf)
+        taken[behind.argmax()] += 1
+    return np.concatenate([of_class[:n] for of_class, n in zip(rows, taken, strict=True)])
 
 
 def _classifiers(count: int, seed: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jensen.core import Capabilities, Evidence, Model, Score, seeded
 from jensen.data import Dataset, Schema, Split, TensorSplit, load_data
 from jensen.errors import ConfigError, DataError, IntegrityError
 from jensen.jobs.precision import as_in, precision
+from jensen.objectives.prior import prior_objective
 from jensen.registry import build
 from jensen.training.folder import Folder
 
@@ -294,5 +295,7 @@ def open_run(path: str | os.PathLike[str], device: str = "cpu") -> Run:
         model = build(spec["model"], schema, spec["settings"])
     except ConfigError as e:
         raise IntegrityError(f"{folder.spec_path} describes no model of this version: {e}") from None
+    if "prior_of" in spec:
+        model.objective = prior_objective(model)
     folder.load_model(model)
     return Run(spec, schema, model.to(device).eval(), folder, folder.metrics())

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -83,14 +84,24 @@ def elbo(
         scored = unreparameterised(e)
         closed = kl == "closed" and (not scored or len(e.inferred) == 1)  # else a term depends on several draws
         divergences = _path_divergence(e) if stl else e.divergences(closed)
+        if scored and free_bits and not closed and free_bits_each == "dimension":
+            raise ConfigError(
+                "objective.free_bits: what is drawn without a gradient of its own needs the KL in closed form; "
+                "use 0, or objective.free_bits_each=layer"
+            )
         bound = objective = e.reconstruction()
+        weights: dict[str, float | Tensor] = {}  # of what each draw costs
         for name, divergence in divergences.items():
             bound = bound - divergence
+            drawn = name in e.q  # the rest are codes: what they cost is no divergence of a draw
+            weights[name] = weight if drawn else 1.0
             if weight != 1.0 or free_bits:
-                cost, drawn = divergence, name in e.q  # the rest are codes: what they cost is no divergence of a draw
+                cost = divergence
                 if free_bits and drawn:
                     terms = divergence.unsqueeze(1) if free_bits_each == "layer" else _by_dimension(e, name)
-                    cost = _spared(terms, free_bits, batch)
+                    cost, above = _spared(terms, free_bits, batch)
+                    if free_bits_each == "layer":
+                        weights[name] = weight * above
                 objective = objective - (weight if drawn else 1.0) * cost
         plain = weight == 1.0 and not free_bits
         total = weighted_mean(bound if plain else objective, batch)
@@ -98,7 +109,7 @@ def elbo(
         for name, divergence in divergences.items():
             logged[f"kl_{name}"] = weighted_mean(divergence.detach(), batch)
         if scored:
-            score = score_of_evidence(e, _by_draw(e, weight, closed), expected, pooled(batch["x"]))
+            score = score_of_evidence(e, _by_draw(e, weights, closed), expected, pooled(batch["x"]))
             total = total + weighted_mean(score.value, batch) - score.baseline_loss
         return Terms(-total, logged)
 
@@ -124,10 +135,10 @@ def pooled(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _by_draw(e: Evidence, weight: float, closed: bool) -> Tensor:
-    """What is maximised, by draw, (K, B); a KL in closed form is the same for all draws."""
+def _by_draw(e: Evidence, weights: Mapping[str, float | Tensor], closed: bool) -> Tensor:
+    """What is maximised, by draw, (K, B); a KL in closed form is the same for all draws, and costs `weights`."""
     value = sum((e.log_p[name] for name in e.explained()), torch.zeros(()))
-    for name in e.inferred:
+    for name, weight in weights.items():
         if closed and e.closed_kl(name) is not None:
             continue
         log_p, log_q = e.log_p.get(name, torch.zeros(())), e.log_q.get(name, torch.zeros(()))
@@ -152,8 +163,11 @@ def _by_dimension(e: Evidence, name: str) -> Tensor:
     return terms.flatten(1)
 
 
-def _spared(terms: Tensor, free_bits: float, batch: Batch) -> Tensor:
-    """The sum of KL terms, (B, D) to (B,), the batch mean of each raised to at least `free_bits`."""
+def _spared(terms: Tensor, free_bits: float, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The sum of KL terms, (B, D) to (B,), the batch mean of each raised to at least `free_bits`; whether it was above
+    that, 0 or 1, (D,).
+    """
     weight = batch.get("weight")
     mean = terms.mean(0) if weight is None else (terms * weight[:, None]).sum(0) / weight.sum()
-    return torch.where(mean > free_bits, terms, free_bits).sum(1)
+    above = mean > free_bits
+    return torch.where(above, terms, free_bits).sum(1), above.to(terms.dtype)

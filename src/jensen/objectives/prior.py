@@ -9,7 +9,7 @@ al. 2018, arXiv:1711.05772; van den Oord et al. 2017, arXiv:1711.00937; Ghosh et
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +29,16 @@ def priors(model: Model) -> list[Factor]:
 def prior_objective(model: Model) -> Objective:
     """What fits a model's prior: `fit_prior`, or where it has no parameters `nothing_to_fit`."""
     learned = any(True for f in priors(model) for _ in f.module.parameters())
-    return fit_prior() if learned else nothing_to_fit()
+    bounded = model.likelihood is not None
+    return fit_prior(bounded) if learned else nothing_to_fit(bounded)
 
 
-def fit_prior() -> Objective:
-    """Maximise E_q[log p(z)] over the parameters of p(z) alone; all else stays as it is, bit for bit."""
+def fit_prior(bounded: bool = True) -> Objective:
+    """Maximise E_q[log p(z)] over the parameters of p(z) alone; all else stays as it is, bit for bit.
 
-    def log_prior(model: Model, batch: Batch) -> Tensor:
-        """log p(z) of a draw z from q, in nats, (B,)."""
-        values = codes(model, batch)
-        return sum((f.module().log_prob(values[f.name]) for f in priors(model)), torch.zeros(()))
+    Args:
+        bounded: whether there is a bound on log p(x), to be validated; else log p(z) is.
+    """
 
     def loss(model: Model, batch: Batch, progress: float) -> Terms:
         model.q.eval()
@@ -56,16 +56,30 @@ def fit_prior() -> Objective:
             elif hasattr(f.module, "initialize"):
                 f.module.initialize(values[f.name])  # pyright: ignore[reportCallIssue]
 
-    step = Stage((GradientPhase(loss, parameters),))
-    return Objective((step,), log_likelihood_bound, "maximum likelihood of codes", initialize=initialize)
+    validate, monitor = _validated(bounded)
+    step = Stage((GradientPhase(loss, parameters),), monitor=monitor)
+    return Objective((step,), validate, "maximum likelihood of codes", initialize=initialize)
 
 
-def nothing_to_fit() -> Objective:
+def nothing_to_fit(bounded: bool = True) -> Objective:
     """As `fit_prior`, for a prior without parameters, which is what it is once it has started: one pass, to measure."""
     phase = UpdatePhase(lambda model: None, lambda model, state, batch: None, lambda model, state: None)
-    return Objective(
-        (Stage((phase,), passes=1),), log_likelihood_bound, "taken from codes", initialize=fit_prior().initialize
-    )
+    validate, monitor = _validated(bounded)
+    stage = Stage((phase,), passes=1, monitor=monitor)
+    return Objective((stage,), validate, "taken from codes", initialize=fit_prior().initialize)
+
+
+def _validated(bounded: bool) -> tuple[Callable[[Model, Batch], dict[str, Tensor]], str]:
+    """What is measured of each datum, and the name of what counts."""
+    if bounded:
+        return log_likelihood_bound, "elbo"
+    return lambda model, batch: {"log_prior": log_prior(model, batch)}, "log_prior"
+
+
+def log_prior(model: Model, batch: Batch) -> Tensor:
+    """log p(z) of a draw z from q, in nats, (B,)."""
+    values = codes(model, batch)
+    return sum((f.module().log_prob(values[f.name]) for f in priors(model)), torch.zeros(()))
 
 
 @torch.no_grad()

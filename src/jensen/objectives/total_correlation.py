@@ -135,7 +135,7 @@ def log_shares(batch: Batch, sampling: Sampling) -> Tensor:
     total = batch.get("total", here)
     if sampling == "weighted":
         return (weight / (len(weight) * total)).log().expand(len(weight), -1)
-    own = (weight / total).clamp_max(1.0)
+    own = (weight / total).clamp_max(1.0) if len(weight) > 1 else torch.ones_like(weight)  # alone, it is the aggregate
     others = weight / (here - weight).clamp_min(torch.finfo(weight.dtype).tiny)[:, None]
     shares = (1 - own)[:, None] * others
     return shares.fill_diagonal_(0.0).add(torch.diag(own)).log()

@@ -30,6 +30,7 @@ from jensen.training.hardware import pick_device, pick_precision, threads
 from jensen.training.settings import Settings
 from jensen.transforms.compilation import compiling
 
+FIRST_ROWS = 20_000  # data that models start from, where they start from data
 VALIDATION_ROWS = 1000  # data a batch in validation
 VALIDATION_SHARE = 0.05  # validated data, as a share of the data trained on, in a long run
 LEAST_VALIDATIONS = 20  # in a run whose length is known
@@ -156,7 +157,7 @@ class Trainer:
                     if self.folder is not None and self.folder.metrics():
                         self.folder.keep_metrics(-1)  # of a run that ended before its first checkpoint
                     initialize = self.objective.initialize or type(self.model).initialize
-                    initialize(self.model, self.train.take(slice(0, min(len(self.train), 20_000))))
+                    initialize(self.model, self._first_data())
                     self._start_stage()
                 while not self.at.done:
                     self._epoch()
@@ -170,6 +171,15 @@ class Trainer:
         self.model.eval()
         self._tell("end", {})
         return self.folder.metrics() if self.folder else self.at.extra.get("log", [])
+
+    def _first_data(self) -> dict[str, Tensor]:
+        """The training data that the model starts from: all, or so many at random, for files may be ordered."""
+        wanted = [FIRST_ROWS, *(getattr(module, "starting_rows", 0) for module in self.model.modules())]
+        if len(self.train) <= max(wanted):
+            return self.train.take(slice(0, len(self.train)))
+        chance = torch.Generator().manual_seed(self.settings.seed)
+        rows = torch.randperm(len(self.train), generator=chance)[: max(wanted)].sort().values
+        return self.train.take(rows.to(self.device))
 
     def _load_kept(self) -> None:
         """Into the model the weights that the stage leaves: the best, or the last, averaged."""

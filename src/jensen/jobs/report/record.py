@@ -15,7 +15,7 @@ from jensen.jobs.report.page import as_setting, duration, escaped, plot, row, ta
 from jensen.jobs.run import Run
 from jensen.registry import MODEL as MODEL_ROLE
 from jensen.registry import configure, find
-from jensen.units import bits_per_dim
+from jensen.units import bits_per_dim, is_of_data
 
 GONE = (ConfigError, DataError, IntegrityError)  # what answers for data that are no longer there
 KINDS = {"exact": "exact", "lower_bound": "lower bound", "estimate": "estimate"}
@@ -24,7 +24,10 @@ MONITORS = {
     "iw": "importance-weighted bound on log p(x)",
     "log_likelihood": "log p(x), exact",
     "reconstruction": "log p(x | z) at the code; no bound on log p(x)",
+    "log_prior": "log p(z) of codes, to which the prior is fitted; no bound on log p(x)",
+    "matched": "log p(x | z) at the code, less what its distance from the prior costs; no bound on log p(x)",
 }
+BOUNDS = ("elbo", "iw", "log_likelihood")
 
 
 def numbers(run: Run) -> tuple[str, str]:
@@ -47,8 +50,8 @@ def numbers(run: Run) -> tuple[str, str]:
         )
     if line is not None:
         best = _best(run)
-        nats = best["valid"][monitor] + run.schema.log_jacobian
-        bounded = monitor != "reconstruction"
+        nats = best["valid"][monitor] + run.schema.log_jacobian * is_of_data(monitor)
+        bounded = run.capabilities.likelihood is not None and monitor in BOUNDS
         rows.append(
             [
                 f"{nats:.2f}",
@@ -131,14 +134,14 @@ def training(run: Run) -> tuple[str, str]:
 
     def curve(label: str, part: str, key: str, colour: str, faint: bool = False) -> list[Curve]:
         known = [(line["step"], line[part][key]) for line in run.log if key in line[part]]
-        moved = 0.0 if key.startswith("kl_") else shift
+        moved = shift if is_of_data(key) else 0.0
         return [Curve(label, *_apart(known, moved), colour=colour, faint=faint)] if len(known) > 1 else []
 
     both = curve("training", "train", monitor, DATA, True) + curve("validation", "valid", monitor, MODEL)
     values = [y for c in both for y in c.y]
     late = [y for c in both for x, y in zip(c.x, c.y, strict=True) if x >= 0.08 * steps[-1]]
     floor = min(late) - 0.05 * (max(late) - min(late)) if late and min(values) < min(late) else None
-    mark = (best["step"], best["valid"][monitor] + shift, "weights kept")
+    mark = (best["step"], best["valid"][monitor] + (shift if is_of_data(monitor) else 0.0), "weights kept")
     panels.append(Panel(f"{_title(monitor)} (nats per datum)", both, mark, floor))
     logged = run.log[-1]["valid"]
     if monitor != "reconstruction" and "reconstruction" in logged:
