@@ -8,17 +8,21 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+from tests.objectives.linear import Linear
 
 import jensen
-from jensen.core import seeded
+from jensen.conditionals.priors import Normal
+from jensen.core import Joint, Model, seeded
 from jensen.data import Dataset, Schema, Split
+from jensen.distributions import DiagonalNormal
 from jensen.jobs import latent_health
 from jensen.jobs.diagnose import diagnose
 from jensen.jobs.hole_health import apart, mmd_test
-from jensen.jobs.latent_health import effort, mutual_information, overfitting_apart
+from jensen.jobs.latent_health import Effort, effort, gaps, mutual_information, overfitting_apart
 from jensen.jobs.run import Run
 from jensen.objectives.estimators import row_bytes
 from jensen.objectives.kernels import several_scales, typical_square
+from jensen.objectives.refinement import PerDatum
 from jensen.registry import build
 
 DIMS, LATENTS, SCALE = 6, 2, 0.5
@@ -174,6 +178,29 @@ class _ByHeart(torch.nn.Module):
         return self.network(x) + off * shift
 
 
+def test_the_gaps_are_those_of_normals_and_sum_to_the_whole():
+    """z ~ N(0, I), x | z ~ N(W z, I): the best diagonal q has μ and 1/Λ_dd of the posterior N(μ, Λ⁻¹), and its ELBO is
+    ½ (Σ log Λ_dd − log det Λ) below log p(x). An encoder five nats below log p(x) is given."""
+    w = torch.tensor([[1.5, 0.6], [0.3, 1.2], [0.5, 0.6]], dtype=torch.float64)
+    precision, x = w.T @ w + torch.eye(2), torch.randn(30, 3, dtype=torch.float64)
+    log_p = multivariate_normal(np.zeros(3), (w @ w.T + torch.eye(3)).numpy()).logpdf(x.numpy())
+    wide = precision.diagonal().rsqrt().double()
+
+    class Free(torch.nn.Module):
+        def forward(self, mean: torch.Tensor) -> DiagonalNormal:
+            return DiagonalNormal(mean, wide)
+
+    p = Joint({"z": Normal((2,)).double(), "x | z": Linear(w.tolist(), [1.0, 1.0, 1.0])})
+    own = PerDatum(Model(p, Joint({"z | parameters_of_z": Free()})), {})
+    best = {"x": x, "parameters_of_z": x @ w @ torch.linalg.inv(precision)}
+    found = gaps(own, best, torch.from_numpy(log_p - 5), Effort(data=30, draws=3000, particles=3000))
+    lost = float(0.5 * (precision.diagonal().log().sum() - torch.logdet(precision)))
+    assert lost > 0.1
+    assert found["approximation_gap"] == pytest.approx(lost, abs=0.02)
+    assert found["amortization_gap"] == pytest.approx(5 - lost, abs=0.02)
+    assert found["amortization_gap"] + found["approximation_gap"] == pytest.approx(5, abs=0.02)
+
+
 def test_large_models_are_looked_at_with_less(monkeypatch):
     """Fewer data, particles and draws, in proportion to what a row's walk puts out; below some, no search at all."""
     schema = Schema.of_pictures((1, 4, 4), levels=2)
@@ -189,3 +216,13 @@ def test_large_models_are_looked_at_with_less(monkeypatch):
     found = latent_health.inference_gap(large, batch)
     assert found is not None
     assert "would take long" in found.evidence["not_split"] and found.evidence["particles"] == 10
+
+
+def test_overfitting_is_not_told_of_data_that_are_ordered():
+    """The first rows of an ordered file are like one another and unlike the rest."""
+    model, test = linear_vae(), data(3000, 8)
+    by_size = test.square().flatten(1).sum(1).argsort()
+    parts = overfitting_apart(model, {"x": data(3000, 7)}, {"x": test[by_size]})
+    assert abs(parts["decoder"]) < 4 * parts["decoder_stderr"]
+    first = {"x": test[by_size][: effort(model, {"x": test}).refined]}
+    assert overfitting_apart(model, {"x": data(3000, 7)}, first)["decoder"] < -10 * parts["decoder_stderr"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 import jensen
-from jensen.data import Dataset, shapes
+from jensen.data import Dataset, Schema, Split, shapes
 from jensen.errors import ConfigError, DataError
-from jensen.jobs.disentanglement import disentanglement
+from jensen.jobs.disentanglement import VOTES, _concentration, _vote, disentanglement
 from jensen.jobs.probe import probe
 
 V = shapes.factors()[np.random.default_rng(0).permutation(4608)[:3000]]
@@ -71,6 +73,52 @@ def test_a_factor_in_two_dimensions_is_not_complete():
     assert found.disentanglement > 0.95 and found.completeness < 0.8
 
 
+def test_dimensions_that_tell_nothing_do_not_count():
+    """Two dimensions, a bit each, and one of noise: of all importance none is the third's, so that DCI stays 1."""
+    v = np.random.default_rng(0).integers(2, size=(200, 2))
+    z = np.concatenate([v, np.random.default_rng(1).normal(size=(200, 1))], 1)
+    found = disentanglement(z, v, ["a", "b"])
+    assert found.disentanglement == pytest.approx(1) and found.completeness == pytest.approx(1)
+
+
+def test_rows_of_importance_count_by_their_share():
+    """A dimension of one factor has 8 parts in 10, one of both alike has 2: 0.8 · 1 + 0.2 · 0. Turned round, one factor
+    has 9 of 10, of which 8 by one dimension, and the other 1 by one alone."""
+    weights = np.array([[8.0, 0.0], [1.0, 1.0]])
+    assert _concentration(weights, 1) == pytest.approx(0.8)
+    entropy = -(8 / 9 * math.log2(8 / 9) + 1 / 9 * math.log2(1 / 9))
+    assert _concentration(weights.T, 1) == pytest.approx(0.9 * (1 - entropy) + 0.1)
+
+
+def test_information_is_a_share_of_the_factors_entropy():
+    """Tables by hand: a bit of entropy H(¼), of whose two rare cases one is seen; and half of the two bits of four
+    values."""
+    seen, rare = [0, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 1, 1]
+    half, value = [0, 0, 1, 1], [0, 1, 2, 3]
+    table = [(s, h, r, u) for s, r in zip(seen, rare, strict=True) for h, u in zip(half, value, strict=True)]
+    z, v = np.split(np.array(table * 4), 2, axis=1)
+    information = 6 / 8 * math.log(8 / 7) + 1 / 8 * math.log(4 / 7) + 1 / 8 * math.log(4)
+    entropy = -(3 / 4 * math.log(3 / 4) + 1 / 4 * math.log(1 / 4))
+    found = disentanglement(z, v, ["rare", "value"])
+    np.testing.assert_allclose(found.mutual_information, [[information / entropy, 0], [0, 0.5]], atol=1e-9)
+    assert found.mig == pytest.approx((information / entropy + 0.5) / 2)
+
+
+def test_a_dimension_is_still_by_its_own_measure():
+    """The first factor's code varies less where that is fixed, yet more than the second's, which is 0.3 as wide."""
+    rng = np.random.default_rng(0)
+    v = rng.integers(2, size=(4000, 2))
+    z = (2 * v - 1 + 0.5 * rng.normal(size=v.shape)) * [1.0, 0.3]
+    assert _vote(z, v, rng) == 1
+
+
+def test_votes_are_judged_by_others_than_those_that_decide():
+    """Sixty dimensions of noise tell none of four factors: 1 in 4, however few votes each dimension has."""
+    rng = np.random.default_rng(0)
+    found = _vote(rng.normal(size=(40_000, 60)), rng.integers(2, size=(40_000, 4)), rng)
+    assert found == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / (VOTES / 2)))
+
+
 @pytest.fixture(scope="module")
 def digits():
     return jensen.load_data("digits")
@@ -103,6 +151,19 @@ def test_a_code_that_is_noise_is_worth_nothing(digits):
     found = probe(run, labels=["all"])
     chance = max(np.bincount(digits.split("test").y)) / found.n_test
     assert all(a.mean < chance + 0.05 for a in found.accuracies if a.representation == "codes")
+
+
+def test_test_data_keep_their_place_beside_the_training_data():
+    """Classes at −4, 0 and 4, alike in training; of the test data all but two lie at 4, and their mean is no origin."""
+    rng = np.random.default_rng(0)
+    schema = Schema.of_table(np.array([[-1.0] * 3, [1.0] * 3]), list("abc"))
+
+    def part(y: np.ndarray) -> Split:
+        return Split(0.1 * rng.normal(size=(len(y), 3)) + 4.0 * (y[:, None] - 1), y)
+
+    splits = {"train": part(np.arange(90) % 3), "test": part(np.array([0, 1] + [2] * 40))}
+    run = jensen.train("ppca", Dataset("placed", schema, splits), latents=1)
+    assert all(a.mean == 1 for a in probe(run, labels=["all"]).accuracies)
 
 
 def test_shapes_have_factors():

@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Tensor, nn
 
 from jensen.conditionals.priors import Normal
 from jensen.core import Joint, Model
 from jensen.data import Schema
-from jensen.distributions import DiagonalNormal, Laplace
+from jensen.distributions import Bernoulli, DiagonalNormal, Laplace
 from jensen.errors import ConfigError
 from jensen.objectives import weighted_mean
 from jensen.registry import build, find
@@ -120,6 +121,20 @@ def test_free_bits_by_hand(weights):
         torch.autograd.grad(terms.loss, parameters), torch.autograd.grad(loss, parameters), strict=True
     ):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("each", ["dimension", "layer"])
+@pytest.mark.parametrize(("free", "cost"), [(0.5, 1.01), (1.5, 1.5)])
+def test_free_bits_are_counted_against_the_mean_of_the_batch(each, free, cost):
+    """KL(N(x, 1) ‖ N(0, 1)) = x²/2 is 0.02 and 2 nats, on either side of both floors; p(x | z) does not hear z."""
+    model, x = line_model(free_bits=free, free_bits_each=each), torch.tensor([[0.2], [2.0]], dtype=torch.float64)
+    with torch.no_grad():
+        model.q["z"].module.values.copy_(torch.tensor([1.0, 0.0, 1.0]))
+        model.p["x"].module.values[0] = 0.0
+    loss = loss_of(model, {"x": x}).loss
+    assert loss.item() == pytest.approx(cost - norm.logpdf(x.numpy(), 0.1, 0.9).mean(), abs=1e-6)
+    (slope, *_) = torch.autograd.grad(loss, model.q["z"].module.values)[0]
+    assert slope.item() == pytest.approx(2.02 if cost > free else 0.0, abs=1e-6)  # of the mean of (slope · x)²/2
 
 
 def test_free_bits_need_a_closed_form():
@@ -261,3 +276,44 @@ def test_sticking_the_landing_where_it_does_not_fit_is_refused():
     bits = {"prior": "bernoulli", "posterior": "bernoulli", "objective.kl": "sticking-the-landing"}
     with pytest.raises(ConfigError, match="sticking-the-landing: 'z' is not reparameterised"):
         loss_of(lecture_vae(**bits), {"x": pictures(3)})
+
+
+# What is drawn without a gradient
+
+
+class Coin(nn.Module):
+    """Bernoulli(sigmoid(logit)), whose draws are those given."""
+
+    def __init__(self, logit: float):
+        super().__init__()
+        self.logit = nn.Parameter(torch.tensor([logit], dtype=torch.float64))
+        self.drawn: Tensor | None = None
+
+    def forward(self, *parents: Tensor) -> Bernoulli:
+        coin = Bernoulli(self.logit.expand(len(parents[0]), 1) if parents else self.logit)
+        if self.drawn is not None:
+            coin.sample = lambda shape=(): self.drawn  # pyright: ignore
+        return coin
+
+
+@pytest.mark.parametrize(("progress", "weight"), [(1.0, 3.0), (0.1, 0.6)])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_the_score_of_a_drawn_divergence_has_its_weight(samples, progress, weight):
+    """A coin, by listing all draws: E_q[log p(x | z)] − β KL(q ‖ p), both written out, and its gradient exactly."""
+    baseline = "none" if samples == 1 else "leave-one-out"
+    objective = find("objective", "elbo").function(
+        kl="monte-carlo", beta=3.0, warmup=0.5, samples=samples, baseline=baseline
+    )
+    coin, prior, line = Coin(0.3), Coin(-0.5), Line(1.0, 0.2, 0.9)
+    model = Model(Joint({"z": prior, "x | z": line}), Joint({"z | x": coin}), objective)
+    x = torch.tensor([[1.3]], dtype=torch.float64)
+    expected = torch.zeros(1, dtype=torch.float64)
+    for draws in torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * samples).view(-1, samples):
+        coin.drawn = draws.reshape(-1, 1, 1) if samples > 1 else draws.reshape(1, 1)
+        probability = torch.where(draws > 0, coin.logit.sigmoid(), 1 - coin.logit.sigmoid()).prod().detach()
+        expected += probability * torch.autograd.grad(-loss_of(model, {"x": x}, progress).loss, coin.logit)[0]
+    q, p = torch.sigmoid(coin.logit), torch.sigmoid(torch.tensor(-0.5, dtype=torch.float64))
+    heard = [float(norm.logpdf(1.3, z + 0.2, 0.9)) for z in (0.0, 1.0)]
+    kl = q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()
+    (truth,) = torch.autograd.grad((1 - q) * heard[0] + q * heard[1] - weight * kl, coin.logit)
+    torch.testing.assert_close(expected, truth)

@@ -160,8 +160,10 @@ def test_double_reparameterisation_lowers_the_variance_of_qs_gradient():
 
 
 @pytest.mark.parametrize("gradient", ["doubly-reparameterized", "pathwise"])
-def test_what_is_logged_is_the_bound_itself(gradient):
-    model = small_model(gradient, 6)
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_what_is_logged_is_the_bound_itself(gradient, share):
+    """Not its mixture with the ELBO, which is what is maximised."""
+    model = small_model(gradient, 6, elbo_share=share)
     x = torch.randn(5, 1, dtype=torch.float64)
     weight = torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0], dtype=torch.float64)
     (phase,) = model.objective.stages[0].phases

@@ -8,16 +8,18 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from tests.objectives.linear import Linear
+from torch import Tensor, nn
 
-from jensen.core import Model, seeded
+from jensen.core import Joint, Model, seeded
 from jensen.data import Dataset, Schema, Split
+from jensen.distributions import DiagonalNormal
 from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs.run import Run
 from jensen.jobs.train import train
 from jensen.objectives import kernels
 from jensen.objectives.kernels import Kernel
-from jensen.registry import build
+from jensen.registry import build, find
 
 KERNELS: dict[str, Kernel] = {
     "imq": kernels.several_scales("imq", 4.0),
@@ -182,6 +184,69 @@ def test_a_learned_prior_is_fitted_to_the_codes():
         learned = run.model.p["z"].module().log_prob(codes).mean()
     standard = torch.distributions.Normal(0.0, 1.0).log_prob(codes).sum(1).mean()
     assert learned > standard
+
+
+class Movable(nn.Module):
+    """N(mean, I)."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+
+    def forward(self) -> DiagonalNormal:
+        return DiagonalNormal(self.mean, torch.ones_like(self.mean))
+
+
+def deaf_model(objective: str, **settings) -> Model:
+    """z ∈ R² of x ∈ R², which p(x | z) does not hear: a code is moved by nothing but what it pays."""
+    p = Joint({"z": Movable(), "x | z": Linear([[0.0, 0.0], [0.0, 0.0]], [0.5, 0.5])})
+    q = Joint({"z | x": Linear([[0.9, 0.3], [0.8, -0.2]], [0.8, 0.6])})
+    return Model(p, q, find("objective", objective).function(**settings))
+
+
+@pytest.mark.parametrize("objective", ["mmd", "adversarial"])
+def test_a_learned_prior_goes_to_the_codes_and_they_not_to_it(objective):
+    """−E log N(z; m, I) has the slope m − E z in m, and none for the encoder."""
+    critic = {"critic": lambda inputs, outputs: nn.Linear(2, 1)} if objective == "adversarial" else {}
+    model, x = deaf_model(objective, weight=0.0, **critic), rows(5, 0, 2)
+    if model.objective.prepare:
+        model.objective.prepare(model, {"x": x})
+    with seeded(0):
+        loss = model.objective.stages[0].phases[0].loss(model, {"x": x}, 1.0).loss
+    with seeded(0):
+        z = model.evidence({"x": x}).values["z"].detach()
+    mean, encoder = model.p["z"].module.mean, model.q["z"].module
+    of_mean, of_matrix, of_scale = torch.autograd.grad(
+        loss, [mean, encoder.matrix, encoder.scale], allow_unused=True, materialize_grads=True
+    )
+    torch.testing.assert_close(of_mean, mean.detach() - z.mean(0))
+    assert (of_matrix == 0).all() and (of_scale == 0).all()
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 0.0, 2.0, 0.5, 1.0]).double()])
+def test_codes_pay_what_the_critic_is_surprised_by(weight):
+    """With its logit l = v·z + b, λ E log(1 + e⁻ˡ), of slope −λ (1 − σ(l)) v in a code: steepest for the worst."""
+    v, b = torch.tensor([2.0, -1.0]).double(), 0.5
+    model, x = deaf_model("adversarial", weight=3.0, critic=lambda inputs, outputs: nn.Linear(2, 1)), rows(5, 0, 2)
+    batch = {"x": x} if weight is None else {"x": x, "weight": weight}
+    share = torch.full((5,), 0.2).double() if weight is None else weight / 4.5
+    model.objective.prepare(model, batch)
+    judge = model.objective.helpers["critic"].network
+    with torch.no_grad():
+        judge.weight.copy_(v[None])
+        judge.bias.fill_(b)
+    with seeded(0):
+        terms = model.objective.stages[0].phases[0].loss(model, batch, 1.0)
+    with seeded(0):
+        e = model.evidence(batch)
+    logit = (e.values["z"] @ v + b).detach()
+    surprise = (share * torch.log(1 + torch.exp(-logit))).sum()
+    torch.testing.assert_close(terms.logged["surprise"], surprise)
+    unheard = (share * (e.reconstruction() + e.p["z"].log_prob(e.values["z"]))).sum().detach()
+    torch.testing.assert_close(terms.loss, 3 * surprise - unheard)
+    (found,) = torch.autograd.grad(terms.loss, model.q["z"].module.matrix)  # z = A x + noise
+    slope = -3 * share * (1 - torch.sigmoid(logit))
+    torch.testing.assert_close(found, v[:, None] * (slope @ x))
 
 
 def test_codes_live_where_the_prior_does():

@@ -90,6 +90,16 @@ def test_capacity_holds_the_divergence_at_what_has_risen(progress, held, weight)
     torch.testing.assert_close(terms.logged["kl_z"], mean.detach())
 
 
+def test_capacity_is_that_of_the_mean_and_not_of_each_datum():
+    """q(z | x) = N(x, I): KL ‖x‖²/2 is 0.02 and 2, at C = 1 a distance of 0.01; of each alone 0.98 and 1."""
+    model = linear_model("capacity", gamma=30.0, capacity=1.0)
+    with torch.no_grad():
+        model.q["z"].module.matrix.copy_(torch.eye(2))
+        model.q["z"].module.scale.fill_(1.0)
+    terms, reconstruction, _ = loss_of(model, {"x": torch.tensor([[0.2, 0.0], [0.0, 2.0]], dtype=torch.float64)})
+    assert (terms.loss + reconstruction.mean()).item() == pytest.approx(30 * 0.01, abs=1e-6)
+
+
 # DIP-VAE
 
 

@@ -166,6 +166,22 @@ def test_equal_weights_leave_the_bound():
         torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("sampling", ["stratified", "weighted"])
+def test_validation_takes_the_rows_it_measures_for_all_the_data(sampling):
+    """log q(z | x_i) − log (1/N) Σ_j q(z | x_j) and so on, written out with scipy, however training samples."""
+    model, x = linear_model("beta-tcvae", sampling=sampling), torch.randn(5, 2, dtype=torch.float64)
+    torch.manual_seed(5)
+    found = model.objective.validate(model, {"x": x, "total": torch.tensor(40.0)})
+    torch.manual_seed(5)
+    z = model.evidence({"x": x}).values["z"].detach().numpy()
+    means = x.numpy() @ np.array([[0.9, 0.3], [0.8, -0.2]]).T
+    each = norm.pdf(z[:, None], means, [0.8, 0.6])  # (i, j, d)
+    own, joint, marginals = each[range(5), range(5)].prod(1), each.prod(2).mean(1), each.mean(1).prod(1)
+    truth = Decomposition(own / joint, joint / marginals, marginals / norm.pdf(z).prod(1))
+    for name, ratio in truth._asdict().items():
+        np.testing.assert_allclose(found[name].detach(), np.log(ratio), atol=1e-6)
+
+
 def test_each_weight_is_on_its_own_part():
     batch = {"x": torch.randn(6, 2, dtype=torch.float64)}
     base = linear_model("beta-tcvae", alpha=0.0, beta=0.0, gamma=0.0)
@@ -272,17 +288,19 @@ def test_a_critic_at_its_best_estimates_the_total_correlation():
     assert truth > 0.5
 
 
-def test_the_bound_less_the_critics_logit():
-    model = linear_model("factor-vae", gamma=7.0, critic=lambda inputs, outputs: nn.Linear(2, 1), warmup=0.0)
+@pytest.mark.parametrize(("progress", "rise"), [(0.0, 0.0), (0.2, 0.4), (0.5, 1.0), (1.0, 1.0)])
+def test_the_bound_less_the_critics_logit(progress, rise):
+    """Both KL and logit rise in the warm-up."""
+    model = linear_model("factor-vae", gamma=7.0, critic=lambda inputs, outputs: nn.Linear(2, 1), warmup=0.5)
     batch = {"x": torch.randn(6, 2, dtype=torch.float64)}
     first, second = model.objective.stages[0].phases
     assert list(second.parameters(model)) == []
     model.objective.prepare(model, batch)
     assert len(list(second.parameters(model))) == 2
     assert not set(second.parameters(model)) & set(first.parameters(model))
-    terms = loss_of(model, batch)
+    terms = loss_of(model, batch, progress=progress)
     torch.manual_seed(5)
     e = model.evidence(batch)
     logit = model.objective.helpers(e.values["z"])
-    torch.testing.assert_close(terms.loss, (e.kl("z") - e.reconstruction() + 7.0 * logit).mean())
+    torch.testing.assert_close(terms.loss, (rise * (e.kl("z") + 7.0 * logit) - e.reconstruction()).mean())
     torch.testing.assert_close(terms.logged["elbo"], (e.reconstruction() - e.kl("z")).mean().detach())
