@@ -12,7 +12,7 @@ import jensen
 from jensen.data import Dataset, Schema, Split, shapes
 from jensen.errors import ConfigError, DataError
 from jensen.jobs.disentanglement import VOTES, _concentration, _vote, disentanglement
-from jensen.jobs.probe import probe
+from jensen.jobs.probe import _stratified, probe
 
 V = shapes.factors()[np.random.default_rng(0).permutation(4608)[:3000]]
 NAMES = list(shapes.FACTORS)
@@ -164,6 +164,19 @@ def test_test_data_keep_their_place_beside_the_training_data():
     splits = {"train": part(np.arange(90) % 3), "test": part(np.array([0, 1] + [2] * 40))}
     run = jensen.train("ppca", Dataset("placed", schema, splits), latents=1)
     assert all(a.mean == 1 for a in probe(run, labels=["all"]).accuracies)
+
+
+def test_codes_that_never_change_score_nothing():
+    factors = np.random.default_rng(0).integers(0, 3, (500, 2))
+    found = disentanglement(np.zeros((500, 3)), factors, ["a", "b"])
+    assert found.factor_vae == found.disentanglement == found.completeness == found.mig == found.sap == 0
+
+
+@pytest.mark.parametrize(("count", "taken"), [(100, [90, 9, 1]), (10, [8, 1, 1]), (3, [1, 1, 1]), (990, [891, 89, 10])])
+def test_labels_are_taken_class_by_class(count, taken):
+    y = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [900, 90, 10]))
+    rows = _stratified(y, count, seed=3)
+    assert np.bincount(y[rows]).tolist() == taken and len(set(rows)) == count
 
 
 def test_shapes_have_factors():

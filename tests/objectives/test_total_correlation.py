@@ -66,6 +66,12 @@ def test_stratified_shares_are_unbiased_over_all_batches():
     torch.testing.assert_close(sums / counts, truth, rtol=1e-12, atol=0)
 
 
+def test_a_row_alone_is_its_own_aggregate():
+    """The last batch may have one row: its posterior is all that is known of the others'."""
+    shares = log_shares({"x": torch.zeros(1, 2), "total": torch.tensor(1000.0)}, "stratified")
+    assert shares.tolist() == [[0.0]]
+
+
 def test_weighted_sampling_counts_one_over_n_m_once_for_each_density():
     """Chen et al., equation S5: logsumexp − log N M for the joint, and the same again for each dimension."""
     z = torch.randn(4, 2, dtype=torch.float64)
