@@ -41,6 +41,11 @@ def perplexity(log_likelihood: float, amount: int) -> float:
     return math.exp(exponent) if exponent < 700 else math.inf
 
 
+def is_bound(name: str) -> bool:
+    """Whether a number that is logged is log p(x) or a bound on it."""
+    return name in ("elbo", "iw", "log_likelihood")
+
+
 def is_of_data(name: str) -> bool:
     """Whether a number that is logged is a log density of data, and so changes with their units; not one of codes."""
     return name != "log_prior" and not name.startswith("kl_")

@@ -280,3 +280,19 @@ def test_what_nobody_expected_is_one_line(jensen, fails, monkeypatch):
     monkeypatch.setattr("jensen.jobs.models.table", surprise)
     answer = jensen("models")
     fails(answer, 1, "unexpected ZeroDivisionError: division by zero", "JENSEN_TRACEBACK=1")
+
+
+def test_what_cannot_be_trained_leaves_nothing_behind(jensen, fails, table, tmp_path):
+    out = tmp_path / "r"
+    wrong = "posterior=full", "objective=beta-tcvae", "latents=2", "--epochs", 1
+    fails(jensen("train", "vae", table, "--out", out, *wrong), 2, "beta-tcvae")
+    assert not out.exists()
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    fails(jensen("train", "vae", table, "--out", out / "in", *wrong), 2, "beta-tcvae")
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+def test_a_distance_from_the_prior_is_not_called_a_bound(jensen, table, tmp_path):
+    found = jensen("train", "vae", table, "--out", tmp_path / "r", "objective=mmd", "latents=2", "--epochs", 1)
+    assert found.code == 0 and "best validation matched" in found.out and "bound" not in found.out

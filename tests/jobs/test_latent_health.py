@@ -226,3 +226,16 @@ def test_overfitting_is_not_told_of_data_that_are_ordered():
     assert abs(parts["decoder"]) < 4 * parts["decoder_stderr"]
     first = {"x": test[by_size][: effort(model, {"x": test}).refined]}
     assert overfitting_apart(model, {"x": data(3000, 7)}, first)["decoder"] < -10 * parts["decoder_stderr"]
+
+
+def test_a_code_that_tells_next_to_nothing_is_not_called_well():
+    """Means that move by a tenth of a standard deviation: active by their variance, and 0.01 nats each."""
+    model = linear_vae(kept=0.0)
+    output = model.q["z"].module.network.output
+    with torch.no_grad():
+        output.weight[:LATENTS] = 0.15 * loadings().T / (loadings() ** 2).sum()
+        output.weight[:LATENTS] *= 0.15 / model.q["z"].module(data(500)).mean.std()
+    found = findings(model, data(500))["posterior collapse"]
+    assert found.evidence["active_units"] == LATENTS
+    assert found.evidence["layers"]["z"]["mutual_information"] < 0.1 * LATENTS
+    assert not found.ok and "next to nothing" in found.sentence

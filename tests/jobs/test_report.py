@@ -250,6 +250,14 @@ def test_the_command_shown_trains_the_same_model(folder: Path):
     }  # fmt: skip
 
 
+def test_the_command_shown_names_all_the_conditions(folder: Path):
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 4)), columns=list("abcd"))
+    frame.to_csv(folder / "t.csv", index=False)
+    run = train("vae", str(folder / "t.csv"), out=folder / "given", given=["a", "c"], epochs=1, latents=2)
+    command = re.search(r"jensen train .*?(?=</code>)", html.unescape(report(run).read_text()))
+    assert command and "--given a,c " in command.group()
+
+
 def test_neighbours_are_the_nearest_and_traversals_hold_all_else():
     """By the pictures that are drawn, told apart by their grey."""
     x = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 4, 4), np.uint8) * 6

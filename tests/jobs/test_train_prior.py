@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -123,6 +124,24 @@ def test_a_run_that_goes_on_still_fits_the_prior_alone(trained, tmp_path):
         assert name.startswith("p.z.") or torch.equal(value, run.model.state_dict()[name])
     with pytest.raises(ConfigError, match="the run whose prior is replaced"):
         jensen.train_prior(old, "vamp", out=tmp_path / "a", overwrite=True)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_goes_on_with_the_same_codes(tmp_path):
+    """All but the prior comes from the run that it is of, and not from a fresh start."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(200, 5)))
+    settings = {"latents": 2, "encoder.hidden": [8], "decoder.hidden": [8]}
+    old = jensen.train("vae", tmp_path / "x.npy", out=tmp_path / "a", settings=settings, epochs=2)
+    jensen.train_prior(old, "mixture", out=tmp_path / "b", epochs=2)
+    shutil.rmtree(tmp_path / "b/state")
+    (tmp_path / "b/model.safetensors").unlink()
+    run = jensen.train("vae", tmp_path / "x.npy", out=tmp_path / "b", resume=True)
+    for name, value in old.model.state_dict().items():
+        assert name.startswith("p.z.") or torch.equal(value, run.model.state_dict()[name])
+    shutil.rmtree(tmp_path / "b/state")
+    (tmp_path / "b/model.safetensors").unlink()
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(ConfigError, match="no run folder"):
+        jensen.train("vae", tmp_path / "x.npy", out=tmp_path / "b", resume=True)
 
 
 def test_what_cannot_be(trained):

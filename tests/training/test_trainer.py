@@ -267,10 +267,10 @@ def test_the_last_weights_can_be_kept():
 
 
 def test_it_waits_for_the_warm_up():
-    """Half of the 5,000 steps against which open-ended progress is measured, then its patience."""
+    """Half of the 5,000 steps against which open-ended progress is measured; what is then is the best, for a while."""
     model = point(Stage((GradientPhase(ascend),), warmup=0.5), validate=measured(lambda n: -float(n)))
     log = Trainer(model, rows(100), TensorSplit(torch.zeros(2, 1)), settings(batch_size=2, patience=1)).run()
-    assert log[-1]["step"] == 2500 + 2 * 500 - 50
+    assert log[-1]["step"] == 2500 + 2 * 500
 
 
 def test_it_ends_after_the_most_epochs():
@@ -796,3 +796,14 @@ def test_training_starts_from_all_the_data_or_from_some_at_random(wanted, n):
     (x,) = seen
     assert len(x.unique()) == len(x) == n
     assert abs(float(x.mean()) - 11_999.5) < 5 * 24_000 / (12 * n) ** 0.5 * (1 - n / 24_000) ** 0.5 + 1e-2
+
+
+def test_weights_from_before_the_wanted_loss_are_not_kept():
+    """Validation falls all the way, as where a KL is driven up; what counts is the best once the warm-up is over."""
+    stage = Stage((GradientPhase(ascend, lambda model: [a_of(model)]),), warmup=0.5)
+    falling = lambda model, batch: {"elbo": -a_of(model).expand(len(batch["x"]))}  # noqa: E731
+    model = point(stage, validate=falling)
+    log = Trainer(model, rows(100), rows(4), settings(epochs=20, batch_size=2)).run()
+    taken = [line for line in log if line["best"]]
+    assert [line["epoch"] for line in taken] == [1, 10]
+    assert a_of(model).item() == pytest.approx(-taken[-1]["valid"]["elbo"])

@@ -32,8 +32,8 @@ from jensen.cli.options import (
 )
 from jensen.cli.printing import duration, note, print_json, warnings_as_notes
 from jensen.cli.progress import TrainingProgress, log_jacobian_of
-from jensen.errors import ConfigError
-from jensen.units import is_of_data
+from jensen.errors import ConfigError, JensenError
+from jensen.units import is_bound, is_of_data
 
 if TYPE_CHECKING:
     from jensen.jobs.run import Run
@@ -276,18 +276,17 @@ def resume_command(model: str | None, data: str | None, out: str) -> str:
 
 def summarize(run: Run, out: str) -> dict[str, Any]:
     """Where the run is, how long it trained, and its best validation in the user's units."""
-    stage = run.model.objective.stages[-1]
-    lines = [line for line in run.log if stage.monitor in line.get("valid", {})]
-    best = max(lines, key=lambda line: line["valid"][stage.monitor], default=None)
+    best, name = run.best, run.monitor
     valid = None
     if best is not None:
         likelihood = run.capabilities.likelihood
         valid = {
-            "name": stage.monitor,
-            "nats": best["valid"][stage.monitor] + run.schema.log_jacobian * is_of_data(stage.monitor),
-            "kind": likelihood or ("reconstruction" if is_of_data(stage.monitor) else "codes"),
+            "name": name,
+            "nats": best["valid"][name] + run.schema.log_jacobian * is_of_data(name),
+            "kind": likelihood if is_bound(name) else "codes" if name == "log_prior" else "reconstruction",
             "epoch": best["epoch"],
             "split": "valid" if "valid" in run.spec["data"]["splits"] else "train",
+            **_before(run, name),
         }
     last = run.log[-1] if run.log else {}
     stages = {line["stage"]: line["epoch"] for line in run.log if len(run.model.objective.stages) > 1}
@@ -300,6 +299,21 @@ def summarize(run: Run, out: str) -> dict[str, Any]:
         "seconds": last.get("seconds", 0.0),
         "valid": valid,
     }
+
+
+def _before(run: Run, name: str) -> dict[str, float]:
+    """Of a prior that was fitted: what was validated with the one before, where that run still stands."""
+    from jensen.jobs.run import open_run
+
+    if "prior_of" not in run.spec:
+        return {}
+    try:
+        best = open_run(run.spec["prior_of"]).best
+    except JensenError:
+        return {}
+    if best is None or name not in best["valid"]:
+        return {}
+    return {"before": best["valid"][name] + run.schema.log_jacobian * is_of_data(name)}
 
 
 def _print_summary(run: Run, summary: dict[str, Any]) -> None:
@@ -315,6 +329,8 @@ def _print_summary(run: Run, summary: dict[str, Any]) -> None:
         name = valid["name"].replace("_", " ")
         rows = {"valid": "validation", "train": "training"}[valid["split"]]
         typer.echo(f"best {rows} {name}: {valid['nats']:.2f} nats{kind} (epoch {valid['epoch']:,})")
+        if "before" in valid:
+            typer.echo(f"with the prior before: {valid['before']:.2f} nats")
     out = shlex.quote(summary["out"])
     if run.capabilities.likelihood:
         typer.echo(f"next: jensen score {out}")

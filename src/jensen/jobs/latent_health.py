@@ -26,6 +26,7 @@ from jensen.objectives.total_correlation import aggregate_terms
 ACTIVE_KL = 0.01  # nats, of a dimension that stands on what was drawn of other layers
 ACTIVE_VARIANCE = 0.01  # of the posterior mean over data, above which a unit is active (Burda et al. 2016)
 ACTIVE_SHARE = 0.5  # of units; with fewer active the posterior is called collapsed
+LEAST_TOLD, MOST_TOLD = 0.1, 0.5  # nats a code must tell of its datum: by dimension, and at most
 FLOOR_SHARE = 0.01  # of scales at their floor
 GAP_NATS_PER_DIM = 0.25  # inference gap per latent dimension in use
 PARTICLES = 100
@@ -81,6 +82,9 @@ def collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
         if terms is None and isinstance(e.p[name], StandardNormal):
             terms = _marginal_kl(mean, q.variance)
         kl.append(terms.flatten(1).mean(0).tolist() if terms is not None else [])
+        p = e.p[name]
+        if model.p[name].parents and not e.hangs_on_draws(name) and not is_component(p):
+            mean = (mean - p.mean) / p.variance.sqrt()  # p(z | c) moves too, and tells nothing of x
         moving = mean.expand(e.batch, *q.event_shape).flatten(1).var(0) > ACTIVE_VARIANCE
         if e.hangs_on_draws(name) and terms is not None:  # its mean moves with the layer above, whatever the datum
             moving &= terms.flatten(1).mean(0) > ACTIVE_KL
@@ -98,11 +102,13 @@ def collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     busiest = f", {max(each):.2f} in the busiest dimension" if each else ""
     told = [layer["mutual_information"] for layer in layers.values() if "mutual_information" in layer]
     busiest += f"; a code tells {told[0]:z.2f} nats of which of these data it is of" if len(told) == 1 else ""
+    silent = len(told) == 1 and len(layers) == 1 and told[0] < min(MOST_TOLD, LEAST_TOLD * units)
+    busiest += ", next to nothing" if silent else ""
     by_layer = ", ".join(f"{name} {x['kl']:.2f} ({x['active_units']} of {x['units']})" for name, x in layers.items())
     busiest += f". By layer, KL and active: {by_layer}" if len(layers) > 1 else ""
     return Finding(
         "posterior collapse",
-        used / units >= ACTIVE_SHARE,
+        used / units >= ACTIVE_SHARE and not silent,
         f"{used} of {units} latent dimensions are active (their posterior means vary by more than "
         f"{ACTIVE_VARIANCE} over the data); KL {total:.2f} nats in all{busiest}",
         {

@@ -103,7 +103,9 @@ def probe(
     known = all(part.y is not None and len(part) and len(set(part.y.tolist())) > 1 for part in (train, test))
     of_factors = _factors(run, found.name, train, test, data, seed)
     if not known and of_factors is None:
-        raise DataError(f"{found.name}: expected labels of two classes or more; --label names their column")
+        raise DataError(
+            f"{found.name}: expected labels of two classes or more; jensen train --label names their column"
+        )
     if seeds < 1:
         raise ConfigError(f"--seeds: expected >= 1, got {seeds}")
     accuracies: list[Accuracy] = []

@@ -77,6 +77,19 @@ class Run:
     def device(self) -> torch.device:
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
+    @property
+    def monitor(self) -> str:
+        """The name in the log of what decided which weights are kept."""
+        stages = self.model.objective.stages if self.model.objective else ()
+        return stages[-1].monitor if stages else "elbo"
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The line of the log with the best validation, once the loss was the one wanted; None without any."""
+        lines = [line for line in self.log if self.monitor in line.get("valid", {})]
+        taken = [line for line in lines if line.get("best")]
+        return taken[-1] if taken else max(lines, key=lambda line: line["valid"][self.monitor], default=None)
+
     @cached_property
     def measure(self) -> str:
         """What densities of the datum are with respect to: "counting", "lebesgue" or "mixed"."""

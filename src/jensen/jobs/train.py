@@ -18,10 +18,10 @@ from jensen.conditionals.ranges import ranges_of
 from jensen.core import Model, seeded
 from jensen.data import Dataset, load_data
 from jensen.data.sources import reference
-from jensen.errors import ConfigError, DataError, DataWarning, did_you_mean
+from jensen.errors import CapabilityError, ConfigError, DataError, DataWarning, did_you_mean
 from jensen.jobs.run import Run, check_conditions, open_run
 from jensen.jobs.while_training import Diary
-from jensen.objectives.prior import prior_objective
+from jensen.objectives.prior import prior_objective, take_all_but_priors
 from jensen.registry import MODEL, build, configure, find, flatten, nest, override
 from jensen.training.folder import Folder
 from jensen.training.hardware import has_bfloat16, pick_device
@@ -182,6 +182,10 @@ def _resume(
     with seeded(checked.seed):
         built = build(spec["model"], schema, spec["settings"])
     if "prior_of" in spec:
+        if folder.model_path.exists():  # all but the prior is as it was
+            folder.load_model(built)
+        else:
+            take_all_but_priors(built, open_run(spec["prior_of"]).model)
         built.objective = prior_objective(built)
     if known != folder.spec()["training"]:
         folder.write_spec(spec)
@@ -234,7 +238,12 @@ def fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run
     if run.schema.is_text and run.folder is not None and run.capabilities.sample:
         listener = Diary(run, listener, resume)
     trainer = Trainer(run.model, train_split, valid, settings, run.folder, listener)
-    run.log = trainer.run(resume)
+    try:
+        run.log = trainer.run(resume)
+    except (ConfigError, CapabilityError):  # what cannot be trained leaves nothing behind
+        if run.folder is not None and not resume and not run.folder.metrics():
+            run.folder.discard()
+        raise
     if run.folder is not None:
         done = open_run(run.folder.path, str(device))
         done._data = run._data

@@ -11,7 +11,7 @@ from jensen.core import seeded
 from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs.run import Run, open_run
 from jensen.jobs.train import check, fit, versions
-from jensen.objectives.prior import prior_objective, priors
+from jensen.objectives.prior import prior_objective, priors, take_all_but_priors
 from jensen.registry import build, find, flatten, override
 from jensen.training.folder import Folder
 from jensen.training.trainer import Event
@@ -71,10 +71,7 @@ def train_prior(
     data = old.data()
     with seeded(training.seed):
         model = build(name, old.schema, configured)
-    own = {f"p.{f.name}." for f in priors(model)}
-    weights = {k: v for k, v in old.model.state_dict().items() if not k.startswith(tuple(own))}
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert not unexpected and all(k.startswith(tuple(own)) for k in missing)
+    take_all_but_priors(model, old.model)
     spec = {
         **old.spec,
         "settings": configured,

@@ -57,7 +57,7 @@ class Stage:
         passes: a fixed number of passes; None leaves the budget to the trainer.
         monitor: what validation measures, higher is better: a name that `validate` logs.
         warmup: the share of training, in [0, 1), during which the loss is not yet the one wanted; early stopping
-            waits for its end.
+            waits for its end, and weights from before it are kept only until then.
         share: of --epochs or --minutes that is this stage's; stages share the whole.
     """
 

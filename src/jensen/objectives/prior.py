@@ -26,6 +26,14 @@ def priors(model: Model) -> list[Factor]:
     return [f for f in model.p if not f.parents and f.name in hidden and not model.is_noisy(f.name)]
 
 
+def take_all_but_priors(model: Model, other: Model) -> None:
+    """Give a model the weights of another one that differs from it in its priors alone."""
+    own = tuple(f"p.{f.name}." for f in priors(model))
+    weights = {k: v for k, v in other.state_dict().items() if not k.startswith(own)}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected and all(k.startswith(own) for k in missing)
+
+
 def prior_objective(model: Model) -> Objective:
     """What fits a model's prior: `fit_prior`, or where it has no parameters `nothing_to_fit`."""
     learned = any(True for f in priors(model) for _ in f.module.parameters())

@@ -128,6 +128,13 @@ class Folder:
         for path in known:
             path.unlink(missing_ok=True)
 
+    def discard(self) -> None:
+        """Remove what a run writes, and the folder where nothing else is in it."""
+        self.clear()
+        for path in (self.state_path.parent, self.path):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
     def write_spec(self, spec: dict[str, Any]) -> None:
         """Record what is trained, and how."""
         write_atomically(self.spec_path, yaml.safe_dump({**spec, "format": FORMAT}, sort_keys=False))

@@ -56,6 +56,7 @@ class Position:
     total_steps: int | None = None  # of this stage, once known
     best: float | None = None
     best_step: int = 0
+    best_early: bool = False  # measured while the loss was not yet the one wanted
     drops: int = 0
     skipped: int = 0  # steps left out since the last one taken
     norms: int = 0  # gradient norms that were finite
@@ -198,7 +199,7 @@ class Trainer:
         self.average = [p.detach().clone() for p in self.model.parameters()] if s.average and gradient else None
         at.epoch = at.batch = at.stage_step = at.best_step = at.drops = at.skipped = at.patience_step = 0
         at.best, at.calibration_seconds = None, 0.0
-        at.total_steps, self._elapsed, self.best = None, 0.0, None
+        at.total_steps, self._elapsed, self.best, at.best_early = None, 0.0, None, False
         if self.stage.passes is not None:
             at.total_steps = self.stage.passes * self.steps_per_epoch
         elif s.epochs is not None:
@@ -535,10 +536,12 @@ class Trainer:
         if not math.isfinite(score):
             self._swap_back(kept)
             raise TrainingError(f"epoch {at.epoch}: validation {self.stage.monitor} = {score}{self._keep_last_good()}")
-        if at.best is None or score > at.best:
-            if at.best is None or score - at.best > self._tolerance(at.best):
+        early = self.progress < self.stage.warmup
+        taken = at.best is None or score > at.best or (at.best_early and not early)
+        if taken:
+            if at.best is None or score - at.best > self._tolerance(at.best) or at.best_early > early:
                 at.patience_step = at.stage_step
-            at.best, at.best_step = score, at.stage_step
+            at.best, at.best_step, at.best_early = score, at.stage_step, early
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self._swap_back(kept)
         seconds = time.perf_counter() - began
@@ -553,6 +556,7 @@ class Trainer:
             "rate": round(rate, 1),
             "train": self._means(),
             "valid": valid,
+            "best": taken,
         }
         self.sums, self.counts = {}, {}
         if self.folder is not None:

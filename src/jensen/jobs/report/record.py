@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from jensen.jobs.report.page import as_setting, duration, escaped, plot, row, ta
 from jensen.jobs.run import Run
 from jensen.registry import MODEL as MODEL_ROLE
 from jensen.registry import configure, find
-from jensen.units import bits_per_dim, is_of_data
+from jensen.units import bits_per_dim, is_bound, is_of_data
 
 GONE = (ConfigError, DataError, IntegrityError)  # what answers for data that are no longer there
 KINDS = {"exact": "exact", "lower_bound": "lower bound", "estimate": "estimate"}
@@ -27,12 +26,11 @@ MONITORS = {
     "log_prior": "log p(z) of codes, to which the prior is fitted; no bound on log p(x)",
     "matched": "log p(x | z) at the code, less what its distance from the prior costs; no bound on log p(x)",
 }
-BOUNDS = ("elbo", "iw", "log_likelihood")
 
 
 def numbers(run: Run) -> tuple[str, str]:
     """Scores, and how large the model is."""
-    monitor, line = _monitor(run), run.log[-1] if run.log else None
+    monitor, line = run.monitor, run.log[-1] if run.log else None
     rows, continuous = [], run.measure != "counting"
     by_dim = not continuous and not run.schema.is_text
     scores = _latest(run.folder.scores() if run.folder else [])
@@ -51,7 +49,7 @@ def numbers(run: Run) -> tuple[str, str]:
     if line is not None:
         best = _best(run)
         nats = best["valid"][monitor] + run.schema.log_jacobian * is_of_data(monitor)
-        bounded = run.capabilities.likelihood is not None and monitor in BOUNDS
+        bounded = run.capabilities.likelihood is not None and is_bound(monitor)
         rows.append(
             [
                 f"{nats:.2f}",
@@ -124,7 +122,7 @@ def _facts(run: Run) -> str:
 
 def training(run: Run) -> tuple[str, str]:
     """Curves over the steps of training."""
-    monitor = _monitor(run)
+    monitor = run.monitor
     if len(run.log) < 2:
         how = run.model.objective.description if run.model.objective else "training"
         return f"No curves: one pass through the data did it ({escaped(how)}).", ""
@@ -164,7 +162,7 @@ def training(run: Run) -> tuple[str, str]:
     )
     if run.spec["training"].get("average"):
         caption += "Validation uses a moving average of the weights. "
-    if len(panels) > 1:
+    if divergences:
         caption += (
             "The bound is the reconstruction term, log p(x | z), less the KL term: what is paid for telling "
             "what is hidden. "
@@ -220,7 +218,8 @@ def reproduce(run: Run) -> tuple[str, str]:
         words = ["jensen", "train", run.spec["model"], ref, "--out", "again"]
         for key, value in {**options, **flags}.items():
             for one in value if isinstance(value, list) and key == "drop" else [value]:
-                words += [f"--{key.replace('_', '-')}", str(one)]
+                text = ",".join(map(str, one)) if isinstance(one, list | tuple) else str(one)
+                words += [f"--{key.replace('_', '-')}", text]
         words += [f"{k}={as_setting(v)}" for k, v in given.items()]
         words += [f"train.{k}={as_setting(v)}" for k, v in training.items()]
         blocks.append(shlex.join(words))
@@ -294,17 +293,11 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 # What is read off a run
 
 
-def _monitor(run: Run) -> str:
-    stages = run.model.objective.stages if run.model.objective else ()
-    return stages[-1].monitor if stages else "elbo"
-
-
 def _best(run: Run) -> dict[str, Any]:
     """The line of the log whose weights were kept."""
-    monitor = _monitor(run)
-    known = [line for line in run.log if monitor in line["valid"]] or run.log
-    if run.spec["training"].get("keep", "best") == "best" and "average" in run.spec["training"]:
-        return max(known, key=lambda line: line["valid"].get(monitor, -math.inf))
+    if run.spec["training"].get("keep", "best") == "best" and "average" in run.spec["training"] and run.best:
+        return run.best
+    known = [line for line in run.log if run.monitor in line["valid"]] or run.log
     return known[-1]
 
 
