@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from jensen.data import load_data
+from jensen.jobs.run import open_run
 from jensen.registry import build
 
 SCORE_KEYS = {
@@ -337,7 +338,7 @@ def test_encode(jensen, vae, ppca, tmp_path):
     assert jensen("encode", vae, "--out", tmp_path / "z.npy").code == 0
     assert np.load(tmp_path / "z.npy").shape == (6, 2)
     answer = jensen("encode", ppca, "--out", "-", "--limit", 3)
-    assert list(pd.read_csv(io.StringIO(answer.out)).columns) == ["z0"]
+    assert list(pd.read_csv(io.StringIO(answer.out)).columns) == ["row", "z0"]
     answer = jensen("encode", vae, "--out", "-", "--draws", 2)
     assert list(pd.read_csv(io.StringIO(answer.out)).columns) == [
         "z0_draw0",
@@ -410,3 +411,13 @@ def test_report(jensen, vae, tmp_path):
     answer = jensen("report", vae, "--out", tmp_path / "r.html")
     assert answer.code == 0, answer
     assert (tmp_path / "r.html").read_text().lstrip().startswith("<!")
+
+
+def test_codes_of_some_data_say_which(jensen, vae, tmp_path):
+    assert jensen("encode", vae, "--out", tmp_path / "all.csv").code == 0
+    assert jensen("encode", vae, "--limit", 3, "--out", tmp_path / "some.csv").code == 0
+    every, some = (pd.read_csv(tmp_path / name) for name in ("all.csv", "some.csv"))
+    assert list(some) == ["row", *every] and len(some) == 3
+    data = open_run(vae).data().split("test").index
+    places = [list(data).index(row - 1) for row in some["row"]]
+    np.testing.assert_allclose(some[list(every)].to_numpy(), every.iloc[places].to_numpy(), atol=1e-6)

@@ -17,7 +17,7 @@ from jensen.data import Dataset, Schema, Split
 from jensen.distributions import DiagonalNormal
 from jensen.jobs import latent_health
 from jensen.jobs.diagnose import diagnose
-from jensen.jobs.hole_health import apart, mmd_test
+from jensen.jobs.hole_health import apart, holes, mmd_test
 from jensen.jobs.latent_health import Effort, effort, gaps, mutual_information, overfitting_apart
 from jensen.jobs.run import Run
 from jensen.objectives.estimators import row_bytes
@@ -239,3 +239,24 @@ def test_a_code_that_tells_next_to_nothing_is_not_called_well():
     assert found.evidence["active_units"] == LATENTS
     assert found.evidence["layers"]["z"]["mutual_information"] < 0.1 * LATENTS
     assert not found.ok and "next to nothing" in found.sentence
+
+
+@pytest.mark.parametrize(("shift", "ok"), [(0.0, True), (3.0, False)])
+def test_holes_under_conditions_are_between_codes_and_the_prior_of_the_same_conditions(shift, ok):
+    """p(z | c) = N(10 c, 1), and codes that are draws of it, or beside it."""
+
+    class At(torch.nn.Module):
+        def __init__(self, scale: float, shift: float):
+            super().__init__()
+            self.scale, self.shift = scale, shift
+
+        def forward(self, *parents: torch.Tensor) -> DiagonalNormal:
+            mean = self.scale * parents[-1] + self.shift
+            return DiagonalNormal(mean, torch.ones_like(mean))
+
+    p = Joint({"z | c": At(10.0, 0.0), "x | z": At(1.0, 0.0)})
+    model = Model(p, Joint({"z | x, c": At(10.0, shift)}))
+    c = torch.arange(600.0)[:, None] % 3
+    with seeded(0):
+        found = holes(model, {"x": torch.zeros(600, 1), "c": c})
+    assert found is not None and found.ok is ok and (found.evidence["mmd_p_value"] < 0.01) is not ok

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -222,14 +223,27 @@ def encode(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Representations of data: the posterior's mean, a row a datum; of a vector quantiser the vectors of its codes."""
+    """Representations of data: the posterior's mean, a row a datum; of a vector quantiser the vectors of its codes.
+
+    With --limit a table says in its column `row` which data were taken.
+    """
     from jensen.jobs.encode import code_names
 
     check_out(out, tables_only=True)
     opened = open_run(run, device)
     options = {"draws": draws, "refine": refine, "seed": seed, "codes": codes}
-    z = opened.encode(data_for(opened, data), split=split, limit=limit, **options)
-    write_result(out, z, columns=code_names(opened, z.shape[-1], draws))
+    given = data_for(opened, data)
+    z = opened.encode(given, split=split, limit=limit, **options)
+    names = code_names(opened, z.shape[-1], draws)
+    if limit is None or Path(out).suffix.lower() in (".npy", ".npz"):  # which hold numbers alone
+        write_result(out, z, columns=names)
+    else:
+        import pandas
+
+        part = opened.split(given, split)[2]
+        table = pandas.DataFrame(z.reshape(len(z), -1), columns=names)
+        table.insert(0, "row", part.index[opened.pick(part, limit, seed)])
+        write_rows(out, table)
     say(out, z)
 
 

@@ -132,9 +132,11 @@ def _overfitting(run: Run, batch: dict[str, Tensor], data: Any) -> Finding | Non
         with contextlib.suppress(CapabilityError):
             parts = latent_health.overfitting_apart(run.model, train, batch)
             evidence |= parts
+            by_decoder = f"{parts['decoder']:+.2f} ± {parts['decoder_stderr']:.2f}"
+            by_encoder = f"{parts['encoder']:+.2f} ± {parts['encoder_stderr']:.2f}"
             sentence += (
-                f": {parts['decoder']:+.2f} ± {parts['decoder_stderr']:.2f} by the decoder, as the best q of each "
-                f"datum has it, and {parts['encoder']:+.2f} ± {parts['encoder_stderr']:.2f} by the encoder"
+                f"; on {parts['refined']} of each: {by_decoder} by the decoder, as the best q of each datum has it, "
+                f"and {by_encoder} by the encoder"
             )
             guilty = "encoder" if parts["encoder"] > parts["decoder"] else "decoder"
     return Finding("overfitting", not large, sentence, evidence, _against_overfitting(run, guilty))

@@ -56,15 +56,22 @@ class Apart:
 
 @torch.no_grad()
 def holes(model: Model, batch: dict[str, Tensor]) -> Finding | None:
-    """The aggregated posterior against the prior; None where nothing continuous is hidden, or with too few data."""
-    names = [f.name for f in priors(model) if not f.module().support.is_discrete]
-    if not names or len(batch[model.data]) < LEAST:
+    """The aggregated posterior against the prior; None where nothing continuous is hidden, or with too few data.
+
+    A prior that stands on conditions is drawn from under those of the data.
+    """
+    if len(batch[model.data]) < LEAST:
         return None
     some = torch.randperm(len(batch[model.data]))[:MOST].to(batch[model.data].device)
     batch = {name: value[some] if value.dim() else value for name, value in batch.items()}
+    at = {f.name: f.module(*(batch[name] for name in f.parents)) for f in priors(model, model.conditions)}
+    names = [name for name, p in at.items() if not p.support.is_discrete]
+    if not names:
+        return None
     values = codes(model, batch)
     of_data = torch.cat([values[name].flatten(1) for name in names], 1).double().cpu()
-    drawn = [model.p[name].module().sample((len(of_data),)).flatten(1) for name in names]
+    n = len(of_data)
+    drawn = [at[name].sample(() if model.p[name].parents else (n,)).flatten(1) for name in names]
     found = apart(of_data, torch.cat(drawn, 1).double().cpu())
     ok = found.accuracy <= ACCURACY or found.p_value >= P_VALUE
     error = math.sqrt(found.accuracy * (1 - found.accuracy) / found.n)

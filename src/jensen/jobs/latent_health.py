@@ -259,7 +259,7 @@ def gaps(own: PerDatum, refined: Mapping[str, Tensor], amortised: Tensor, how: E
     }
 
 
-def overfitting_apart(model: Model, train: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, float]:
+def overfitting_apart(model: Model, train: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Any]:
     """What the encoder and what the decoder lose from training data to others, means in nats with standard errors.
 
     The ELBO of a datum is that of the best q of its family for it, which no encoder has a part in, less what the
@@ -283,6 +283,7 @@ def overfitting_apart(model: Model, train: dict[str, Tensor], other: dict[str, T
     decoder, decoder_error = _difference(best[0], best[1])
     encoder, encoder_error = _difference(lost[1], lost[0])
     return {
+        "refined": len(best[0]),
         "decoder": decoder,
         "decoder_stderr": decoder_error,
         "encoder": encoder,

@@ -20,10 +20,10 @@ from jensen.objectives.elbo import log_likelihood_bound
 from jensen.objectives.phases import Batch, GradientPhase, Objective, Stage, Terms, UpdatePhase, weighted_mean
 
 
-def priors(model: Model) -> list[Factor]:
-    """Of what q draws or codes, the factors of p that stand on nothing."""
-    hidden = [*model.hidden, *model.codes]
-    return [f for f in model.p if not f.parents and f.name in hidden and not model.is_noisy(f.name)]
+def priors(model: Model, conditions: Iterable[str] = ()) -> list[Factor]:
+    """Of what q draws or codes, the factors of p that stand on nothing, or on those conditions alone."""
+    hidden, known = [*model.hidden, *model.codes], set(conditions)
+    return [f for f in model.p if known >= {*f.parents} and f.name in hidden and not model.is_noisy(f.name)]
 
 
 def take_all_but_priors(model: Model, other: Model) -> None:

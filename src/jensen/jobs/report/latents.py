@@ -41,7 +41,8 @@ def traversals(run: Run, subject: Subject) -> tuple[str, str]:
     label = "one row a latent dimension, from the one whose codes vary most over data"
     return (
         f"The expected picture E[x | z] as one latent dimension changes, over ±{REACH} standard deviations of its "
-        "codes, while the others stay those of a typical datum.",
+        "codes, while the others stay those of a typical datum. From the top: "
+        f"{', '.join(f'z{d}' for d in busiest)}.",
         row([picture(x, run.schema.levels or 256, label, label, STEPS)]),
     )
 

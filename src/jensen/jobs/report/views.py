@@ -15,8 +15,8 @@ from jensen.data import columns as table_columns
 from jensen.data.sources import open_source
 from jensen.distributions import StandardNormal
 from jensen.errors import CapabilityError, ConfigError
+from jensen.jobs import hole_health, pictures
 from jensen.jobs import latent_map as maps
-from jensen.jobs import pictures
 from jensen.jobs.diagnose import diagnose
 from jensen.jobs.encode import decode, encode, interpolate, reconstruct
 from jensen.jobs.flow_health import GAIN
@@ -339,9 +339,11 @@ def diagnosis(run: Run, subject: Subject) -> tuple[str, str]:
             z = z.reshape(-1, *run.model.p[name].module().event_shape)
             x = decode(run.model, {name: z}, mean=True, given={}).cpu().numpy()
         image = pictures.grid(x, len(worst), run.schema.levels or 256)
+        found_holes = evidence["holes"]["accuracy"] > hole_health.ACCURACY
         body += figure(
             inline(image, "pictures from where no datum has its code"),
-            "what the model decodes at the draws of the prior that are told most surely from codes of data: its holes",
+            "what the model decodes at the draws of the prior that are told most surely from codes of data"
+            + (": its holes" if found_holes else "; they are few, and no hole was found"),
         )
     layers = [x for x in evidence.get("stretching", {}).get("layers", []) if x["learned"]]
     if len(layers) > 1:
