@@ -73,7 +73,8 @@ def test_pictures_come_back_exactly(jensen, flow_of_pictures, pictures, tmp_path
         assert jensen(command, flow_of_pictures, "-o", tmp_path / f"{command}.png").code == 0
     draws = ("--draws", 2, "--limit", 3)
     assert jensen("encode", flow_of_pictures, "-o", tmp_path / "z.csv", *draws).code == 0
-    assert pd.read_csv(tmp_path / "z.csv").shape == (3, 2 * 36)
+    rows = pd.read_csv(tmp_path / "z.csv")
+    assert rows.shape == (3, 1 + 2 * 36) and rows["row"].is_unique
 
 
 def test_a_diagnosis_has_numbers(jensen, flow):
