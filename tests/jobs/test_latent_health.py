@@ -260,3 +260,19 @@ def test_holes_under_conditions_are_between_codes_and_the_prior_of_the_same_cond
     with seeded(0):
         found = holes(model, {"x": torch.zeros(600, 1), "c": c})
     assert found is not None and found.ok is ok and (found.evidence["mmd_p_value"] < 0.01) is not ok
+
+
+@pytest.mark.parametrize(
+    ("settings", "advised", "not_advised"),
+    [
+        ({"objective": {"name": "elbo", "beta": 0.1}}, "objective.beta=1", "weight"),
+        ({"objective": {"name": "elbo", "beta": 4.0}}, "prior=flow", "beta"),
+        ({"objective": {"name": "mmd", "weight": 200.0, "kernel": "imq"}}, "objective.weight=400", "beta"),
+        ({}, "prior=flow", "objective"),
+    ],
+)
+def test_what_helps_against_holes_is_what_the_objective_has(settings, advised, not_advised):
+    with seeded(0):
+        found = holes(linear_vae(stretch=4.0), {"x": data(400)}, settings)
+    assert found is not None and not found.ok
+    assert advised in found.try_ and not_advised not in found.try_

@@ -278,3 +278,26 @@ def test_neighbours_are_the_nearest_and_traversals_hold_all_else():
     lines = traversed.reshape(2, latents.STEPS, -1)
     steps = np.diff(lines, axis=1)  # ppca decodes linearly: along a dimension all steps are one
     np.testing.assert_allclose(steps, steps[:, :1].repeat(latents.STEPS - 1, 1), atol=1e-3)
+
+
+def test_traversals_hold_conditions(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    sizes = {"latents": 3, "encoder.hidden": [16], "decoder.hidden": [16], "conditional": True}
+    run = train("vae", "digits", out=folder / "cvae", settings=sizes, epochs=2)
+    page = look(report(run), PICTURE_SECTIONS)
+    assert "and the conditions, stay those of a typical datum" in page.sections["traversals"]
+    seen = {}
+
+    def decode(model, codes, mean, given):
+        seen.update(codes=codes["z"], y=given["y"])
+        return model.sample(len(codes["z"]), given)["x"]
+
+    monkeypatch.setattr(latents, "decode", decode)
+    latents.traversals(run, Subject(run, None))
+    part = run.data().split("test")
+    (label,) = seen["y"].unique().tolist()
+    codes = run.encode(split="test")
+    typical = np.linalg.norm((codes - codes.mean(0)) / codes.std(0), axis=1).argmin()
+    assert label == part.y[typical] and len(seen["y"]) == 3 * latents.STEPS
+    middle = np.delete(seen["codes"].reshape(3, latents.STEPS, 3).numpy(), 0, 0)  # others than the one that changes
+    held = [np.ptp(line, axis=0) < 1e-6 for line in middle]
+    assert all(h.sum() == 2 for h in held)

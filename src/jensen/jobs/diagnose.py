@@ -77,7 +77,7 @@ def diagnose(
     batch = tensors.take(index)
     look: list[Callable[[], Finding | None]] = [
         lambda: latent_health.collapse(run.model, batch),
-        lambda: hole_health.holes(run.model, batch),
+        lambda: hole_health.holes(run.model, batch, run.spec.get("settings")),
         lambda: latent_health.floor(run.model, batch),
         lambda: cluster_health.clusters(run.model, batch),
         lambda: code_health.dead_codes(run.model, batch),

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy.stats import binom
@@ -55,10 +57,13 @@ class Apart:
 
 
 @torch.no_grad()
-def holes(model: Model, batch: dict[str, Tensor]) -> Finding | None:
+def holes(model: Model, batch: dict[str, Tensor], settings: Mapping[str, Any] | None = None) -> Finding | None:
     """The aggregated posterior against the prior; None where nothing continuous is hidden, or with too few data.
 
     A prior that stands on conditions is drawn from under those of the data.
+
+    Args:
+        settings: of the run, which tell what would help.
     """
     if len(batch[model.data]) < LEAST:
         return None
@@ -91,9 +96,19 @@ def holes(model: Model, batch: dict[str, Tensor]) -> Finding | None:
             "prior_mass_unreached_stderr": found.unreached_stderr,
             "worst": found.worst.tolist(),
         },
-        "jensen train prior RUN prior=flow, which fits another prior to this model's codes; or prior=vamp or "
-        "prior=mixture from the start; or objective.beta=1 where it was less",
+        "; or ".join(_remedies((settings or {}).get("objective") or {})),
     )
+
+
+def _remedies(objective: Mapping[str, Any]) -> list[str]:
+    """What to try, of what there is."""
+    tries = ["jensen train prior RUN prior=flow, which fits another prior to this model's codes"]
+    tries += ["prior=vamp or prior=mixture from the start"]
+    if objective.get("beta", 1.0) < 1:
+        tries += ["objective.beta=1"]
+    if objective.get("name") in ("mmd", "adversarial"):
+        tries += [f"objective.weight={2 * objective['weight']:g}, a higher price of the distance to the prior"]
+    return tries
 
 
 def apart(of_data: Tensor, drawn: Tensor) -> Apart:
