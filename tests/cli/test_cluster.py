@@ -20,4 +20,5 @@ def test_cluster_prints_writes_and_refuses(jensen, fails, trained, table, vae, t
     assert found["n"] == sum(found["sizes"]) == 80
     assert jensen("cluster", run, "--out", "-").out.startswith("row,cluster,probability,entropy,label\n")
     fails(jensen("cluster", vae), 4, "vae cannot cluster")
+    fails(jensen("cluster", vae), 4, "jensen train prior RUN prior=mixture")
     fails(jensen("cluster", run, "--out", tmp_path / "c.png"), 2, "--out")

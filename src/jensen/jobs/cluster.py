@@ -23,6 +23,7 @@ from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs.job import job
 from jensen.jobs.precision import as_in
 from jensen.jobs.run import Run
+from jensen.objectives.prior import priors
 
 ROWS = 2000  # walked at once
 DRAWS = 100  # of what q draws
@@ -165,6 +166,7 @@ def cluster(
         if where is None:
             raise CapabilityError(
                 f"{run.spec['model']} cannot cluster: none of its densities is a mixture, and q infers no component"
+                + _another_prior(run)
             )
         k = draws if model.hidden and not _infers(model, where) else 1
         for index in torch.from_numpy(chosen).to(run.device).split(max(1, ROWS // k)):
@@ -192,6 +194,12 @@ def shares_of(model: Model, name: str, batch: Mapping[str, Tensor], draws: int) 
     parts = {str(f): f.module for f in model.p if f.deterministic or f.name == name}
     e = evidence(Joint(parts), model.q, known, draws)
     return _responsibilities(e, name).mean(0)
+
+
+def _another_prior(run: Run) -> str:
+    """Where a mixture can be had without training anew."""
+    could = "prior" in run.spec.get("settings", {}) and any(not p.parents for p in priors(run.model))
+    return "; jensen train prior RUN prior=mixture fits one to its codes" if could else ""
 
 
 def _infers(model: Model, name: str) -> bool:
