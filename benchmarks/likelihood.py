@@ -58,18 +58,18 @@ def show(event: Event) -> None:
         )
 
 
-def scored(run: Run, estimator: str, particles: int, limit: int | None) -> dict[str, Any]:
+def scored(run: Run, estimator: str, particles: int, context: int, limit: int | None) -> dict[str, Any]:
     """A score of the test split, or of some of it; one that the run folder keeps already is not computed again."""
     assert run.folder is not None
     test = run.data().split("test")
     subset = None if limit is None or limit >= len(test) else f"{limit} of {len(test)} at random, seed 0"
-    wanted = (estimator, particles, test.sha256, subset)
+    wanted = (estimator, particles, context, test.sha256, subset)
     for kept in run.folder.scores():
-        if (kept["estimator"], kept["particles"], kept["split_sha256"], kept["subset"]) == wanted:
+        if tuple(kept.get(k) for k in ("estimator", "particles", "context", "split_sha256", "subset")) == wanted:
             print(f"kept already: {kept['nats']:.2f} ± {kept['stderr']:.2f} nats ({estimator}, {particles} particles)")
             return kept
     began = time.perf_counter()
-    score = run.score(estimator=estimator, particles=particles, limit=limit)
+    score = run.score(estimator=estimator, particles=particles, context=context, limit=limit)
     print(score, flush=True)
     return {**score.to_dict(), "seconds": round(time.perf_counter() - began, 1)}
 
@@ -109,7 +109,10 @@ def main() -> None:
     spent = time.process_time() - spent
     name = monitored(run.log[0])
     exact = run.capabilities.likelihood == "exact"
-    estimators = [("exact", 1)] if exact else [("elbo", 1), ("iw", options.particles)][: 1 + (options.particles > 1)]
+    estimators = [("elbo", 1, 0), ("iw", options.particles, 0)][: 1 + (options.particles > 1)]
+    if exact:
+        windows = run.schema.is_text and not run.schema.tokens.lines
+        estimators = [("exact", 1, 0), *([("exact", 1, run.schema.event_shape[0] // 2)] if windows else [])]
     result = {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),

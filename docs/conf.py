@@ -151,14 +151,20 @@ def preset_result(result: dict[str, Any]) -> str:
     ]
     lines.append(f"| the end ({training['minutes']:.1f} minutes) | {training[f'best_{name}']:.2f} |")
     subset = result["scores"][0]["subset"]
-    lines += ["", f"| test score, {subset or 'all data'} | nats | bits/dim | kind |", "|---|---|---|---|"]
+    lines += ["", f"| test score, {subset or 'all data'} | nats | bits/dim, or of text | kind |", "|---|---|---|---|"]
     for score in result["scores"]:
         how = (
             score["estimator"] if score["particles"] == 1 else f"{score['estimator']}, {score['particles']:,} particles"
         )
+        how += f", each token given {score['context']} before it" if score.get("context") else ""
         nats = f"{score['nats']:.2f} ± {score['stderr']:.2f}"
-        bits = score["bits_per_dim"]
-        bits = "" if bits is None else f"{bits:.4f}"
+        bits, text = score["bits_per_dim"], score.get("text", {})
+        if "bits_per_character" in text:
+            bits = f"{text['bits_per_character']:.3f} a character"
+        elif text:
+            bits = f"perplexity {text['perplexity_per_token']:.1f} of a token"
+        else:
+            bits = "" if bits is None else f"{bits:.4f}"
         lines.append(f"| {how} | {nats} | {bits} | {score['kind'].replace('_', ' ')} |")
     return "\n".join(lines) + "\n"
 

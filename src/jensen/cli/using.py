@@ -30,6 +30,9 @@ def score(
         typer.Option(metavar="K", help="Draws per datum; by default the estimator's.", show_default=False),
     ] = None,
     refine: Refine = 0,
+    context: Annotated[
+        int, typer.Option(metavar="N", help="Give each token of a text N before it, from the window before too.")
+    ] = 0,
     limit: Limit = None,
     seed: Seed = 0,
     out: Annotated[
@@ -53,6 +56,7 @@ def score(
             estimator=estimator,
             particles=particles,
             refine=refine,
+            context=context,
             limit=limit,
             seed=seed,
             listener=progress,

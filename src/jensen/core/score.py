@@ -39,6 +39,8 @@ class Score:
         code_bits: of a vector quantiser, by level, the bits a datum that its codes take under the prior, `bits`, and
             as they are, `uniform_bits`, with how many `cells` there are and `codes`; None for all else.
         refine: steps at most by which each datum's q was refined; 0 where it is the encoder's.
+        context: of windows of a text, how many tokens before it each token was given at least, from the window before
+            too; 0 where each window was scored on its own, and of all else.
         amounts: of text, how much of it was scored: tokens, words, characters, bytes, and `hidden`, words that
             became `<unk>`; None for all else.
         rows: nats of each datum, (n,).
@@ -67,6 +69,7 @@ class Score:
     float32_error: float | None = None
     amounts: dict[str, int] | None = None
     refine: int = 0
+    context: int = 0
     code_bits: dict[str, dict[str, float]] | None = None
     seen: float | None = None
     rows: Tensor | None = None
@@ -136,6 +139,7 @@ class Score:
         how = self.estimator if self.particles == 1 else f"{self.estimator}, {self.particles:,} particles"
         kind = self.kind.replace("_", " ")
         kind += "" if kind == how else f" ({how})"
+        kind += f", each token given {self.context:,} before it" if self.context else ""
         number = f"{self.n:,} {'datum' if self.n == 1 else 'data'}"
         return f"{text}, {kind}, {number} of {self.data}{'' if self.split == 'all' else f' {self.split}'}"
 
@@ -187,7 +191,7 @@ def difference(a: Score, b: Score) -> Difference:
         ConfigError: the two were measured on other data, binarisation, measure or units.
     """
     problems = []
-    for name in ("split_sha256", "binarization", "measure", "units", "subset", "n"):
+    for name in ("split_sha256", "binarization", "measure", "units", "subset", "n", "context"):
         left, right = getattr(a, name), getattr(b, name)
         if left != right:
             problems.append(f"{name} differs: {_word(left)} and {_word(right)}; scores compare only on the same data")

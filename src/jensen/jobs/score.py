@@ -21,6 +21,7 @@ from jensen.data.text_tokens import AMOUNTS
 from jensen.errors import CapabilityError, ConfigError, JensenError, PrecisionWarning, ResourceError, did_you_mean
 from jensen.jobs.code_health import code_bits
 from jensen.jobs.job import job
+from jensen.jobs.passages import check_context, log_p_in_context
 from jensen.jobs.precision import as_in, doubled, log_densities, precision
 from jensen.jobs.run import Run
 from jensen.objectives import refinement
@@ -48,6 +49,7 @@ def score(
     seed: int = 0,
     memory: float = 1024.0,
     common_draws: bool = False,
+    context: int = 0,
     keep: bool = True,
     listener: Any = None,
 ) -> Score:
@@ -69,12 +71,15 @@ def score(
         common_draws: walk each datum alone, all by the same random numbers. A datum's score then depends on no other,
             at a millisecond a datum or more; errors of the estimator no longer average out over data, as `stderr_mc`
             supposes.
+        context: of windows of a text, how many tokens before it each token is given at least, from the window before
+            too (`jobs.passages`); 0 scores each window on its own.
         keep: add the score to the run folder's scores.json.
         listener: called with the share done, in [0, 1].
 
     Raises:
-        CapabilityError: the model has no likelihood, or the estimator does not apply to it.
-        ConfigError: an unknown estimator, fewer than one particle, or q refined for an estimator that does without it.
+        CapabilityError: the model has no likelihood, or the estimator or a context does not apply to it.
+        ConfigError: an unknown estimator, fewer than one particle, q refined for an estimator that does without it, or
+            a context as long as a window.
         ResourceError: memory ran out.
 
     Warns:
@@ -106,6 +111,7 @@ def score(
     if refine < 0 or (refine and estimator not in REFINABLE):
         told = "expected >= 0" if refine < 0 else f"it changes q, of which --estimator {estimator} makes no use"
         raise ConfigError(f"--refine: {told}, got {refine}")
+    check_context(run, context)
     found, name, part = run.split(data, split)
     chosen = run.pick(part, limit, seed)
     tensors, index = run.tensors(part), torch.from_numpy(chosen)
@@ -114,6 +120,8 @@ def score(
     alone = common_draws and estimator != "exact" and bool(run.model.hidden)
 
     def walk(model: Model, which: Tensor) -> Estimate:
+        if context:
+            return _passages(model, tensors, which, context, listener)
         return _estimate(model, tensors, which, estimator, k, refine, seed, memory, alone, run.device, listener)
 
     estimate, how = _precise(run.model.eval(), walk, tensors, index, estimator, weights, seed, run.device)
@@ -130,6 +138,7 @@ def score(
         estimator=f"refined {estimator}" if refine else estimator,
         particles=k,
         refine=refine,
+        context=context,
         n=len(rows),
         dims=run.schema.dims,
         measure=run.measure,
@@ -152,6 +161,16 @@ def score(
     if keep and run.folder is not None:
         run.folder.add_score(result.to_dict())
     return result
+
+
+def _passages(model: Model, tensors: TensorSplit, chosen: Tensor, context: int, listener: Any) -> Estimate:
+    parts = []
+    for index in chosen.split(BATCH):
+        parts.append(log_p_in_context(model, tensors, index, context).cpu())
+        if listener is not None:
+            listener(sum(map(len, parts)) / len(chosen))
+    rows = torch.cat(parts)
+    return Estimate(rows, torch.zeros_like(rows))
 
 
 def _precise(
