@@ -20,6 +20,7 @@ import torch
 
 from harness import machine
 from jensen.cli.arguments import read_settings, text_options
+from jensen.cli.memory import keep_freed_memory
 from jensen.jobs.run import Run, open_run
 from jensen.jobs.train import load_preset, train
 from jensen.training.trainer import Event
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--text", default="", help="of the data, as length=512")
     parser.add_argument("--as-it-is", action="store_true", help="score a run where it stands, without training on")
     options = parser.parse_args()
+    keep_freed_memory()  # as `jensen train` does
     torch.set_num_threads(options.threads)
     preset = load_preset(options.preset)
     settings = read_settings(options.settings).values

@@ -91,8 +91,20 @@ def test_amounts_add_up_to_those_of_the_text(text):
         amounts = tokens.amounts(text, coded, ends)
         assert amounts[:, 0].sum() == len(coded)
         if len(coded):  # of spaces alone there are no words
-            assert amounts[:, 1:4].sum(0).tolist() == amounts_of(text)
+            scored = tokens.decode(coded)  # all of the text but, of words, the spaces about them
+            assert amounts[:, 1:4].sum(0).tolist() == amounts_of(scored)
+            assert scored == text or tokens.unit == "words"
         assert amounts[:, 4].sum() == 0
+
+
+def test_spaces_that_no_token_stands_for_are_not_counted():
+    """The same tokens, the same figures, however far apart the words stand."""
+    tokens, found = Tokens.of_words(["a bb\nc"], None), []
+    for text in ("a bb\nc a", "  a     bb \t\n  c   a  "):
+        coded, ends = tokens.spans(text)
+        found.append((coded.tolist(), tokens.amounts(text, coded, ends).tolist()))
+    assert found[0] == found[1]
+    assert np.sum(found[0][1], 0).tolist() == [5, 5, len("a bb\nc a"), len("a bb\nc a"), 0]
 
 
 def test_words_that_became_unknown_are_counted_and_those_that_were_are_not():
@@ -136,6 +148,19 @@ def test_windows_lose_nothing(tmp_path, name, tokens):
         assert part.amounts is not None
         assert part.amounts[:, 1:4].sum(0).tolist() == amounts_of(text)
         assert part.amounts[:, 0].sum() == len(flat)
+
+
+def test_ends_between_texts_count_as_those_of_lines_do():
+    """In windows of three the end of "ab" stands in a row, that of "abc", which fills its own, nowhere."""
+    data = load_data(["ab", "abc", "a"] * 10, text={"length": 3})
+    part = data.split("train")
+    ends = (part.x == data.schema.tokens.end).any(1)
+    sizes = (part.x != data.schema.tokens.end).sum(1)
+    counted = part.amounts[:, AMOUNTS.index("tokens")]
+    np.testing.assert_array_equal(counted[:-1], (sizes + ends)[:-1])
+    assert counted[-1] == sizes[-1]
+    characters, size = (part.amounts[:, AMOUNTS.index(name)] for name in ("characters", "bytes"))
+    assert (characters == counted).all() and (size == counted).all()
 
 
 def test_lines_end_and_their_ends_count():

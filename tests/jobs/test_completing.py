@@ -86,3 +86,14 @@ def test_with_several_orderings_draws_follow_their_average():
         error = np.sqrt(truth * (1 - truth) * (1 / size + 1 / 2000)) + 1e-12
         assert (np.abs(found.mean[i] - truth) < 4.5 * error)[missing].all()
         assert (np.abs(found.draws[:, i].mean(0) - truth) < 4.5 * error)[missing].all()
+
+
+def test_spreads_are_standard_deviations():
+    """Of a binary element that is certainly drawn, √(p (1 − p))."""
+    run = train("made", table(), settings={"hidden": [32]}, epochs=20, batch_size=50, lr=0.02)
+    row = np.array([[np.nan, 1.0, 0.0, 1.0]])
+    found = run.impute(row, draws=2000, particles=4000, seed=1)
+    assert found.method[0] == "importance"
+    p = found.mean[0, 0]
+    assert 0.02 < p < 0.98
+    assert found.spread[0, 0] == pytest.approx(np.sqrt(p * (1 - p)), rel=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,38 @@ def test_of_binary_columns_the_likelier_value_is_expected():
     assert (found.surprise.expected == [[1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]).all()
     assert found.surprise.bits[0].argmax() == 2 and found.surprise.bits[0, 2] > 2
     assert found.score[0] > found.score[1]
+
+
+def test_columns_of_an_autoregressive_model_of_bits():
+    """By enumeration: p(x_d | those before it), and in any order p(x_d | all others), d being last."""
+    rng = np.random.default_rng(0)
+    x = (rng.integers(0, 2, 300)[:, None] ^ (rng.random((300, 3)) < 0.2)).astype(float)
+    schema = Schema.of_table(x, list("abc"), ["binary"] * 3)  # pyright: ignore[reportArgumentType]
+    data = Dataset("bits", schema, {"train": Split(x[:200]), "valid": Split(x[200:250]), "test": Split(x[250:260])})
+    every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)))
+    for settings in ({}, {"order": "any", "orderings": 2}):
+        run = train("made", data, settings={"hidden": [16], **settings}, epochs=5)
+        found = run.outliers(columns=True)
+        assert found.surprise is not None
+        dist = run.model.p["x"].module()
+        for d in range(3):
+            if settings:
+                dist.of.network.arrange(torch.tensor([*(j for j in range(3) if j != d), d]))
+            before = [j for j in range(3) if j != d] if settings else list(range(d))
+            with torch.no_grad():
+                p = dist.terms(every).sum(1).double().exp()
+            for i, row in enumerate(run.data().split("test").x):
+                fits = (every[:, before] == torch.tensor(row[before]).float()).all(1)
+                one = (p[fits & (every[:, d] == 1)].sum() / p[fits].sum()).item()
+                mine = one if row[d] else 1 - one
+                assert found.surprise.bits[i, d] == pytest.approx(-np.log2(mine), abs=1e-4)
+                assert float(found.surprise.expected[i, d]) == (one > 0.5)
+
+
+def test_columns_of_an_average_over_orders_are_refused():
+    run = train("made", made(100, 50), settings={"hidden": [16], "orderings": 3}, epochs=1)
+    with pytest.raises(CapabilityError, match="the average over 3 orders"):
+        run.outliers(columns=True)
 
 
 # What cannot be

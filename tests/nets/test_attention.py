@@ -65,3 +65,14 @@ def test_what_is_left_out_is_made_up_for():
     error = draws.std(0) / len(draws) ** 0.5
     assert ((draws.mean(0) - causal_attention(qkv, turn)).abs() < 5 * error + 1e-12).all()
     assert (error > 1e-4).all()
+
+
+def test_second_derivatives_are_refused_and_function_transforms_agree():
+    """Refused also where only other terms are to be differentiated again: what attention adds would be missing."""
+    qkv, turn = parts(2, 9, 2, 4)
+    loss = causal_attention(qkv, turn).sum() + qkv.pow(3).sum()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, qkv, create_graph=True)
+    (expected,) = torch.autograd.grad(causal_attention(qkv, turn).square().sum(), qkv)
+    found = torch.func.grad(lambda x: causal_attention(x, turn).square().sum())(qkv.detach())
+    torch.testing.assert_close(found, expected)

@@ -30,6 +30,7 @@ from jensen.distributions import (
     Poisson,
     StudentT,
     Symbols,
+    after_end,
 )
 from jensen.errors import ConfigError
 
@@ -287,8 +288,9 @@ class CategoricalHead(Head):
         return Categorical(logits, self._event_dims)
 
     def initial_bias(self, x: Tensor) -> Tensor:
-        if self.support.kind == "symbol":  # that of all places together
-            counts = torch.bincount(x.long().flatten(), minlength=self.per_element).to(torch.get_default_dtype())
+        if self.support.kind == "symbol":  # that of all places together, up to the end
+            scored = x if self.support.end is None else x[~after_end(x, self.support.end)]
+            counts = torch.bincount(scored.long().flatten(), minlength=self.per_element).to(torch.get_default_dtype())
             share = (counts + 1 / self.per_element) / (counts.sum() + 1)
             bias = share.log().to(x.device).unsqueeze(1).expand(-1, math.prod(self.support.shape))
             return bias.reshape(self.parameter_shape)

@@ -237,14 +237,19 @@ def _lines(documents: Sequence[_Coded], tokens: Tokens, length: int) -> Split:
 
 
 def _windows(texts: Sequence[_Coded], tokens: Tokens, length: int) -> Split:
-    """Rows of so many tokens, one after another; what is left of a text is a row that `end` fills."""
+    """Rows of so many tokens, one after another; what is left of a text is a row that `end` fills.
+
+    An end between two texts counts as one of everything that is counted, as a line's does; that of the last does not.
+    """
     x, amounts = [], []
-    for text in texts:
+    for i, text in enumerate(texts):
         count = -(-len(text.ids) // length)
         ids = np.full(count * length, tokens.end, dtype=np.int32)
         ids[: len(text.ids)] = text.ids
         sizes = np.zeros((count * length, len(AMOUNTS)), dtype=np.int64)
         sizes[: len(text.ids)] = text.amounts
+        if len(text.ids) < len(ids) and i + 1 < len(texts):
+            sizes[len(text.ids), : AMOUNTS.index("hidden")] = 1
         x.append(ids.reshape(count, length))
         amounts.append(sizes.reshape(count, length, -1).sum(1))
     return Split(np.concatenate(x), amounts=np.concatenate(amounts))

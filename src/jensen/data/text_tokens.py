@@ -187,18 +187,22 @@ class Tokens(BaseModel):
     def amounts(self, text: str, ids: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """How much of the text each token is, int64 (n, 5), in the order of `AMOUNTS`.
 
-        A word counts where it begins, a character where its first byte is; a line's end is a word.
+        A word counts where it begins, a character where its first byte is; a line's end is a word. Where tokens are
+        words, which come back up to their spaces, one space is counted between two of a line, as `decode` writes it.
         """
         data = np.frombuffer(text.encode(), dtype=np.uint8)
-        space = np.isin(data, _SPACES)
+        newline, space = data == 10, np.isin(data, _SPACES)
         begins = ~space & np.concatenate([[True], space[:-1]]) if len(data) else space
-        flags = np.stack([begins | (data == 10), (data & 0xC0) != 0x80, np.ones(len(data), bool)], 1)
+        comes_back = ~space | newline if self.unit == "words" else np.ones(len(data), bool)
+        flags = np.stack([begins | newline, ((data & 0xC0) != 0x80) & comes_back, comes_back], 1)
         upto = np.concatenate([np.zeros((1, 3), np.int64), np.cumsum(flags, 0)])
         cuts = np.concatenate([[0], ends]).astype(int)
         out = np.zeros((len(ids), len(AMOUNTS)), dtype=np.int64)
         out[:, TOKENS] = 1
         out[:, [WORDS, CHARACTERS, BYTES]] = upto[cuts[1:]] - upto[cuts[:-1]]
         if self.unit == "words" and len(ids):
+            word = ~newline[[comes_back.argmax(), *cuts[1:-1]]]  # no line's end
+            out[:-1, [CHARACTERS, BYTES]] += (word[:-1] & word[1:])[:, None]
             for i in np.flatnonzero(ids == self._position[UNKNOWN]):
                 out[i, HIDDEN] = data[cuts[i] : cuts[i + 1]].tobytes().strip() != UNKNOWN.encode()
         return out

@@ -58,7 +58,7 @@ def surprise(wave: np.ndarray, bits: np.ndarray, rate: int, levels: int) -> Figu
 
     A sample drawn evenly from all levels would surprise by log₂ of their number, the line above.
     """
-    at, span = np.arange(len(wave)) / rate, max(1, round(SMOOTH * rate))
+    at, span = np.arange(len(wave)) / rate, max(1, min(len(wave), round(SMOOTH * rate)))
     sums, counts = (np.convolve(values, np.ones(span), "same") for values in (bits, np.ones_like(bits)))
     with plotted(7.6, 3.2) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.6])

@@ -10,7 +10,8 @@ particles say what the others would. Such cells are looked at again: values x̃_
 r(x̃_d), and z from q given the row with x̃_d in its place, with weights p(x̃_d, x_−d, z) / (r(x̃_d) q(z)), which
 hardly differ where r and q are right. As each of them takes the whole row again, in a table of many columns only those
 are looked at again of which the fewest particles say what the others would, and in a wide one, where one among so many
-hardly decides what z is, none. An autoregressive density has p(x_d | those before it).
+hardly decides what z is, none. An autoregressive density has p(x_d | those before it), and where it works in any
+order, p(x_d | x_−d).
 
 Weights above their mean times √K are cut to that.
 
@@ -109,7 +110,7 @@ def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor,
     name, k, kinds = run.model.data, e.particles, [field.kind for field in run.schema.fields]
     dist, x = e.p[name], e.values[name]
     if isinstance(dist, Autoregression):
-        return dist.terms(x), dist.factors(x).mean
+        return _in_order(run, dist, x, kinds)
     if isinstance(dist, OrderlessDensity):
         return _asked(dist, x, e.masks.get(name, torch.ones_like(x, dtype=torch.bool)), kinds)
     if not hasattr(dist, "log_prob_terms") or run.model.completes:
@@ -142,6 +143,30 @@ def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor,
             told = _expected(log_u[:, mine, None], mean[:, mine, None], mode[:, mine, None], [kinds[j]])
             expected[row[mine], j] = told[:, 0]
     return log_p, expected
+
+
+def _in_order(run: Run, dist: Autoregression, x: Tensor, kinds: list[Any]) -> tuple[Tensor, Tensor]:
+    """log p(x_d | those before it), and what is expected there, each (B, D); in any order each d comes last."""
+    network = dist.of.network
+    if network.any_order:
+        log_p, expected = torch.empty_like(x), torch.empty_like(x)
+        columns = torch.arange(x.shape[1], device=x.device)
+        for d in range(x.shape[1]):
+            network.arrange(torch.cat([columns[columns != d], columns[d : d + 1]]))
+            p = dist.factors(x)
+            log_p[:, d] = p.log_prob_terms(x)[:, d]
+            expected[:, d] = (p.mode if kinds[d] in UNORDERED else p.mean)[:, d]
+        return log_p, expected
+    if network.orderings > 1:
+        raise CapabilityError(
+            f"{run.spec['model']} is the average over {network.orderings} orders of the columns, and what comes before "
+            "one differs between them; leave out --columns, or train with orderings=1 or order=any"
+        )
+    network.use(0)
+    p = dist.factors(x)
+    unordered = torch.tensor([kind in UNORDERED for kind in kinds], device=x.device)
+    expected = torch.where(unordered, p.mode, p.mean) if unordered.any() else p.mean
+    return p.log_prob_terms(x), expected
 
 
 def _asked(dist: OrderlessDensity, x: Tensor, seen: Tensor, kinds: list[Any]) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ def causal_attention(qkv: Tensor, turn: Tensor, dropout: float = 0.0) -> Tensor:
         dropout: share of the weights that are left out.
     """
     plain = qkv.device.type == "cpu" and qkv.dtype in (torch.float32, torch.float64) and qkv.shape[1] <= LONGEST
-    if plain:
+    if plain and not torch._C._are_functorch_transforms_active():
         return _Strips.apply(qkv, turn, dropout)  # pyright: ignore[reportReturnType]
     qk, v = qkv.split([2, 1], 2)
     q, k, v = (part.transpose(1, 2) for part in (*_rotate(qk, turn[:, None, None]).unbind(2), v.squeeze(2)))
@@ -75,6 +75,8 @@ class _Strips(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if torch.is_grad_enabled():
+            raise RuntimeError("attention on a processor has no second derivative: leave out create_graph")
         q, k, v, turn, *kept = ctx.saved_tensors
         (n, t, _), size = gradient.shape, q.shape[2]
         heads = len(q) // n

@@ -57,6 +57,7 @@ def surprise(run: Run, subject: Subject) -> tuple[str, str]:
     batch = run.tensors(part).take(slice(None))
     factor = run.model.p[run.model.data]
     found: Any = factor.module(*(batch[name] for name in factor.parents))
+    found.of.network.use(0)
     bits = -found.terms(batch["x"]).double().cpu().numpy() / math.log(2)
     body, titles = "", _titles(run, part.y)
     for i, (wave, own) in enumerate(zip(part.x, bits, strict=True)):
