@@ -1,10 +1,14 @@
 """Sound by the command line: train on a folder of .wav, write .wav, look."""
 
 import io
+import re
 import wave
 
 import numpy as np
 import pytest
+import torch
+
+import jensen as library
 
 LENGTH, RATE = 48, 8000
 SMALL = ("width=4", "skip=4", "blocks=1", "layers=3", "positions=false", "likelihood=categorical")
@@ -95,3 +99,15 @@ def test_a_latent_variable_model_of_sound(jensen, trained, sounds, tmp_path):
 def test_a_wavenet_has_no_codes(jensen, wavenet, tmp_path):
     answer = jensen("reconstruct", wavenet, "--out", tmp_path / "a.wav")
     assert answer.code == 4 and "wavenet cannot reconstruct" in answer.err
+
+
+def test_a_report_tells_bits(jensen, wavenet, tmp_path):
+    assert jensen("report", wavenet, "--out", tmp_path / "a.html").code == 0
+    told = [float(b) for b in re.findall(r"([\d.]+) bits a sample on average", (tmp_path / "a.html").read_text())]
+    run = library.open(wavenet)
+    batch = run.tensors(run.data().split("test")).take(slice(None))
+    with torch.no_grad():
+        factor = run.model.eval().p["x"]
+        nats = -factor.module(*(batch[name] for name in factor.parents)).log_prob(batch["x"]) / LENGTH
+    rows = nats.double().numpy() / np.log(2)
+    assert len(told) == 2 and all(np.abs(rows - t).min() < 0.0051 for t in told)

@@ -154,6 +154,18 @@ def test_the_initial_bias_gives_the_marginal(name, kind, shape):
     assert p.log_prob(x).mean() >= h(torch.zeros(1, *h.parameter_shape)).log_prob(x).mean()
 
 
+def test_the_initial_bias_of_texts_leaves_out_what_fills_rows():
+    """Lines of one letter in rows of ten: half of what is scored are letters, half ends."""
+    chosen = registry.find("likelihood", "categorical")
+    h = chosen.function(Support("symbol", (10,), levels=3, end=2), **registry.configure(chosen, {}))
+    x = torch.full((100, 10), 2.0)
+    x[:, 0] = torch.arange(100) % 2
+    bias = h.initial_bias(x)
+    assert bias is not None
+    shares = h(bias.unsqueeze(0)).probs[0]
+    torch.testing.assert_close(shares, torch.tensor([0.25, 0.25, 0.5]).expand(10, 3), atol=0.01, rtol=0)
+
+
 @pytest.mark.parametrize(("name", "kind"), FITS)
 def test_the_initial_bias_of_constant_data_is_finite(name, kind):
     h = head(name, kind)
