@@ -21,6 +21,7 @@ from jensen.cli.judging import compare, demo, diagnose, distance, report
 from jensen.cli.looking import data, models, show
 from jensen.cli.memory import keep_freed_memory
 from jensen.cli.probing import probe
+from jensen.cli.threads import wait_briefly
 from jensen.cli.training import train
 from jensen.cli.using import encode, interpolate, reconstruct, sample, score
 
@@ -71,4 +72,5 @@ def main() -> None:
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # "≥" where the locale has no such sign
     keep_freed_memory()
+    wait_briefly()
     app(prog_name="jensen")
