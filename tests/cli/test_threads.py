@@ -26,7 +26,8 @@ def test_it_is_said_before_torch_is_there():
     program = """
 import os, sys
 os.environ.pop("GOMP_SPINCOUNT", None)
-import jensen.cli.app as program
+import importlib
+program = importlib.import_module("jensen.cli.app")
 program.app = lambda **_: print("torch" in sys.modules, os.environ["GOMP_SPINCOUNT"])
 program.main()
 """
