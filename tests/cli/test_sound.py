@@ -101,6 +101,12 @@ def test_a_wavenet_has_no_codes(jensen, wavenet, tmp_path):
     assert answer.code == 4 and "wavenet cannot reconstruct" in answer.err
 
 
+def test_scores_compare_only_at_equal_levels_and_law(jensen, fails, wavenet, trained, sounds):
+    other = trained("wavenet-linear", "wavenet", sounds, *SMALL, "--sound", "levels=8,encoding=linear", "--epochs", 1)
+    fails(jensen("compare", wavenet, other), 2, "quantization differs: 8 levels, linear and 8 levels, mu-law")
+    assert "8 levels, mu-law" in jensen("score", wavenet).out
+
+
 def test_a_report_tells_bits(jensen, wavenet, tmp_path):
     assert jensen("report", wavenet, "--out", tmp_path / "a.html").code == 0
     told = [float(b) for b in re.findall(r"([\d.]+) bits a sample on average", (tmp_path / "a.html").read_text())]

@@ -64,6 +64,25 @@ def test_samples_are_texts(jensen, fails, rnn, tmp_path):
     fails(jensen("sample", rnn, "--prefix", "Zoo", "--out", "-"), 3, "--prefix, line 1, column 1: the character 'Z'")
 
 
+def test_what_is_asked_of_a_text_is_checked(jensen, fails, rnn, tmp_path):
+    fails(jensen("sample", rnn, "-n", 0, "--out", "-"), 2, "-n: expected >= 1, got 0")
+    fails(jensen("sample", rnn, "foo=3", "--out", "-"), 2, "foo")
+    (tmp_path / "w.txt").write_text("the cat sat on the mat " * 20)
+    options = (*SMALL, "--text", "length=8", "--epochs", 1)
+    assert jensen("train", "rnn", tmp_path / "w.txt", *options, "--out", tmp_path / "w").code == 0
+    answer = jensen("sample", tmp_path / "w", "--prefix", "the cat", "--length", 7, "--out", "-")
+    fails(answer, 2, "--length: expected more than the 7 characters of --prefix, got 7")
+
+
+def test_lines_longer_than_the_model_takes_are_told_of(jensen, rnn, tmp_path):
+    longest = max(map(len, LINES)) + 1
+    (tmp_path / "long.txt").write_text("a dog\n" + "the cat " * 9 + "\n")
+    answer = jensen("score", rnn, tmp_path / "long.txt")
+    assert f"of 1 line only the first {longest} characters are taken" in answer.err
+    assert "line 2 has 72" in answer.err and "long.txt" in answer.err
+    assert "only the first" not in jensen("score", rnn).err
+
+
 def test_errors_name_the_line(jensen, fails, rnn, lines, tmp_path):
     (tmp_path / "b.txt").write_bytes(b"the cat\na d\xffg\n")
     fails(jensen("score", rnn, tmp_path / "b.txt"), 3, "b.txt, line 2: expected text in UTF-8, got the byte 0xff")

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from jensen.data import Dataset, Schema, Split
 from jensen.errors import ConfigError, DataError
-from jensen.jobs.report import latents, report
+from jensen.jobs.report import latents, report, views
 from jensen.jobs.report.subject import Subject
 from jensen.jobs.run import Run, open_run
 from jensen.jobs.score import score
@@ -301,3 +302,28 @@ def test_traversals_hold_conditions(folder: Path, monkeypatch: pytest.MonkeyPatc
     middle = np.delete(seen["codes"].reshape(3, latents.STEPS, 3).numpy(), 0, 0)  # others than the one that changes
     held = [np.ptp(line, axis=0) < 1e-6 for line in middle]
     assert all(h.sum() == 2 for h in held)
+
+
+@pytest.mark.parametrize("settings", [{}, {"orderings": 3}])
+def test_pixels_that_surprise(settings: dict, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is drawn is −log₂ p: its sum over a picture is that of the score, its brightest pixel the caption's."""
+    small = {"hidden": [16], **settings}
+    run = train("made", "digits", out=folder / f"made{len(settings)}", settings=small, epochs=1, binarize="static")
+    page = look(report(run), ["numbers", "training", "samples", "surprise", *SECTIONS[3:]])
+    assert "pixel by pixel" in page.sections["samples"] and "prior" not in page.sections["samples"]
+    assert ("in one of its 3 orders" in page.sections["surprise"]) == bool(settings)
+    drawn = []
+    monkeypatch.setattr(views, "picture", lambda grid, *rest: drawn.append(grid) or "")
+    caption, _ = views.surprise(run, Subject(run, None))
+    shown, heat = drawn
+    dist = run.model.p["x"].module()
+    dist.of.network.use(0)
+    with torch.no_grad():
+        bits = -dist.terms(torch.as_tensor(shown).float()).double().numpy() / np.log(2)
+    top, mean = re.search(r"brightest ([\d.]+) bits. They take ([\d.]+) bits", caption).groups()  # pyright: ignore
+    assert float(top) == pytest.approx(bits.max(), abs=0.051)
+    assert float(mean) == pytest.approx(bits.sum((1, 2, 3)).mean(), abs=0.051)
+    assert heat.shape == (len(shown), 3, 8, 8)
+    light = heat.astype(float).sum(1)  # of this scale it rises with the number
+    order = bits.sum(1).ravel().argsort()
+    assert (np.diff(light.ravel()[order]) >= -20).all() and light.max() > 690 > 50 > light.min()

@@ -102,6 +102,8 @@ def _print_score(result: Score) -> None:
     words = [result.subset or "the whole split", f"sha256 {result.split_sha256[:16]}"]
     if result.binarization != "none":
         words.append(f"binarisation {result.binarization}")
+    if result.quantization:
+        words.append(result.quantization)
     typer.echo(f"data: {', '.join(words)}")
 
 

@@ -41,6 +41,7 @@ class Score:
         refine: steps at most by which each datum's q was refined; 0 where it is the encoder's.
         context: of windows of a text, how many tokens before it each token was given at least, from the window before
             too; 0 where each window was scored on its own, and of all else.
+        quantization: of sound, how many levels, and by which law waveforms became them; None for all else.
         amounts: of text, how much of it was scored: tokens, words, characters, bytes, and `hidden`, words that
             became `<unk>`; None for all else.
         rows: nats of each datum, (n,).
@@ -70,6 +71,7 @@ class Score:
     amounts: dict[str, int] | None = None
     refine: int = 0
     context: int = 0
+    quantization: str | None = None
     code_bits: dict[str, dict[str, float]] | None = None
     seen: float | None = None
     rows: Tensor | None = None
@@ -191,7 +193,7 @@ def difference(a: Score, b: Score) -> Difference:
         ConfigError: the two were measured on other data, binarisation, measure or units.
     """
     problems = []
-    for name in ("split_sha256", "binarization", "measure", "units", "subset", "n", "context"):
+    for name in ("split_sha256", "binarization", "measure", "units", "subset", "n", "context", "quantization"):
         left, right = getattr(a, name), getattr(b, name)
         if left != right:
             problems.append(f"{name} differs: {_word(left)} and {_word(right)}; scores compare only on the same data")

@@ -94,7 +94,7 @@ def read_wave(path: Path) -> tuple[np.ndarray, int]:
         except wave.Error:
             pass  # no plain whole numbers: floats, perhaps
         except (OSError, EOFError) as e:
-            raise DataError(f"{path}: not a readable sound ({e or 'truncated'})") from None
+            raise DataError(f"{path}: not a readable sound ({str(e) or 'empty, or cut short'})") from None
     if x is None or rate is None:
         x, rate = _read_any(path)
     if len(x) == 0:

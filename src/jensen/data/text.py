@@ -6,6 +6,7 @@ come, so the density of a row is that of its text alone.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,7 +19,7 @@ from jensen.data.raw import ALL, SPLITS
 from jensen.data.schema import Schema
 from jensen.data.sources import Source
 from jensen.data.text_tokens import AMOUNTS, UNKNOWN, Tokens
-from jensen.errors import ConfigError, DataError, did_you_mean
+from jensen.errors import ConfigError, DataError, DataWarning, did_you_mean
 
 UNITS = ("characters", "bytes", "words", "bpe")
 LENGTHS = {"characters": 256, "bytes": 256, "bpe": 64, "words": 32}
@@ -122,6 +123,8 @@ def load_text(
         cut = sum(len(document.ids) > length for part in coded.values() for document in part)
         if cut:
             notes.append(f"{cut:,} lines of more than {length} {tokens.words} were cut")
+            if schema is not None:
+                _warn_of_cut(parts, coded, cut, length, tokens, source.name)
         rows = {name: _lines(part, tokens, length) for name, part in coded.items()}
     else:
         length = chosen.length or LENGTHS[tokens.unit]
@@ -136,6 +139,25 @@ def load_text(
         schema = Schema.of_text(length, tokens)
     description = "; ".join(filter(None, [source.description, *source.raw.notes, *notes]))
     return Dataset(source.name, schema, rows, description, source.origin, recipe)
+
+
+def _warn_of_cut(
+    parts: Mapping[str, Pieces],
+    coded: Mapping[str, Sequence[_Coded]],
+    cut: int,
+    length: int,
+    tokens: Tokens,
+    name: str,
+) -> None:
+    both = ((line, len(one.ids)) for part in parts for (_, line), one in zip(parts[part], coded[part], strict=True))
+    line, found = next(pair for pair in both if pair[1] > length)
+    which = f"{cut:,} lines" if cut > 1 else "1 line"
+    warnings.warn(
+        f"{name}: of {which} only the first {length} {tokens.words} are taken, as the model takes no more; line {line} "
+        f"has {found:,}",
+        DataWarning,
+        stacklevel=2,
+    )
 
 
 def refuse_columns(options: Mapping[str, Any], source: Source) -> None:

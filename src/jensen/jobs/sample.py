@@ -82,7 +82,8 @@ def sample(
             raise ConfigError("--mean: a text has no mean; nucleus and temperature draw what is likelier")
         if isinstance(temperature, Mapping):
             raise ConfigError("--temperature: expected one number for a model of text, got one by name")
-        return write_on(run, n or USUAL, prefix, length, temperature, nucleus, seed, given, given_from)
+        ways(run, sampling or {})
+        return write_on(run, USUAL if n is None else n, prefix, length, temperature, nucleus, seed, given, given_from)
     if prefix or length is not None or nucleus != 1:
         name = "prefix" if prefix else "length" if length is not None else "nucleus"
         raise ConfigError(f"--{name}: expected a model of text, got one of {run.schema.kind} data")

@@ -138,6 +138,7 @@ def score(
         estimator=f"refined {estimator}" if refine else estimator,
         particles=k,
         refine=refine,
+        quantization="{} levels, {}".format(*run.schema.quantisation) if run.schema.is_sound else None,
         context=context,
         n=len(rows),
         dims=run.schema.dims,

@@ -55,6 +55,8 @@ def write_on(
         raise DataError("--prefix: expected text in UTF-8, got bytes that are none") from None
     if tokens.lines and len(begun) >= size:
         problems.append(f"--prefix: expected fewer than {size} {tokens.unit}, the most of a line, got {len(begun)}")
+    if length is not None and 0 < length <= len(begun):
+        problems.append(f"--length: expected more than the {len(begun)} {tokens.unit} of --prefix, got {length}")
     if problems:
         raise ConfigError(problems)
     wanted = max(len(begun), length or size)

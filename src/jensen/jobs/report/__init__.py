@@ -59,6 +59,8 @@ def sections(run: Run, data: Any = None, elsewhere: Run | None = None) -> list[S
         parts.append(("surprise", "Surprise", lambda: text.surprise(run, subject)))
     if sound.shows_surprise(run):
         parts.append(("surprise", "Surprise", lambda: sound.surprise(run, subject)))
+    if views.shows_surprise(run):
+        parts.append(("surprise", "Surprise", lambda: views.surprise(run, subject)))
     if views.shows_density(run):
         parts.append(("density", "Density", lambda: views.density(run, subject)))
     if not exact:

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 
-from jensen.core import EXACT
+from jensen.core import EXACT, seeded
 from jensen.data import columns as table_columns
 from jensen.data.sources import open_source
 from jensen.distributions import StandardNormal
 from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs import hole_health, pictures
 from jensen.jobs import latent_map as maps
+from jensen.jobs.completing import sequential
 from jensen.jobs.diagnose import diagnose
 from jensen.jobs.encode import decode, encode, interpolate, reconstruct
 from jensen.jobs.flow_health import GAIN
@@ -70,6 +72,9 @@ def _pictures(run: Run, given: Given, drawn: np.ndarray) -> tuple[str, list[str]
             cool = sample(run, given=given, temperature=COOL)
             figures.append(picture(cool, levels, f"the same z times {COOL}: no samples", "samples, cooled"))
         return "New pictures that the model dreams up: z is drawn from the base, and the map makes x = T(z).", figures
+    if not run.model.hidden:
+        by = ", pixel by pixel, each given those before it" if shows_surprise(run) else ""
+        return f"New pictures that the model dreams up{by}.", [picture(drawn, levels, "samples", "samples")]
     means = sample(run, given=given, mean=True)
     return (
         "New pictures that the model dreams up: z is drawn from the prior p(z), then x from p(x | z). "
@@ -78,6 +83,41 @@ def _pictures(run: Run, given: Given, drawn: np.ndarray) -> tuple[str, list[str]
             picture(means, levels, "expected picture E[x | z] for drawn z", "samples, expected values"),
             picture(drawn, levels, "draws of x: the samples themselves", "samples"),
         ],
+    )
+
+
+def shows_surprise(run: Run) -> bool:
+    """Whether each pixel has a probability given those before it."""
+    return bool(run.schema.is_image and sequential(run))
+
+
+@torch.no_grad()
+def surprise(run: Run, subject: Subject) -> tuple[str, str]:
+    """−log₂ p of each pixel given those before it, bright where it surprises, below its picture."""
+    part, model = subject.few(PAIRS)[1], run.model
+    with seeded(0):  # as `shown` draws pixels that are drawn afresh
+        batch = run.tensors(part).take(slice(None))
+    factor = model.p[model.data]
+    found: Any = factor.module(*(batch[name] for name in factor.parents))
+    network = found.of.network
+    network.use(0)
+    bits = -found.terms(batch[model.data]).double().cpu().numpy() / math.log(2)
+    by_pixel = bits.sum(1)  # over colours, (n, H, W)
+    top = max(float(by_pixel.max()), 1e-9)
+    heat = np.rint(255 * colormaps["magma"](by_pixel / top)[..., :3]).astype(np.uint8).transpose(0, 3, 1, 2)
+    order = f" in one of its {network.orderings} orders" if network.orderings > 1 else ""
+    first, columns = subject.shown(part), len(part)
+    return (
+        f"How much each pixel of pictures that the model was not trained on surprises it, −log₂ p given those before "
+        f"it{order}: black is certain, and the brightest {top:.1f} bits. They take {bits.sum() / len(bits):.1f} bits a "
+        "picture on average.",
+        row(
+            [
+                picture(first, run.schema.levels or 256, "data", "data", columns),
+                picture(heat, 256, "surprise of each pixel", "surprise of each pixel", columns),
+            ],
+            "wide",
+        ),
     )
 
 
