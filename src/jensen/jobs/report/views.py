@@ -106,7 +106,7 @@ def surprise(run: Run, subject: Subject) -> tuple[str, str]:
     top = max(float(by_pixel.max()), 1e-9)
     heat = np.rint(255 * colormaps["magma"](by_pixel / top)[..., :3]).astype(np.uint8).transpose(0, 3, 1, 2)
     order = f" in one of its {network.orderings} orders" if network.orderings > 1 else ""
-    first, columns = subject.shown(part), len(part)
+    first, columns = subject.shown(part), min(5, len(part))
     return (
         f"How much each pixel of pictures that the model was not trained on surprises it, −log₂ p given those before "
         f"it{order}: black is certain, and the brightest {top:.1f} bits. They take {bits.sum() / len(bits):.1f} bits a "
