@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -117,16 +118,17 @@ def test_importing_the_command_line_imports_nothing_heavy():
 
 
 def test_help_answers_at_once(start):
-    """The best of a few, as other work may share the machine."""
+    """By the processor's time, as other work may share the machine; the best of a few."""
     times = []
     for _ in range(5):
-        began = time.monotonic()
+        began = os.times()
         process = start("--help")
         out, _ = process.communicate()
-        times.append(time.monotonic() - began)
+        ended = os.times()
+        times.append(ended.children_user + ended.children_system - began.children_user - began.children_system)
         assert process.returncode == 0
         assert "train" in out
-    assert min(times) < 0.5
+    assert 0 < min(times) < 0.5
 
 
 @pytest.mark.parametrize(
