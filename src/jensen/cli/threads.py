@@ -11,8 +11,8 @@ def wait_briefly() -> None:
     """Let threads that wait sleep soon, where they are those of GNU OpenMP; before torch is imported.
 
     As it comes, a thread that waits looks for its turn for milliseconds. Where another program needs the processor too,
-    it then takes it from the very thread that it waits for: two threads on two processors, one of them busy besides,
-    trained a hundredth to a tenth as fast as alone (`benchmarks/busy_processor.py`). What the environment says stands.
+    it then takes it from the very thread that it waits for, and training slows many times over
+    (`benchmarks/busy_processor.py`). What the environment says stands.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

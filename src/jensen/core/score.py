@@ -190,7 +190,7 @@ def difference(a: Score, b: Score) -> Difference:
     """a − b, paired by datum.
 
     Raises:
-        ConfigError: the two were measured on other data, binarisation, measure or units.
+        ConfigError: the two were measured on other data, binarisation, measure, units, context or quantisation.
     """
     problems = []
     for name in ("split_sha256", "binarization", "measure", "units", "subset", "n", "context", "quantization"):

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
-import torch
 
 from jensen.core import EXACT
 from jensen.errors import CapabilityError
@@ -50,15 +46,10 @@ def shows_surprise(run: Run) -> bool:
     return run.schema.is_sound and run.model.likelihood == EXACT and dims is not None
 
 
-@torch.no_grad()
 def surprise(run: Run, subject: Subject) -> tuple[str, str]:
     """−log₂ p of each sample of some clips, given those before it."""
     part = subject.few(CURVES)[1]
-    batch = run.tensors(part).take(slice(None))
-    factor = run.model.p[run.model.data]
-    found: Any = factor.module(*(batch[name] for name in factor.parents))
-    found.of.network.use(0)
-    bits = -found.terms(batch["x"]).double().cpu().numpy() / math.log(2)
+    bits = subject.bits(part)
     body, titles = "", _titles(run, part.y)
     for i, (wave, own) in enumerate(zip(part.x, bits, strict=True)):
         drawing = sounds.surprise(wave, own, _rate(run), run.schema.levels or 256)

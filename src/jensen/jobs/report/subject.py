@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
+from jensen.conditionals.autoregressive import Autoregression
 from jensen.core import seeded
 from jensen.data import Dataset, Split
+from jensen.errors import CapabilityError
 from jensen.jobs.report.record import GONE
 from jensen.jobs.run import Run
 
@@ -46,6 +50,22 @@ class Subject:
             order = order[np.lexsort((part.y[order], turn[order]))]
         chosen = part.rows(order[:n])
         return Dataset(data.name, data.schema, {name: chosen}), chosen
+
+    @torch.no_grad()
+    def bits(self, part: Split) -> np.ndarray:
+        """−log₂ p of each element of rows given those before it, (n, *event), in the first of several orders.
+
+        Of rows as they are `shown`. Raises `CapabilityError` where elements do not follow one another.
+        """
+        model = self.run.model
+        with seeded(0):
+            batch = self.run.tensors(part).take(slice(None))
+        factor = model.p[model.data]
+        found: Any = factor.module(*(batch[name] for name in factor.parents))
+        if not isinstance(found, Autoregression):
+            raise CapabilityError(f"the elements of what {self.run.spec['model']} makes do not follow one another")
+        found.of.network.use(0)
+        return -found.terms(batch[model.data]).double().cpu().numpy() / math.log(2)
 
     def shown(self, part: Split) -> np.ndarray:
         """Rows as the model takes them: binary pictures that are drawn afresh are drawn once."""

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import html
 import math
-from typing import Any
 
 import numpy as np
-import torch
 
-from jensen.conditionals.autoregressive import Autoregression
 from jensen.core import EXACT
-from jensen.errors import CapabilityError
 from jensen.jobs.encode import interpolate, reconstruct
 from jensen.jobs.report.page import escaped, figure, table
 from jensen.jobs.report.subject import NoData, Subject
@@ -42,16 +38,10 @@ def shows_surprise(run: Run) -> bool:
     return run.schema.is_text and run.model.likelihood == EXACT
 
 
-@torch.no_grad()
 def surprise(run: Run, subject: Subject) -> tuple[str, str]:
     """−log₂ p of each token given those before it, as colour behind it."""
     tokens, part = run.schema.tokens, subject.few(SHOWN if run.schema.tokens.lines else WINDOWS)[1]
-    batch = run.tensors(part).take(slice(None))
-    factor = run.model.p[run.model.data]
-    met: Any = factor.module(*(batch[name] for name in factor.parents))
-    if not isinstance(met, Autoregression):
-        raise CapabilityError("this model's tokens do not follow one another")
-    bits = -met.terms(batch["x"]).double().cpu().numpy() / math.log(2)
+    bits = subject.bits(part)
     most = math.log2(tokens.end)
     texts = []
     for row, own in zip(part.x, bits, strict=True):

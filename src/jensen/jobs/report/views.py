@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 
-from jensen.core import EXACT, seeded
+from jensen.core import EXACT
 from jensen.data import columns as table_columns
 from jensen.data.sources import open_source
 from jensen.distributions import StandardNormal
@@ -91,26 +91,20 @@ def shows_surprise(run: Run) -> bool:
     return bool(run.schema.is_image and sequential(run))
 
 
-@torch.no_grad()
 def surprise(run: Run, subject: Subject) -> tuple[str, str]:
-    """−log₂ p of each pixel given those before it, bright where it surprises, below its picture."""
-    part, model = subject.few(PAIRS)[1], run.model
-    with seeded(0):  # as `shown` draws pixels that are drawn afresh
-        batch = run.tensors(part).take(slice(None))
-    factor = model.p[model.data]
-    found: Any = factor.module(*(batch[name] for name in factor.parents))
-    network = found.of.network
-    network.use(0)
-    bits = -found.terms(batch[model.data]).double().cpu().numpy() / math.log(2)
-    by_pixel = bits.sum(1)  # over colours, (n, H, W)
+    """−log₂ p of each pixel given those before it, bright where it surprises, beside its picture."""
+    part = subject.few(PAIRS)[1]
+    by_pixel = subject.bits(part).sum(1)  # over colours, (n, H, W)
     top = max(float(by_pixel.max()), 1e-9)
     heat = np.rint(255 * colormaps["magma"](by_pixel / top)[..., :3]).astype(np.uint8).transpose(0, 3, 1, 2)
-    order = f" in one of its {network.orderings} orders" if network.orderings > 1 else ""
+    module: Any = run.model.p[run.model.data].module
+    orders: int = module.network.orderings
+    order = f" in one of its {orders} orders" if orders > 1 else ""
     first, columns = subject.shown(part), min(5, len(part))
     return (
-        f"How much each pixel of pictures that the model was not trained on surprises it, −log₂ p given those before "
-        f"it{order}: black is certain, and the brightest {top:.1f} bits. They take {bits.sum() / len(bits):.1f} bits a "
-        "picture on average.",
+        "How much each pixel of pictures that the model was not trained on surprises it, −log₂ p given those before "
+        f"it{order}: black is certain, and the brightest {top:.1f} bits. They take "
+        f"{by_pixel.sum() / len(part):.1f} bits a picture on average.",
         row(
             [
                 picture(first, run.schema.levels or 256, "data", "data", columns),
