@@ -114,7 +114,7 @@ def main() -> None:
     estimators = [("elbo", 1, 0), ("iw", options.particles, 0)][: 1 + (options.particles > 1)]
     if exact:
         windows = run.schema.is_text and not run.schema.tokens.lines
-        estimators = [("exact", 1, 0), *([("exact", 1, run.schema.event_shape[0] // 2)] if windows else [])]
+        estimators = [("exact", 1, 0), *([("exact", 1, run.schema.event_shape[0] * 3 // 4)] if windows else [])]
     result = {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),

@@ -75,6 +75,22 @@ def test_other_forms_of_samples(jensen, fails, wavenet, ppca, tmp_path):
     fails(jensen("sample", wavenet, "-n", 2, "--out", tmp_path / "b.wav"), 2, "label=VALUE")
 
 
+def test_gaps_are_filled_in(jensen, fails, wavenet, sounds, tmp_path):
+    asked = ("impute", wavenet, sounds, "--limit", 2, "--particles", 40)
+    answer = jensen(*asked, "--gap", "0.002-0.004", "--draws", 2, "--out", tmp_path / "a.npy")
+    assert answer.code == 0 and "filled in 32 values in 2 of 2 data" in answer.out, answer
+    first, second = np.load(tmp_path / "a.npy").reshape(2, 2, LENGTH)
+    gap = np.arange(LENGTH) // 16 == 1
+    assert (first[:, ~gap] == second[:, ~gap]).all() and (first[:, gap] != second[:, gap]).any()
+    assert len(np.unique(first[:, gap])) <= 8 and np.abs(first).max() <= 1
+    assert jensen(*asked, "--gap", "0.002-0.004", "--out", tmp_path / "a.wav").code == 0
+    assert np.abs(read(tmp_path / "a-1.wav") - first[0])[~gap].max() < 1e-4
+    fails(jensen(*asked, "--out", tmp_path / "a.wav"), 2, "say what is missing of the sound, with gap")
+    fails(jensen(*asked, "--gap", "0.004", "--out", tmp_path / "a.wav"), 2, "expected seconds of a clip")
+    fails(jensen(*asked, "--gap", "0.004-0.1", "--out", tmp_path / "a.wav"), 2, "a part of the 0.006 seconds")
+    fails(jensen(*asked, "--region", "top", "--out", tmp_path / "a.wav"), 2, "of sound, --gap says when")
+
+
 def test_score_and_report(jensen, wavenet, sounds, tmp_path):
     answer = jensen("score", wavenet)
     assert answer.code == 0 and "exact" in answer.out, answer

@@ -248,6 +248,8 @@ def test_wrong_options_are_named_at_once(tmp_path):
         assert part in found
     with pytest.raises(ConfigError, match="label: a text has none"):
         load_data(path, label="y")
+    with pytest.raises(ConfigError, match="sound: length: expected recordings of sound, got a text"):
+        load_data(path, length=3)
     with pytest.raises(ConfigError, match="text: expected a text"):
         load_data(np.ones((5, 2)), text={"length": 3})
     with pytest.raises(ConfigError, match="start from 256 bytes, got 100"):
@@ -256,6 +258,8 @@ def test_wrong_options_are_named_at_once(tmp_path):
 
 def test_a_text_describes_itself(tmp_path):
     report = describe(load_data(write(tmp_path / "a.txt", TEXT)))
+    assert report["warnings"] == [] and load_data(["hello", "you"], text={"lines": True}).warnings == []
+    assert load_data(["hello"]).warnings[0].startswith("train has 3 characters, less than one window")
     assert report["text"]["tokens"] == "characters" and report["text"]["begins"].startswith("The cat\r\nsat")
     assert sum(part["characters"] for part in report["text"]["amounts"].values()) == len(TEXT)
     assert set(report["text"]["amounts"]["train"]) == set(AMOUNTS)

@@ -12,10 +12,20 @@ from jensen.cli.inputs import STDIN, open_run, stdin_file
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json
 from jensen.cli.progress import ShareProgress
-from jensen.cli.writing import STDOUT, check_out, write_result, write_rows
+from jensen.cli.writing import (
+    RULE,
+    STDOUT,
+    check_out,
+    check_sound,
+    write_content,
+    write_data,
+    write_result,
+    write_rows,
+)
 from jensen.errors import ConfigError
 
 if TYPE_CHECKING:
+    from jensen.jobs.gaps import FilledTexts
     from jensen.jobs.impute import Imputation
 
 SHOWN = 8  # pictures that a .png shows without --limit
@@ -36,6 +46,14 @@ def impute(
     region: Annotated[
         str | None,
         typer.Option(metavar="R", help="Hide of pictures: top, bottom, left, right or center.", show_default=False),
+    ] = None,
+    gap: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MARK|A-B",
+            help="Of a text: the mark of a missing token, as _. Of sound: seconds.",
+            show_default=False,
+        ),
     ] = None,
     missing: Annotated[
         str | None,
@@ -65,7 +83,7 @@ def impute(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Fill in the empty cells of a table, or hidden parts of pictures, by p(missing | observed).
+    """Fill in the empty cells of a table, or what is missing of pictures, texts and sound, by p(missing | observed).
 
     jensen impute runs/a holes.csv --out whole.csv
     """
@@ -77,33 +95,37 @@ def impute(
     mask = _read_mask(missing)
     opened = open_run(run, device)
     image = opened.schema.is_image
-    if cells is not None and image:
-        raise ConfigError("--cells: expected a table, got image")
+    if cells is not None and opened.schema.is_array:
+        raise ConfigError(f"--cells: expected a table, got {opened.schema.fields[0].kind}")
+    check_sound(out, opened)
     if out.lower().endswith(".png") and image and limit is None:
         limit = SHOWN
         note(f"showing {SHOWN} at random; --limit N shows N, an .npz holds all")
+    text = opened.schema.is_text
+    common = {"draws": 1 if draws is None else draws, "particles": particles, "seed": seed}
+    other = {"split": split, "limit": limit, "missing": mask, "region": region, "warmup": warmup, "steps": steps}
+    if text and any(value is not None for value in other.values()):
+        given_ones = ", ".join(f"--{name}" for name, value in other.items() if value is not None)
+        raise ConfigError(f"{given_ones}: a text is filled in where --gap marks it")
     with contextlib.ExitStack() as stack:
         given: Any = data
         if data == STDIN:
             from jensen.data.sources import open_source
 
-            given = replace(open_source(stack.enter_context(stdin_file())), name="stdin", origin="stdin")
+            given = replace(open_source(stack.enter_context(stdin_file(text))), name="stdin", origin="stdin")
         progress = stack.enter_context(ShareProgress("filling in"))
-        found = opened.impute(
-            given,
-            split=split,
-            limit=limit,
-            missing=mask,
-            region=region,
-            draws=1 if draws is None else draws,
-            method=method,
-            particles=particles,
-            warmup=warmup,
-            steps=steps,
-            seed=seed,
-            listener=progress,
-        )
-    _write(out, found, draws)
+        if text:
+            found: Any = opened.fill_texts(given, gap or "", listener=progress, **common)
+        else:
+            found = opened.impute(given, gap=gap, method=method, listener=progress, **common, **other)
+    if text:
+        _write_texts(out, found, opened.schema.tokens.lines)
+    elif opened.schema.is_sound:
+        import numpy as np
+
+        write_data(out, opened, np.concatenate([found.completed(m) for m in range(len(found.draws))]))
+    else:
+        _write(out, found, draws)
     if details is not None:
         write_rows(details, found.table())
     if cells is not None:
@@ -143,7 +165,20 @@ def _write(out: str, found: Imputation, draws: int | None) -> None:
         note(f"wrote {out}")
 
 
-def _say(found: Imputation, as_json: bool, aside: bool) -> None:
+def _write_texts(out: str, found: FilledTexts, lines: bool) -> None:
+    """To .txt or stdout the texts as they came, of several draws one below the other with rules between; or a table."""
+    suffix = out.lower().rpartition(".")[2]
+    if suffix != "txt" and out != STDOUT:
+        write_result(out, found.long())
+    else:
+        between, end = ("\n", "\n") if lines else (f"\n{RULE}\n", "")
+        whole = [between.join(texts) + end for texts in found.drawn]
+        write_content(out, f"{'' if lines else between[:1]}{RULE}\n".join(whole).encode())
+    if out != STDOUT:
+        note(f"wrote {out}")
+
+
+def _say(found: Imputation | FilledTexts, as_json: bool, aside: bool) -> None:
     if as_json:
         print_json(found.to_dict())
     else:

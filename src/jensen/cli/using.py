@@ -112,8 +112,8 @@ def _of_text(result: Score) -> str:
     assert result.text is not None and result.amounts is not None
     found = []
     for name, value in result.text.items():
-        what, _, unit = name.partition("_per_")
-        found.append(f"{value:.4f} bits/{unit}" if what == "bits" else f"{what} {value:,.2f} per {unit}")
+        (what, _, unit), sign = name.partition("_per_"), result.sign_of(name)
+        found.append(f"{sign}{value:.4f} bits/{unit}" if what == "bits" else f"{what} {sign}{value:,.2f} per {unit}")
     amounts = ", ".join(f"{n:,} {name}" for name, n in result.amounts.items() if name != "hidden")
     unknown = f"; {result.amounts['hidden']:,} words were <unk>" if result.amounts["hidden"] else ""
     return f"{', '.join(found)} ({amounts}{unknown})"

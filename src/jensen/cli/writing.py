@@ -71,15 +71,19 @@ def write_texts(out: str, texts: Any, lines: bool) -> None:
 
         write_result(out, pandas.DataFrame({"text": list(texts)}))
         return
-    content = ("\n" if lines else f"\n{RULE}\n").join(texts) + "\n"
+    write_content(out, (("\n" if lines else f"\n{RULE}\n").join(texts) + "\n").encode())
+
+
+def write_content(out: str, content: bytes) -> None:
+    """Write bytes into a file, whole or not at all, or to stdout."""
     if out == STDOUT:
         sys.stdout.flush()
-        sys.stdout.buffer.write(content.encode())
+        sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
     from jensen.training.folder import write_atomically
 
-    write_atomically(Path(out), content.encode())
+    write_atomically(Path(out), content)
 
 
 def write_sounds(out: str, waves: Any, rate: int, columns: int | None = None) -> list[str]:
@@ -98,9 +102,7 @@ def write_sounds(out: str, waves: Any, rate: int, columns: int | None = None) ->
     if out == STDOUT:
         if len(waves) > 1 or sys.stdout.isatty():
             raise ConfigError("--out -: expected one clip, and a pipe to take it; name a file, as --out samples.wav")
-        sys.stdout.flush()
-        sys.stdout.buffer.write(wav(waves[0], rate))
-        sys.stdout.buffer.flush()
+        write_content(STDOUT, wav(waves[0], rate))
         return []
     if suffix == ".png":
         from jensen.jobs import pictures, sounds
@@ -187,10 +189,7 @@ def _to_stdout(result: Any, levels: int | None, columns: list[str] | None, acros
     """Tables as CSV; pictures as PNG, but not into a terminal."""
     if levels is not None and sys.stdout.isatty():
         raise ConfigError("--out -: pictures would be written to the terminal; name a file, as --out samples.png")
-    content = encoded(result, ".csv" if levels is None else ".png", levels, columns, across)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()
+    write_content(STDOUT, encoded(result, ".csv" if levels is None else ".png", levels, columns, across))
 
 
 def _array(result: Any) -> Any:

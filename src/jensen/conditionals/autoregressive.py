@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,23 @@ from jensen.conditionals.heads import CategoricalHead, Head, Support
 from jensen.distributions import Categorical, Elementwise, after_end
 from jensen.errors import CapabilityError, ConfigError
 from jensen.nets.causal import Causal, Numbers, Symbols
+from jensen.registry import component
 
 DRAWS_OF_MEAN = 16
 PARAMETERS = 1 << 24  # of densities in memory at once, where there is no gradient
+
+Sampler = Literal["sequential", "jacobi"]
+
+
+@component("sampling", "autoregressive", paper="Song et al. 2021")
+def autoregressive(*, sampler: Sampler = "sequential") -> Sampler:
+    """How elements are drawn that follow one another.
+
+    Settings:
+        sampler: "sequential", one after another, each computed once; "jacobi", all at once, again and again until
+            nothing changes. Both give the same draws.
+    """
+    return sampler
 
 
 class Autoregressive(nn.Module):
@@ -37,6 +51,8 @@ class Autoregressive(nn.Module):
         context: turns the parents into one context, (N, C); None where there are no parents, or where the only parent
             is that context.
     """
+
+    sampling = "autoregressive"
 
     def __init__(self, network: Causal, head: Head, context: nn.Module | None = None):
         super().__init__()
@@ -102,6 +118,7 @@ class Autoregression(Distribution):
         of: the conditional.
         context: `(*batch, C)`.
         temperature, nucleus: how each element is drawn, see `tempered` and `nucleus`; densities are of such draws.
+        sampler: in which order of work, see `sampled`.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -109,9 +126,20 @@ class Autoregression(Distribution):
     _validate_args = False
 
     def __init__(
-        self, of: Autoregressive, context: Tensor | None = None, temperature: float = 1.0, nucleus: float = 1.0
+        self,
+        of: Autoregressive,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        nucleus: float = 1.0,
+        sampler: Sampler = "sequential",
     ):
-        self.of, self.context, self.temperature, self.share = of, context, temperature, nucleus
+        self.of, self.context, self.temperature, self.share, self.sampler = of, context, temperature, nucleus, sampler
+
+    def _with(self, **changes: Any) -> Self:
+        """The same but for some attributes."""
+        made = copy.copy(self)
+        made.__dict__.update(changes)
+        return made
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -168,13 +196,16 @@ class Autoregression(Distribution):
         if torch.is_grad_enabled():
             terms = self._terms(rows, context)
         else:  # within bounds of memory, however many classes
-            size = max(1, PARAMETERS // max(1, rows[:1].numel() * self.of.network.per_element))
-            contexts = [None] * math.ceil(len(rows) / size) if context is None else context.split(size)
-            parts = zip(rows.split(size), contexts, strict=True)
-            terms = torch.cat([self._terms(*part) for part in parts]) if len(rows) else rows
+            terms = torch.cat([self._terms(*part) for part in self._in_parts(context, rows)]) if len(rows) else rows
         if self.of.end is not None:
             terms = F.pad(terms, (0, event[0] - terms.shape[1]))
         return terms.reshape(lead + event)
+
+    def _in_parts(self, context: Tensor | None, rows: Tensor, *beside: Tensor) -> Iterator[tuple[Any, ...]]:
+        """Rows, their context, and what else there is of each, so many at once that their densities fit in memory."""
+        size = max(1, PARAMETERS // max(1, rows[:1].numel() * self.of.network.per_element))
+        contexts = [None] * math.ceil(len(rows) / size) if context is None else context.split(size)
+        return zip(rows.split(size), contexts, *(part.split(size) for part in beside), strict=True)
 
     def _terms(self, rows: Tensor, context: Tensor | None) -> Tensor:
         return self._shaped(self.of.factors(rows, context)).log_prob_terms(rows)
@@ -189,14 +220,14 @@ class Autoregression(Distribution):
         u, count = self.noise(lead + self.event_shape), self.of.network.orderings
         if count == 1:
             self.of.network.use(0)  # as in a density, whatever order was in use before
-            return self.from_noise(u)
+            return self.draw(u)
         rows, which = u.reshape(-1, *self.event_shape), torch.randint(count, (math.prod(lead),))
         context = self._rows(lead)
         for m in which.unique().tolist():
             mine = torch.nonzero(which == m)[:, 0]
             self.of.network.use(m)
-            part = type(self)(self.of, None if context is None else context[mine], self.temperature, self.share)
-            rows[mine] = part.from_noise(rows[mine])
+            part = self._with(context=None if context is None else context[mine])
+            rows[mine] = part.draw(rows[mine])
         return rows.reshape(u.shape)
 
     def noise(self, shape: Sequence[int]) -> Tensor:
@@ -204,6 +235,10 @@ class Autoregression(Distribution):
         u = torch.rand(torch.Size(shape), dtype=self._like.dtype, device=self._like.device)
         tiny = torch.finfo(u.dtype).eps / 2
         return u.clamp(tiny, 1 - tiny)
+
+    def draw(self, u: Tensor, given: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+        """What uniform noise makes of elements that are not known, by the sampler; see `complete`."""
+        return (self.from_noise_jacobi if self.sampler == "jacobi" else self.complete)(u, given, known)[0]
 
     def from_noise(self, u: Tensor) -> Tensor:
         """The sample that uniform noise makes, `(*, *event)` of both, computing everything once.
@@ -215,53 +250,58 @@ class Autoregression(Distribution):
 
     @torch.no_grad()
     def complete(
-        self, u: Tensor, given: Tensor | None = None, known: Tensor | None = None
+        self, u: Tensor, given: Tensor | None = None, known: Tensor | None = None, lasting: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Draw what is not known, element by element, each given what stands before it, drawn or known.
 
         Where all that is known comes first, these are draws from p(unknown | known). Elsewhere what is known after them
         gives them their weight,
 
-            log w = Σ log p(x_d | x_<d) over known d that follow an unknown one;
+            log w = Σ log p(x_d | x_<d) over known d that follow an unknown one.
 
-        −∞ where something other than the end is known to come after the end.
+        Where something other than the end is known to come later, or it is `lasting`, no end is drawn, and
+        log (1 − p(end)) is added.
 
         Args:
             u: share of each drawn element's mass below it, `(*, *event)`.
-            given, known: values, and where they hold, `(*, *event)`.
+            given, known: values, and where they hold, `(*, *event)`; nothing but ends after one that is known.
+            lasting: where no end is, `(*, *event)`; with something known.
 
         Returns:
             `(*, *event)`, and log w, `(*)`; None where nothing is known.
         """
         lead = u.shape[: u.dim() - len(self.event_shape)]
         u = u.reshape(-1, self.of.network.dims)
-        x, weight, every, some = torch.empty_like(u), None, [], []
+        x, weight, end = torch.empty_like(u), None, self.of.end
         drawn = torch.zeros(len(u), dtype=torch.bool, device=u.device)
+        ended, every, some, ahead = torch.zeros_like(drawn), [], [], None
         if known is not None:
             assert given is not None
             given, known = (v.expand(lead + self.event_shape).reshape(x.shape) for v in (given, known))
             weight, every, some = u.new_zeros(len(u)), known.all(0).tolist(), known.any(0).tolist()
+            if end is not None:  # whether there is something other than the end, here or later
+                ahead = known & (given != end)
+                ahead = ahead if lasting is None else ahead | lasting.expand(lead + self.event_shape).reshape(x.shape)
+                ahead = ahead.flip(1).cummax(1).values.flip(1)
         step, last = self.of.network.walk(len(u), self._rows(lead)), None
         elements, shares = self.of.elements(), u.split(1, 1)
-        end, ended = self.of.end, torch.zeros_like(drawn)
         for position in self.of.network.order.tolist():
-            if end is not None and weight is not None and some[position]:
-                assert given is not None and known is not None
-                weight.masked_fill_(ended & known[:, position] & (given[:, position] != end), -torch.inf)
             if end is not None and ended.all():
                 x[:, position] = end
                 continue
-            factor = self._shaped(elements(position)(step(last)))
-            if weight is None or not some[position]:
+            factor: Any = self._shaped(elements(position)(step(last)))
+            if weight is None:
                 last = factor.quantile(shares[position])[:, 0]
-                drawn = drawn if weight is None else torch.ones_like(drawn)
             else:
                 assert given is not None and known is not None
                 last, here = given[:, position], known[:, position]
-                if bool((here & drawn & ~ended).any()):
+                if some[position] and bool((weighs := here & drawn & ~ended).any()):
                     log_p = factor.log_prob(last.unsqueeze(1))
-                    weight += torch.where(here & drawn & ~ended, log_p, torch.zeros_like(log_p))
+                    weight += torch.where(weighs, log_p, torch.zeros_like(log_p))
                 if not every[position]:
+                    if ahead is not None and bool(ahead[:, position].any()):
+                        factor, kept = factor.without_end(ahead[:, position, None])
+                        weight += torch.where(here, torch.zeros_like(weight), kept[:, 0])
                     last = torch.where(here, last, factor.quantile(shares[position])[:, 0])
                     drawn = drawn | ~here
             if end is not None:
@@ -284,10 +324,19 @@ class Autoregression(Distribution):
         return x.reshape(lead + self.event_shape)
 
     @torch.no_grad()
-    def from_noise_jacobi(self, u: Tensor, listener: Callable[[int, float], None] | None = None) -> tuple[Tensor, int]:
-        """As `from_noise`, all elements at once, again and again until nothing changes.
+    def from_noise_jacobi(
+        self,
+        u: Tensor,
+        given: Tensor | None = None,
+        known: Tensor | None = None,
+        listener: Callable[[int, float], None] | None = None,
+    ) -> tuple[Tensor, int]:
+        """As `complete`, all elements at once, again and again until nothing changes.
 
         Element d is right after d passes at the latest, so that this ends after D + 1; often much sooner.
+
+        Args:
+            listener: told of each pass the share of the elements that it changed.
 
         Returns:
             The sample, and how many passes it took.
@@ -298,8 +347,14 @@ class Autoregression(Distribution):
         lead = u.shape[: u.dim() - len(self.event_shape)]
         u = u.reshape(-1, *self.event_shape)
         context, x, passes = self._rows(lead), torch.zeros_like(u), 0
+        if known is not None:
+            assert given is not None
+            given, known = (v.expand(lead + self.event_shape).reshape(u.shape) for v in (given, known))
+            given = given.to(u)
         while True:
-            new = self._shaped(self.of.factors(x, context)).quantile(u)
+            parts = self._in_parts(context, x, u)
+            new = torch.cat([self._shaped(self.of.factors(x, c)).quantile(u) for x, c, u in parts])
+            new = new if known is None or given is None else torch.where(known, given, new)
             passes += 1
             changed = float((new != x).float().mean())
             if listener is not None:
@@ -308,9 +363,13 @@ class Autoregression(Distribution):
             if changed == 0 or passes > self.of.network.dims:
                 return x.reshape(lead + self.event_shape), passes
 
+    def sampled(self, sampler: Sampler) -> Self:
+        """Drawn element by element, each computed once, or all at once by fixed-point passes: the same draws."""
+        return self._with(sampler=sampler)
+
     def tempered(self, temperature: float) -> Self:
         """Each element drawn with scales multiplied, and logits divided, by a temperature."""
-        return type(self)(self.of, self.context, self.temperature * temperature, self.share)
+        return self._with(temperature=self.temperature * temperature)
 
     def nucleus(self, share: float) -> Self:
         """Each element drawn from its likeliest classes only, the fewest that weigh at least `share`.
@@ -318,7 +377,7 @@ class Autoregression(Distribution):
         Raises:
             ValueError: the elements are not drawn from classes.
         """
-        return type(self)(self.of, self.context, self.temperature, share)
+        return self._with(share=share)
 
     @property
     def mean(self) -> Tensor:
@@ -336,20 +395,20 @@ class Autoregression(Distribution):
     def detach(self) -> Self:
         """The same density with the context stopped; gradients still reach the value, and the network."""
         context = self.context.detach() if self.context is not None else None
-        return type(self)(_stopped(self.of), context, self.temperature, self.share)
+        return self._with(of=_stopped(self.of), context=context)
 
     def unflatten(self, sizes: Sequence[int]) -> Self:
         """The batch, of size K·B, seen as `sizes`, say (K, B)."""
         if self.context is None or self.context.shape[0] != math.prod(sizes):
             return self
-        return type(self)(self.of, self.context.unflatten(0, tuple(sizes)), self.temperature, self.share)
+        return self._with(context=self.context.unflatten(0, tuple(sizes)))
 
     def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> Self:
         """The same density for every index of a larger batch."""
         if self.context is None:
             return self
         context = self.context.expand(torch.Size(batch_shape) + self.context.shape[-1:])
-        return type(self)(self.of, context, self.temperature, self.share)
+        return self._with(context=context)
 
     def __repr__(self) -> str:
         batch, event = tuple(self.batch_shape), tuple(self.event_shape)

@@ -44,6 +44,8 @@ class Score:
         quantization: of sound, how many levels, and by which law waveforms became them; None for all else.
         amounts: of text, how much of it was scored: tokens, words, characters, bytes, and `hidden`, words that
             became `<unk>`; None for all else.
+        one_spelling: of text, whether other tokens could spell it too, as byte pairs can: the score is exact of those
+            that it was read as, and what is said by character, byte or word bounds that of the text.
         rows: nats of each datum, (n,).
         weights: of the rows, (n,); None where all count alike.
     """
@@ -69,6 +71,7 @@ class Score:
     float64_rows: int = 0
     float32_error: float | None = None
     amounts: dict[str, int] | None = None
+    one_spelling: bool = False
     refine: int = 0
     context: int = 0
     quantization: str | None = None
@@ -103,6 +106,12 @@ class Score:
         figures = {f"bits_per_{unit}": bits_per_dim(total, n) for unit, n in amounts.items() if n and unit != "word"}
         return figures | {f"perplexity_per_{u}": perplexity(total, amounts[u]) for u in ("token", "word") if amounts[u]}
 
+    def sign_of(self, figure: str) -> str:
+        """How a figure of `text` says it stands to the true one: "" the same, "≤ " true is at most this, or "≈ "."""
+        if self.kind == "estimate":
+            return "≈ "
+        return "≤ " if self.kind == "lower_bound" or (self.one_spelling and not figure.endswith("token")) else ""
+
     @property
     def leans_on_few(self) -> bool:
         """Whether, for half the data, fewer than five particles' worth of weight carries the estimate."""
@@ -132,7 +141,7 @@ class Score:
         text = f"log p(x) {sign} {self.nats:.2f}"
         text += " nats" if math.isnan(self.stderr) else f" ± {self.stderr:.2f} nats"
         if self.text is not None:
-            text += f" ({_first_of(self.text)})"
+            text += f" ({self._best_known()})"
         elif self.bits_per_dim is not None:
             text += f" ({self.bits_per_dim:.4f} bits/dim)"
         if self.code_bits:
@@ -145,12 +154,12 @@ class Score:
         number = f"{self.n:,} {'datum' if self.n == 1 else 'data'}"
         return f"{text}, {kind}, {number} of {self.data}{'' if self.split == 'all' else f' {self.split}'}"
 
-
-def _first_of(figures: dict[str, float]) -> str:
-    """What a text's score is best known by: bits per character, else perplexity per token."""
-    if "bits_per_character" in figures:
-        return f"{figures['bits_per_character']:.4f} bits/character"
-    return f"perplexity {figures['perplexity_per_token']:.2f} per token"
+    def _best_known(self) -> str:
+        """What a text's score is best known by: bits per character, else perplexity per token."""
+        figures = self.text or {}
+        if "bits_per_character" in figures:
+            return f"{self.sign_of('bits_per_character')}{figures['bits_per_character']:.4f} bits/character"
+        return f"perplexity {self.sign_of('perplexity_per_token')}{figures['perplexity_per_token']:.2f} per token"
 
 
 def mean_and_stderr(rows: Tensor, weights: Tensor | None = None) -> tuple[float, float]:

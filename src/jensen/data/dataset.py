@@ -158,6 +158,8 @@ class Dataset:
     @property
     def warnings(self) -> list[str]:
         """What a model learns nothing of, or other things than are meant, in sentences."""
+        if self.schema.is_text:
+            return self.schema.tokens.doubts(self.splits["train"].x) if "train" in self.splits else []
         return [] if self.schema.is_array else doubts(self.schema.fields, [split.x for split in self.splits.values()])
 
     def split(self, name: str) -> Split:

@@ -125,7 +125,7 @@ def load_data(
         raise ConfigError(f"missing: expected a table with columns, got something else ({source.name})")
     beside = sidecar(ref, source.columns) if schema is None else {}
     if source.raw.texts is not None:
-        refuse_columns({**options, **of_sound, "drop": drop, "given": given, "kinds": kinds}, source)
+        refuse_columns({**options, "drop": drop, "given": given, "kinds": kinds}, of_sound, source)
         return load_text(source, text, schema, seed, shares, recipe)
     if text:
         raise ConfigError(f"text: expected a text, got something else ({source.name})")

@@ -160,12 +160,17 @@ def _warn_of_cut(
     )
 
 
-def refuse_columns(options: Mapping[str, Any], source: Source) -> None:
+def refuse_columns(options: Mapping[str, Any], of_sound: Mapping[str, Any], source: Source) -> None:
     """Raises `ConfigError` where options speak of columns, pictures or sound."""
     problems = [
         f"{name}: a text has none ({source.name})"
         for name, value in options.items()
         if value not in (None, "none", [], {})
+    ]
+    problems += [
+        f"sound: {name}: expected recordings of sound, got a text ({source.name}); see the options of text"
+        for name, value in of_sound.items()
+        if value is not None
     ]
     if problems:
         raise ConfigError(problems)
@@ -184,7 +189,7 @@ def _parts(
 ) -> tuple[dict[str, Pieces], list[str]]:
     """The texts of each split, and what was done to them."""
     notes: list[str] = []
-    pieces = {part: _split_lines(text) if chosen.lines else _as_they_are(text) for part, text in texts.items()}
+    pieces = {part: texts_of(text, chosen.lines) for part, text in texts.items()}
     empty = sum(not text for part in pieces.values() for text, _ in part)
     if empty:
         notes.append(f"{empty:,} empty {'lines' if chosen.lines else 'texts'} were left out")
@@ -217,16 +222,14 @@ def _cut(pieces: Pieces, chosen: TextOptions, seed: int, shares: splits.Fraction
     return {part: [(text[a:b], first + text.count("\n", 0, a))] for part, a, b in parts if b > a}
 
 
-def _as_they_are(text: str | Sequence[str]) -> Pieces:
-    return [(text, 1)] if isinstance(text, str) else [(one, i + 1) for i, one in enumerate(text)]
-
-
-def _split_lines(text: str | Sequence[str]) -> Pieces:
-    """Lines without their ends, `\\n` or `\\r\\n`."""
-    lines = text.split("\n") if isinstance(text, str) else [one.removesuffix("\n") for one in text]
-    if isinstance(text, str) and lines[-1] == "":
-        lines.pop()
-    return [(line.removesuffix("\r"), i + 1) for i, line in enumerate(lines)]
+def texts_of(text: str | Sequence[str], lines: bool) -> Pieces:
+    """The texts that a text, or several, are: themselves, or lines without their ends, `\\n` or `\\r\\n`."""
+    if not lines:
+        return [(text, 1)] if isinstance(text, str) else [(one, i + 1) for i, one in enumerate(text)]
+    found = text.split("\n") if isinstance(text, str) else [one.removesuffix("\n") for one in text]
+    if isinstance(text, str) and found[-1] == "":
+        found.pop()
+    return [(line.removesuffix("\r"), i + 1) for i, line in enumerate(found)]
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,13 @@ class Tokens(BaseModel):
         found = np.asarray(tokens).astype(int).tolist()
         return found[: found.index(self.end)] if self.end in found else found
 
+    def doubts(self, rows: np.ndarray) -> list[str]:
+        """That a text to learn from, in rows (N, T), fills none of them, in a sentence; else []."""
+        if self.lines or len(rows) != 1 or rows[0, -1] != self.end:
+            return []
+        count = int((rows != self.end).sum())
+        return [f"train has {count:,} {self.words}, less than one window: --text length= makes shorter ones"]
+
     def amounts(self, text: str, ids: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """How much of the text each token is, int64 (n, 5), in the order of `AMOUNTS`.
 

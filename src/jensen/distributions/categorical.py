@@ -119,6 +119,14 @@ class Symbols(Categorical):
         super().__init__(logits, event_dims)
         self.end = end
 
+    def without_end(self, where: Tensor) -> tuple[Self, Tensor]:
+        """The same with no end `where`, `(*batch, *event)`, and log (1 − p(end)) there, elsewhere 0."""
+        if self.end is None:
+            return self, torch.zeros_like(self.logits[..., 0])
+        dropped = where.unsqueeze(-1) & (torch.arange(self.levels, device=self.logits.device) == self.end)
+        kept = self._map(lambda logits, _: logits.masked_fill(dropped, -torch.inf))
+        return kept, kept.logits.logsumexp(-1) - self.logits.logsumexp(-1)
+
     def log_prob_terms(self, value: Tensor) -> Tensor:
         terms = super().log_prob_terms(value)
         if self.end is None:

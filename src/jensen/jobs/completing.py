@@ -36,6 +36,7 @@ def complete(
     draws: int,
     particles: int,
     keep: Callable[[Tensor, str, Tensor, Tensor, Tensor, Tensor], None],
+    lasting: Tensor | None = None,
 ) -> None:
     """Draw what is missing, each datum by itself.
 
@@ -45,6 +46,7 @@ def complete(
         draws: M, of each datum.
         particles: of importance resampling.
         keep: told of rows (B,), the method, draws (M, B, D), means and spreads (B, D), and effective sample sizes (B,).
+        lasting: of texts, where they have not ended, (N, T).
     """
     factor = run.model.p[run.model.data]
     module = factor.module
@@ -57,13 +59,14 @@ def complete(
         else:
             network.use(0)
         behind = pattern[network.order].int().diff().clamp_max(0).any()  # something known follows something missing
-        exact = not bool(behind) and len(orderings) == 1
+        exact = not bool(behind) and len(orderings) == 1 and lasting is None
         k = max(draws, ENOUGH) if exact else max(particles, draws)
         for few in rows.split(max(1, TOGETHER // k)):
             given = [context[name][few] for name in factor.parents]
             p: Autoregression = module(*given)
             if len(orderings) == 1:
-                found, weight = p.complete(p.noise((k, len(few), *network.shape)), x[few], ~missing[few])
+                goes_on = None if lasting is None else lasting[few]
+                found, weight = p.complete(p.noise((k, len(few), *network.shape)), x[few], ~missing[few], goes_on)
             else:
                 found, weight = _by_each(p, x[few], ~missing[few], math.ceil(k / len(orderings)))
             found = found.flatten(2)
@@ -71,10 +74,12 @@ def complete(
             if exact:
                 keep(few, "ordered", found[:draws], found.mean(0), found.std(0), torch.full((len(few),), float(k)))
                 continue
+            dead = weight.isneginf().all(0)  # no draw agrees with what is known after it
+            weight = weight.masked_fill(dead, 0.0)
             share = weight.softmax(0)
             chosen = torch.multinomial(share.T, draws, replacement=True).T  # (M, B)
             taken = found.gather(0, chosen.unsqueeze(2).expand(-1, -1, found.shape[2]))
-            size = torch.exp(2 * weight.logsumexp(0) - (2 * weight).logsumexp(0))
+            size = torch.exp(2 * weight.logsumexp(0) - (2 * weight).logsumexp(0)).masked_fill(dead, 0.0)
             mean = (share.unsqueeze(2) * found).sum(0)
             spread = (share.unsqueeze(2) * (found - mean).square()).sum(0).sqrt()
             keep(few, "importance", taken, mean, spread, size)

@@ -13,6 +13,7 @@ import torch
 
 from jensen.core import seeded
 from jensen.data import Dataset, Schema, Split
+from jensen.data.audio_levels import to_wave
 from jensen.data.dtypes import as_dtype, in_dtype
 from jensen.data.field import Field
 from jensen.data.raw import ALL
@@ -99,7 +100,7 @@ class Imputation:
         return out
 
     def completed(self, draw: int | None = None) -> Any:
-        """The data whole, as they came: pictures, an array, or a frame with all its columns in order.
+        """The data whole, as they came: pictures, waveforms, an array, or a frame with all its columns in order.
 
         Args:
             draw: which of the draws; None for the mean.
@@ -108,6 +109,8 @@ class Imputation:
         if self.schema.is_image:
             top = (self.schema.levels or 256) - 1
             return np.clip(np.rint(self._whole(cells)), 0, top).astype(np.uint8)
+        if self.schema.is_sound:
+            return self._whole(cells).astype(np.float32)
         if self.frame is not None:
             return self._overlaid(cells)
         return self.schema.table(self._whole(cells), self.part.c, self.part.y)
@@ -292,6 +295,7 @@ def impute(
     limit: int | None = None,
     missing: Any = None,
     region: str | None = None,
+    gap: str | None = None,
     draws: int = 1,
     method: str = "auto",
     particles: int = Effort.particles,
@@ -308,10 +312,12 @@ def impute(
     draws they are worth.
 
     Args:
-        data: a table with empty cells (NaN), pictures, or None for the run's own.
+        data: a table with empty cells (NaN), pictures, sound, or None for the run's own. For texts see
+            `jensen.jobs.fill_texts`.
         split, limit: which part; a random subset of so many.
         missing: True where something is to be filled in, (n, *event) or (*event): besides empty cells.
         region: of pictures, what is missing: the top, bottom, left or right half, or the center.
+        gap: of sound, from which second to which each clip is missing, as "0.2-0.35".
         draws: M, of each datum.
         method: "importance", "mcmc", or "auto".
         particles: of importance resampling, of each datum.
@@ -326,15 +332,16 @@ def impute(
     """
     asked = {"particles": particles, "warmup": warmup, "steps": steps, "leapfrog": leapfrog}
     effort = replace(Effort.usual(run), **{name: value for name, value in asked.items() if value is not None})
-    _check(run, draws, method, effort, region)
+    _check(run, draws, method, effort, region, gap)
     data, holes = _without_gaps(run, data)
     source = open_source(data, run.schema.missing) if data is not None and not isinstance(data, Dataset) else data
     _, _, part = run.split(source, split, **({} if source is None else {"gaps": True}))
     chosen = run.pick(part, limit, seed)
-    mask = _missing(run.schema, part, holes, missing, region)[chosen]
+    mask = _missing(run.schema, part, holes, missing, region, gap)[chosen]
     part = part.rows(chosen)
-    if run.schema.is_image and not mask.any():
-        raise ConfigError("impute: say what is missing of the pictures, with region or missing")
+    if run.schema.is_array and not mask.any():
+        kind, option = ("sound", "gap") if run.schema.is_sound else ("pictures", "region")
+        raise ConfigError(f"impute: say what is missing of the {kind}, with {option} or missing")
     check_conditions(run.model, run.schema, part)
     frame = _frame(data, source, part)
     with seeded(seed, run.device):
@@ -369,12 +376,20 @@ def imputation(
 
     def of_user(cells: torch.Tensor, center: bool = True) -> np.ndarray:
         values = cells.double().cpu().numpy()[..., chosen]
+        if schema.is_sound:
+            return to_wave(values, *schema.quantisation)
         return values if columns is None else schema.cells_in_units(values, columns, center)
+
+    def spread() -> np.ndarray:
+        if not schema.is_sound:
+            return of_user(filled.spread, center=False)
+        upper, lower = of_user(filled.mean + filled.spread), of_user(filled.mean - filled.spread)
+        return (upper - lower) / 2  # levels are not even
 
     return Imputation(
         of_user(filled.draws),
         of_user(filled.mean),
-        of_user(filled.spread, center=False),
+        spread(),
         filled_in,
         np.where(nothing, "none", filled.method),
         np.where(nothing, np.inf, filled.size.numpy()),
@@ -402,13 +417,24 @@ def region_mask(shape: tuple[int, ...], region: str) -> np.ndarray:
     return mask
 
 
-def _check(run: Run, draws: int, method: str, effort: Effort, region: str | None) -> None:
+def _seconds(gap: str, length: int, rate: int) -> np.ndarray:
+    """Samples of a clip (T,), True from one second to another. Raises `ConfigError` where that is none of it."""
+    try:
+        first, last = (round(float(part) * rate) for part in gap.split("-"))
+    except (ValueError, OverflowError):
+        raise ConfigError(f"--gap: expected seconds of a clip, as 0.2-0.35, got {gap!r}") from None
+    if not 0 <= first < last <= length:
+        raise ConfigError(f"--gap: expected a part of the {length / rate:g} seconds of a clip, got {gap}")
+    return (np.arange(length) >= first) & (np.arange(length) < last)
+
+
+def _check(run: Run, draws: int, method: str, effort: Effort, region: str | None, gap: str | None) -> None:
     """Raises `ConfigError` listing every option that is out of range."""
     problems = []
-    if run.schema.is_sound:
-        raise CapabilityError(f"{run.spec['model']} cannot fill in: gaps in sound are not filled by this version")
     if run.schema.is_text:
-        raise CapabilityError(f"{run.spec['model']} cannot fill in: a text has no gaps; sample has --prefix")
+        raise CapabilityError(
+            f"{run.spec['model']} cannot impute numbers: of a text, fill_texts fills in what is marked"
+        )
     least = {"draws": 1, "particles": 2, "warmup": 0, "steps": 8, "leapfrog": 1}
     given = {"draws": draws, **asdict(effort)}
     problems += [f"--{n}: expected >= {least[n]}, got {v}" for n, v in given.items() if v < least[n]]
@@ -417,7 +443,11 @@ def _check(run: Run, draws: int, method: str, effort: Effort, region: str | None
     if region is not None and region not in REGIONS:
         problems.append(f"--region: {region!r} is no region{did_you_mean(region, REGIONS)}")
     if region is not None and not run.schema.is_image:
-        problems.append("--region: expected pictures; of a table, leave cells empty")
+        what = "of sound, --gap says when" if run.schema.is_sound else "of a table, leave cells empty"
+        problems.append(f"--region: expected pictures; {what}")
+    if gap is not None and not run.schema.is_sound:
+        other = "of pictures, --region says where" if run.schema.is_image else "of a table, leave cells empty"
+        problems.append(f"--gap: expected a text or sound; {other}")
     if problems:
         raise ConfigError(problems)
 
@@ -440,7 +470,9 @@ def _without_gaps(run: Run, data: Any) -> tuple[Any, np.ndarray | None]:
     return np.where(holes, 0, data), holes.reshape(-1, *shape)
 
 
-def _missing(schema: Schema, part: Split, holes: np.ndarray | None, missing: Any, region: str | None) -> np.ndarray:
+def _missing(
+    schema: Schema, part: Split, holes: np.ndarray | None, missing: Any, region: str | None, gap: str | None
+) -> np.ndarray:
     """(n, *event), True where something is to be filled in."""
     shape = (len(part), *schema.event_shape)
     mask = np.isnan(part.x) if part.x.dtype.kind == "f" else np.zeros(shape, dtype=bool)
@@ -448,6 +480,8 @@ def _missing(schema: Schema, part: Split, holes: np.ndarray | None, missing: Any
         mask = mask | holes
     if region is not None:
         mask = mask | region_mask(schema.event_shape, region)
+    if gap is not None:
+        mask = mask | _seconds(gap, schema.event_shape[0], schema.fields[0].rate or 1)
     if missing is None:
         return mask
     given = np.asarray(missing)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jensen.jobs.cluster import Clusters
     from jensen.jobs.compress import Compression
     from jensen.jobs.distance import Distance
+    from jensen.jobs.gaps import FilledTexts
     from jensen.jobs.impute import Imputation
     from jensen.jobs.outliers import Outliers
     from jensen.jobs.policies import Policies
@@ -187,6 +188,12 @@ class Run:
         from jensen.jobs.impute import impute
 
         return impute(self, data, **options)
+
+    def fill_texts(self, data: Any, gap: str, **options: Any) -> FilledTexts:
+        """Texts with what a mark stands for filled in; see `jensen.jobs.gaps.fill_texts`."""
+        from jensen.jobs.gaps import fill_texts
+
+        return fill_texts(self, data, gap, **options)
 
     def acquire(self, data: Any = None, **options: Any) -> Acquisition:
         """What to measure next of each row; see `jensen.jobs.acquire`."""

@@ -62,7 +62,7 @@ def sample(
             of what it has. By default a window's.
         nucleus: of a text, draw each token from the likeliest only, the fewest that weigh at least this share.
         sampling: settings of how variables are drawn, where the model can in several ways, as sampler and steps of a
-            diffusion model.
+            diffusion model, or sampler="jacobi" of an autoregressive one.
         listener: told of the share done, in [0, 1], where columns are held.
         say: told how far such draws can be trusted; by default a Python warning says so where they cannot.
 
@@ -82,8 +82,8 @@ def sample(
             raise ConfigError("--mean: a text has no mean; nucleus and temperature draw what is likelier")
         if isinstance(temperature, Mapping):
             raise ConfigError("--temperature: expected one number for a model of text, got one by name")
-        ways(run, sampling or {})
-        return write_on(run, USUAL if n is None else n, prefix, length, temperature, nucleus, seed, given, given_from)
+        how, n = ways(run, sampling or {}), USUAL if n is None else n
+        return write_on(run, n, prefix, length, temperature, nucleus, seed, given, given_from, how)
     if prefix or length is not None or nucleus != 1:
         name = "prefix" if prefix else "length" if length is not None else "nucleus"
         raise ConfigError(f"--{name}: expected a model of text, got one of {run.schema.kind} data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ def write_on(
     seed: int = 0,
     given: Any = None,
     given_from: Any = None,
+    how: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
     """n texts, (n,), that begin with a prefix; see `jensen.jobs.sample`.
 
@@ -60,6 +62,7 @@ def write_on(
     if problems:
         raise ConfigError(problems)
     wanted = max(len(begun), length or size)
+    how = how or {}
     alone = not run.model.p[run.model.data].parents
     if (len(begun) or wanted > size) and not alone:
         raise CapabilityError(
@@ -71,42 +74,46 @@ def write_on(
         for start in range(0, n, ROWS):
             rows = min(ROWS, n - start)
             if alone:
-                drawn = _go_on(run, rows, torch.from_numpy(begun), wanted, temperature, nucleus)
+                drawn = _go_on(run, rows, torch.from_numpy(begun), wanted, temperature, nucleus, how)
             else:
-                drawn = _whole(run, rows, temperature, nucleus)
+                drawn = _whole(run, rows, temperature, nucleus, how)
             texts += [tokens.decode(row) for row in drawn.long().cpu().numpy()]
     return np.array(texts, dtype=object)
 
 
-def _whole(run: Run, n: int, temperature: float, nucleus: float) -> Tensor:
+def _whole(run: Run, n: int, temperature: float, nucleus: float, how: Mapping[str, Any]) -> Tensor:
     """Texts by way of what is hidden, (n, T)."""
     factor = run.model.p[run.model.data]
-    values = run.model.sample(n, temperature=1.0) if not factor.parents else _above(run, n)
+    values = run.model.sample(n, temperature=1.0, how=how) if not factor.parents else _above(run, n, how)
     met = factor.module(*(values[name] for name in factor.parents))
     return _sharpened(met, temperature, nucleus).sample(() if met.batch_shape else (n,))
 
 
-def _above(run: Run, n: int) -> dict[str, Tensor]:
+def _above(run: Run, n: int, how: Mapping[str, Any]) -> dict[str, Tensor]:
     """What p draws before the text."""
     values: dict[str, Tensor] = {}
     for factor in run.model.p:
         if factor.name == run.model.data:
             break
         met = factor.module(*(values[name] for name in factor.parents))
+        met = met.sampled(how[factor.name]) if factor.name in how else met
         values[factor.name] = met if isinstance(met, Tensor) else met.sample(() if met.batch_shape else (n,))
     return values
 
 
-def _go_on(run: Run, n: int, begun: Tensor, wanted: int, temperature: float, nucleus: float) -> Tensor:
+def _go_on(
+    run: Run, n: int, begun: Tensor, wanted: int, temperature: float, nucleus: float, how: Mapping[str, Any]
+) -> Tensor:
     """Texts (n, wanted), a window at a time: each goes on from the second half of what there is."""
-    size, end = run.schema.event_shape[0], run.schema.tokens.end
-    met = _sharpened(run.model.p[run.model.data].module(), temperature, nucleus)
+    size, end, name = run.schema.event_shape[0], run.schema.tokens.end, run.model.data
+    met = _sharpened(run.model.p[name].module(), temperature, nucleus)
+    met = met.sampled(how[name]) if name in how else met
     text = begun.to(run.device, torch.get_default_dtype()).expand(n, -1)
     while text.shape[1] < wanted and not (text == end).any(1).all():
         kept = text if text.shape[1] < size else text[:, -(size // 2) :]
         known = torch.arange(size, device=text.device) < kept.shape[1]
         held = torch.nn.functional.pad(kept, (0, size - kept.shape[1]))
-        drawn, _ = met.complete(met.noise((n, size)), held, known)
+        drawn = met.draw(met.noise((n, size)), held, known)
         text = torch.cat([text, drawn[:, kept.shape[1] :].to(text)], 1)
     return text[:, :wanted]
 
