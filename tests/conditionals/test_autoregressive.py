@@ -320,6 +320,19 @@ def test_jacobi_stops_only_where_nothing_changes():
     assert any(0 < share < 0.01 for share in shares) and shares[-1] == 0
 
 
+@pytest.mark.parametrize("support", [Support("symbol", (6,), levels=3, end=2), Support("levels", (6,), levels=3)])
+def test_jacobi_goes_on_from_a_beginning(support):
+    """Also where the noise of what is known would have ended the row."""
+    dist = conditional(support, "auto" if support.kind == "symbol" else "categorical")()
+    given, known = torch.tensor([0.0, 1, 0, 0, 0, 0]).double(), torch.arange(6) < 2
+    with seeded(9):
+        u = dist.noise((200, 6))
+    truth, _ = dist.complete(u, given, known)
+    assert torch.equal(dist.from_noise_jacobi(u, given, known)[0], truth)
+    assert torch.equal(dist.sampled("jacobi").draw(u, given, known), truth)
+    assert (truth[:, :2] == given[:2]).all() and len(truth.unique(dim=0)) > 20
+
+
 def test_temperature_divides_logits_and_multiplies_scales():
     logits = torch.tensor([[2.0, 0.0, -1.0]])
     cooled = Categorical(logits, 1).tempered(0.5)

@@ -26,7 +26,7 @@ from jensen.errors import ConfigError
 
 if TYPE_CHECKING:
     from jensen.jobs.gaps import FilledTexts
-    from jensen.jobs.impute import Imputation
+    from jensen.jobs.imputation import Imputation
 
 SHOWN = 8  # pictures that a .png shows without --limit
 

@@ -347,14 +347,10 @@ class Autoregression(Distribution):
         lead = u.shape[: u.dim() - len(self.event_shape)]
         u = u.reshape(-1, *self.event_shape)
         context, x, passes = self._rows(lead), torch.zeros_like(u), 0
-        if known is not None:
-            assert given is not None
-            given, known = (v.expand(lead + self.event_shape).reshape(u.shape) for v in (given, known))
-            given = given.to(u)
+        held = () if given is None or known is None else (given.to(u), known)
+        held = tuple(v.expand(lead + self.event_shape).reshape(u.shape) for v in held)
         while True:
-            parts = self._in_parts(context, x, u)
-            new = torch.cat([self._shaped(self.of.factors(x, c)).quantile(u) for x, c, u in parts])
-            new = new if known is None or given is None else torch.where(known, given, new)
+            new = torch.cat([self._quantiles(*part) for part in self._in_parts(context, x, u, *held)])
             passes += 1
             changed = float((new != x).float().mean())
             if listener is not None:
@@ -362,6 +358,18 @@ class Autoregression(Distribution):
             x = new
             if changed == 0 or passes > self.of.network.dims:
                 return x.reshape(lead + self.event_shape), passes
+
+    def _quantiles(
+        self, x: Tensor, context: Tensor | None, u: Tensor, given: Tensor | None = None, known: Tensor | None = None
+    ) -> Tensor:
+        """What noise makes of each element of rows (N, *event), given those before it in x, but for what is known."""
+        factor: Any = self._shaped(self.of.factors(x, context))
+        if given is None or known is None:
+            return factor.quantile(u)
+        if (end := self.of.end) is None:
+            return torch.where(known, given, factor.quantile(u))
+        found = torch.where(known, given, factor.without_end(known)[0].quantile(u))  # what is known draws no end
+        return found.masked_fill(after_end(found, end), end)
 
     def sampled(self, sampler: Sampler) -> Self:
         """Drawn element by element, each computed once, or all at once by fixed-point passes: the same draws."""

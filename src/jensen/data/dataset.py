@@ -191,6 +191,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             name: {"rows": len(split), "sha256": split.sha256, **_label_counts(split, schema)}
             for name, split in dataset.splits.items()
         },
+        "warnings": dataset.warnings,
     }
     if schema.is_text:
         report["text"] = _text(dataset)
@@ -215,7 +216,6 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             "rms": float(np.sqrt(np.mean(np.square(first.x, dtype=np.float64)))),
         }
         return report
-    report["warnings"] = dataset.warnings
     report["gaps"] = int(np.isnan(first.x).sum())
     empty = np.concatenate([split.index[np.isnan(split.x).all(1)] for split in dataset.splits.values()])
     report["empty_rows"] = (np.sort(empty) + 1).tolist()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jensen.jobs.compress import Compression
     from jensen.jobs.distance import Distance
     from jensen.jobs.gaps import FilledTexts
-    from jensen.jobs.impute import Imputation
+    from jensen.jobs.imputation import Imputation
     from jensen.jobs.outliers import Outliers
     from jensen.jobs.policies import Policies
     from jensen.jobs.privacy import Privacy

@@ -15,7 +15,7 @@ from jensen.data import Split
 from jensen.errors import ConfigError, did_you_mean
 from jensen.jobs.filling import fill
 from jensen.jobs.given import Given, infer, read_given
-from jensen.jobs.impute import Imputation, imputation
+from jensen.jobs.imputation import Imputation, imputation
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
 from jensen.jobs.writing import write_on
