@@ -330,7 +330,7 @@ def test_jacobi_goes_on_from_a_beginning(support):
     truth, _ = dist.complete(u, given, known)
     assert torch.equal(dist.from_noise_jacobi(u, given, known)[0], truth)
     assert torch.equal(dist.sampled("jacobi").draw(u, given, known), truth)
-    assert (truth[:, :2] == given[:2]).all() and len(truth.unique(dim=0)) > 20
+    assert (truth[:, :2] == given[:2]).all() and len(truth.unique(dim=0)) > 10
 
 
 def test_temperature_divides_logits_and_multiplies_scales():
