@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -254,6 +255,26 @@ def test_wrong_options_are_named_at_once(tmp_path):
         load_data(np.ones((5, 2)), text={"length": 3})
     with pytest.raises(ConfigError, match="start from 256 bytes, got 100"):
         load_data(path, text={"tokens": "bpe", "vocabulary": 100})
+
+
+def test_windows_of_a_text_are_cut_anew():
+    """A ring of the texts, each with its end: what a window shows is part of one, and all is shown but what ends cost."""
+    texts = ["abcdefghijk", "lmnopqr", "stuvw"]
+    data = load_data(texts, text={"length": 4}, fractions=(1, 0, 0))
+    tokens, split = data.schema.tokens, data.split("train").to(data.schema)
+    for shift in range(30):
+        rows = split.recut(shift).x
+        assert rows.shape == split.x.shape
+        windows = [tokens.decode(row) for row in rows.numpy()]
+        assert all(any(window in text for text in texts) for window in windows)
+        assert len(set("".join(windows))) >= sum(map(len, texts)) - 3 * len(texts)
+    whole = load_data(["abcdefghij"], text={"length": 4}, fractions=(1, 0, 0))
+    split = whole.split("train").to(whole.schema)
+    assert torch.equal(split.recut(0).x, split.x) and not torch.equal(split.recut(1).x, split.x)
+    assert tokens.lines is False and split.recut(2).end == whole.schema.tokens.end
+    lines = load_data(texts, text={"lines": True}, fractions=(1, 0, 0))
+    of_lines = lines.split("train").to(lines.schema)
+    assert of_lines.recut(3) is of_lines
 
 
 def test_a_text_describes_itself(tmp_path):

@@ -79,7 +79,8 @@ class Split:
         if not self.redraw:
             x = schema.prepare(self.x).to(device)
             seen = ~x.isnan() if schema.gaps else None
-            return TensorSplit(x if seen is None else x.nan_to_num_(), y, weight, c=c, seen=seen)
+            end = schema.tokens.end if schema.is_text and not schema.tokens.lines else None
+            return TensorSplit(x if seen is None else x.nan_to_num_(), y, weight, c=c, seen=seen, end=end)
         grey = torch.tensor(self.x, device=device)
         return TensorSplit(grey, y, weight, top=(schema.fields[0].grey or 256) - 1, c=c)
 
@@ -92,6 +93,7 @@ class TensorSplit:
         top: the whitest grey, where each `take` draws pixels afresh from Bernoulli(v / top); else None.
         c: prepared conditions, float32 (N, C), or pictures (N, C, H, W); or None.
         seen: which cells of a table are there, (N, D), where some may be missing, for which x has 0; or None.
+        end: where rows are windows of texts, one after another, the token after a text's last; else None.
     """
 
     def __init__(
@@ -102,8 +104,9 @@ class TensorSplit:
         top: int | None = None,
         c: torch.Tensor | None = None,
         seen: torch.Tensor | None = None,
+        end: int | None = None,
     ):
-        self.x, self.y, self.weight, self.top, self.c, self.seen = x, y, weight, top, c, seen
+        self.x, self.y, self.weight, self.top, self.c, self.seen, self.end = x, y, weight, top, c, seen, end
 
     def __len__(self) -> int:
         return len(self.x)
@@ -126,6 +129,20 @@ class TensorSplit:
         if self.seen is not None:
             batch["seen"] = self.seen[index]
         return batch
+
+    def recut(self, shift: int) -> TensorSplit:
+        """As many windows of the same texts, cut so many tokens further on; itself where rows are no windows of a text
+        that is longer than one. The texts make a ring, and of a window that one of them ends in the rest is ends. One
+        that fills its last window has no end, and runs on into the next.
+        """
+        if self.end is None or len(self) < 2:
+            return self
+        flat, end = self.x.flatten(), self.end
+        stream = flat[(flat != end) | (flat.roll(1) != end)]  # one end after each text
+        at = (torch.arange(flat.numel(), device=flat.device) + shift) % len(stream)
+        x = stream[at].view_as(self.x)
+        ended = (x == end).cummax(1).values
+        return TensorSplit(x.masked_fill(ended, end), end=end)
 
     def rows(self, index: torch.Tensor) -> TensorSplit:
         """The rows at an index or a mask, with all that belongs to them."""

@@ -227,7 +227,7 @@ class Trainer:
 
     def _epoch(self) -> None:
         at, s = self.at, self.settings
-        order = self._order(at.epoch)
+        order, train = self._order(at.epoch), self._cut(at.epoch)
         updates = [i for i, phase in enumerate(self.stage.phases) if isinstance(phase, UpdatePhase)]
         if at.batch == 0:
             self._updated = {i: self.stage.phases[i].start(self.model) for i in updates}  # pyright: ignore
@@ -235,7 +235,7 @@ class Trainer:
         began, first = time.perf_counter(), at.batch
         for position in range(at.batch, self.steps_per_epoch):
             rows = order[position * s.batch_size : (position + 1) * s.batch_size]
-            batch = {**self._take(self.train, rows), "row": rows, "total": self._total}
+            batch = {**self._take(train, rows), "row": rows, "total": self._total}
             progress, self._whole = self.progress, False
             for i, phase in enumerate(self.stage.phases):
                 if isinstance(phase, UpdatePhase):
@@ -619,8 +619,19 @@ class Trainer:
 
     def _order(self, epoch: int) -> Tensor:
         """The order of data in a pass, a function of seed, stage and epoch alone."""
-        generator = torch.Generator().manual_seed(hash((self.settings.seed, self.at.stage, epoch)) % 2**63)
-        return torch.randperm(len(self.train), generator=generator).to(self.device)
+        return torch.randperm(len(self.train), generator=self._chance(epoch)).to(self.device)
+
+    def _cut(self, epoch: int) -> TensorSplit:
+        """The data of a pass: windows of a text, which might begin anywhere, begin elsewhere in each.
+
+        Not where something is inferred of a window: what is known of it stays with it.
+        """
+        length = self.train.x[0].numel()
+        shift = torch.randint(length, (), generator=self._chance(epoch)) if epoch else 0
+        return self.train if self.model.hidden else self.train.recut(int(shift))
+
+    def _chance(self, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(hash((self.settings.seed, self.at.stage, epoch)) % 2**63)
 
     def _tell(self, kind: str, line: dict[str, Any], rate: float = 0.0) -> None:
         if self.listener is None:
