@@ -258,7 +258,7 @@ def test_wrong_options_are_named_at_once(tmp_path):
 
 
 def test_windows_of_a_text_are_cut_anew():
-    """A ring of the texts, each with its end: what a window shows is part of one, and all is shown but what ends cost."""
+    """The texts make a ring: what a window shows is part of one, and all is shown but for what ends cost."""
     texts = ["abcdefghijk", "lmnopqr", "stuvw"]
     data = load_data(texts, text={"length": 4}, fractions=(1, 0, 0))
     tokens, split = data.schema.tokens, data.split("train").to(data.schema)
