@@ -75,7 +75,7 @@ def test_gaps_are_filled_in(jensen, fails, rnn, lines, tmp_path):
     options = ("--gap", "_", "--draws", 3, "--particles", 50)
     answer = jensen("impute", rnn, "-", *options, "--out", "-", stdin="the c_t sat\na dog\n")
     assert answer.code == 0 and answer.out.count("a dog\n") == 3 and answer.out.count("-" * 40) == 2
-    assert "filled in 1 characters" in answer.err
+    assert "filled in 1 character in 1 of 2 texts" in answer.err
     out = ("--out", tmp_path / "w.csv", "--details", tmp_path / "d.csv")
     assert jensen("impute", rnn, tmp_path / "g.txt", *options, *out).code == 0
     assert (tmp_path / "w.csv").read_text(encoding="utf-8").startswith(".imp,.id,text\n1,1,the c")

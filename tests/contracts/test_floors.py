@@ -90,7 +90,7 @@ def test_imports_point_only_down(file: Path):
         ("from ..objectives import elbo", "imports objectives (floor 4, above core on floor 2)"),
         ("from .. import cli", "imports cli (floor 7, above core on floor 2)"),
         ("from jensen.nets import mlp", "imports nets (floor 2, beside core on floor 2)"),
-        ("def f():\n    import jensen.web", "imports web (floor 7, above core on floor 2)"),
+        ("def f():\n    import jensen.cli", "imports cli (floor 7, above core on floor 2)"),
         (
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from jensen.conditionals import Head",
             "imports conditionals (floor 3, above core on floor 2)",

@@ -124,7 +124,8 @@ def outliers(
     with _source(data) as table, _working() as listener:
         found = job(
             table, model=model, settings=tokens, label=label, outlier=outlier, drop=column_names(drop),
-            detectors=chosen, seeds=seeds, seed=seed, limit=limit, listener=listener,
+            kinds=read_kinds(kinds), missing=missing or (), detectors=chosen, seeds=seeds, seed=seed, limit=limit,
+            listener=listener,
         )  # fmt: skip
     _tell(found, out, as_json)
 

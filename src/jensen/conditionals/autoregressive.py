@@ -250,7 +250,12 @@ class Autoregression(Distribution):
 
     @torch.no_grad()
     def complete(
-        self, u: Tensor, given: Tensor | None = None, known: Tensor | None = None, lasting: Tensor | None = None
+        self,
+        u: Tensor,
+        given: Tensor | None = None,
+        known: Tensor | None = None,
+        lasting: Tensor | None = None,
+        steps: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Draw what is not known, element by element, each given what stands before it, drawn or known.
 
@@ -266,18 +271,20 @@ class Autoregression(Distribution):
             u: share of each drawn element's mass below it, `(*, *event)`.
             given, known: values, and where they hold, `(*, *event)`; nothing but ends after one that is known.
             lasting: where no end is, `(*, *event)`; with something known.
+            steps: how many elements are met, all if None; the others stay as they are given, and weigh nothing.
 
         Returns:
             `(*, *event)`, and log w, `(*)`; None where nothing is known.
         """
         lead = u.shape[: u.dim() - len(self.event_shape)]
         u = u.reshape(-1, self.of.network.dims)
-        x, weight, end = torch.empty_like(u), None, self.of.end
+        x, weight, end = u.clone(), None, self.of.end
         drawn = torch.zeros(len(u), dtype=torch.bool, device=u.device)
         ended, every, some, ahead = torch.zeros_like(drawn), [], [], None
         if known is not None:
             assert given is not None
             given, known = (v.expand(lead + self.event_shape).reshape(x.shape) for v in (given, known))
+            x.copy_(given)
             weight, every, some = u.new_zeros(len(u)), known.all(0).tolist(), known.any(0).tolist()
             if end is not None:  # whether there is something other than the end, here or later
                 ahead = known & (given != end)
@@ -285,7 +292,7 @@ class Autoregression(Distribution):
                 ahead = ahead.flip(1).cummax(1).values.flip(1)
         step, last = self.of.network.walk(len(u), self._rows(lead)), None
         elements, shares = self.of.elements(), u.split(1, 1)
-        for position in self.of.network.order.tolist():
+        for position in self.of.network.order.tolist()[:steps]:
             if end is not None and ended.all():
                 x[:, position] = end
                 continue

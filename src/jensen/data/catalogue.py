@@ -213,6 +213,14 @@ def _read_adult(path: Path) -> Raw:
     return Raw(parts, named=True, notes=raw.notes)
 
 
+def _read_tinyshakespeare(path: Path) -> Raw:
+    """Cut by position: the last tenth is test, as is usual, and the twentieth before it valid."""
+    text = text_files.text_of(path)
+    test = len(text) - round(0.1 * len(text))
+    valid = test - round(0.05 * len(text))
+    return Raw({}, texts={"train": text[:valid], "valid": text[valid:test], "test": text[test:]})
+
+
 def _read_member(name: str, path: Path) -> Raw:
     """One of several binary tables in a file."""
     arrays = files.read_arrays(path)
@@ -421,8 +429,9 @@ ENTRIES: dict[str, Entry] = {
         ),
         Entry(
             "tinyshakespeare",
-            "1,115,394 characters of Shakespeare; the last tenth is test, the one before it valid",
+            "1,115,394 characters of Shakespeare; the last tenth is test, the twentieth before it valid",
             "tinyshakespeare.txt.gz",
+            _read_tinyshakespeare,
         ),
         Entry("fsdd", "600 spoken digits of six speakers, 8 kHz; published test part", "fsdd.npz", _read_fsdd),
     )

@@ -37,6 +37,7 @@ def complete(
     particles: int,
     keep: Callable[[Tensor, str, Tensor, Tensor, Tensor, Tensor], None],
     lasting: Tensor | None = None,
+    steps: int | None = None,
 ) -> None:
     """Draw what is missing, each datum by itself.
 
@@ -47,6 +48,7 @@ def complete(
         particles: of importance resampling.
         keep: told of rows (B,), the method, draws (M, B, D), means and spreads (B, D), and effective sample sizes (B,).
         lasting: of texts, where they have not ended, (N, T).
+        steps: of texts, after how many tokens nothing is asked for; those stay as they are.
     """
     factor = run.model.p[run.model.data]
     module = factor.module
@@ -65,8 +67,8 @@ def complete(
             given = [context[name][few] for name in factor.parents]
             p: Autoregression = module(*given)
             if len(orderings) == 1:
-                goes_on = None if lasting is None else lasting[few]
-                found, weight = p.complete(p.noise((k, len(few), *network.shape)), x[few], ~missing[few], goes_on)
+                goes_on, noise = None if lasting is None else lasting[few], p.noise((k, len(few), *network.shape))
+                found, weight = p.complete(noise, x[few], ~missing[few], goes_on, steps)
             else:
                 found, weight = _by_each(p, x[few], ~missing[few], math.ceil(k / len(orderings)))
             found = found.flatten(2)

@@ -94,12 +94,17 @@ class FilledTexts:
     def __str__(self) -> str:
         found = self.to_dict()
         if not found["data_filled"]:
-            return f"no gap in {found['data']:,} texts"
+            return f"no gap in {_counted(found['data'], 'texts')}"
         size = found["effective_sample_size"]
         return (
-            f"filled in {found['values_filled']:,} {self.unit} in {found['data_filled']:,} of {found['data']:,} texts\n"
+            f"filled in {_counted(found['values_filled'], self.unit)} "
+            f"in {found['data_filled']:,} of {_counted(found['data'], 'texts')}\n"
             f"effective sample size: median {size['median']:,.0f}, least {size['least']:,.0f}"
         )
+
+
+def _counted(n: int, things: str) -> str:
+    return f"{n:,} {things if n != 1 else things.removesuffix('s')}"
 
 
 @job("fill_texts")
@@ -211,7 +216,7 @@ def _fill(
     alike = not (missing & before)[window].any()  # no draw has told the copies apart in this window
     rows = np.full((1 if alike else draws, size), end)
     rows[:, : len(unknown)] = whole[: len(rows), window]
-    beyond = np.zeros(size - len(unknown), dtype=bool)
+    beyond, lines = np.zeros(size - len(unknown), dtype=bool), run.schema.tokens.lines
     found: list[tuple[Tensor, float]] = []
 
     def of_run(*parts: np.ndarray) -> Tensor:
@@ -223,12 +228,13 @@ def _fill(
     complete(
         run,
         torch.from_numpy(rows).to(run.device, torch.get_default_dtype()),
-        of_run(unknown, beyond if run.schema.tokens.lines else ~beyond),  # a window's end is none of its text's
+        of_run(unknown, beyond if lines else ~beyond),  # a window's end is none of its text's
         {},
         draws if alike else 1,
         particles,
         keep,
         lasting=of_run(unknown, beyond),
+        steps=None if lines else len(unknown),
     )
     drawn = torch.cat([few for few, _ in found]).cpu().numpy()
     return drawn[:, np.flatnonzero(here[window])], min(ess for _, ess in found)

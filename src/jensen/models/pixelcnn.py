@@ -48,7 +48,7 @@ def pixelcnn(
         kernel: size of the convolutions.
         first: size of the first one, which does not see the pixel itself.
         hidden: units of the perceptron that gives a pixel's parameters, colour by colour.
-        dropout: share of each layer's outputs dropped in training.
+        dropout: share dropped in training of what each layer adds to the features of a pixel.
     """
     if len(support.shape) != 3:
         raise ConfigError(f"pixelcnn: expected pictures (C, H, W), got data of shape {support.shape}")

@@ -60,10 +60,9 @@ class PixelCNN(Causal):
         self.embed = nn.Embedding(symbols, width) if symbols else None
         seen = (width if symbols else shape[0]) + 1  # a plane of ones tells the picture from the padding around it
         self.layers = nn.ModuleList(
-            Layer(seen if i == 0 else width, width, first if i == 0 else kernel, context, strict=i == 0)
+            Layer(seen if i == 0 else width, width, first if i == 0 else kernel, context, dropout, strict=i == 0)
             for i in range(layers)
         )
-        self.drop = nn.Dropout(dropout)
         self.pixel = Colours(shape[0], per_element, hidden, width)
         self.to(memory_format=torch.channels_last)  # pyright: ignore  # faster on processors
 
@@ -73,7 +72,6 @@ class PixelCNN(Causal):
         given = self._given(context)
         for layer in self.layers:
             v, h = layer(v, h, given)
-            h = self.drop(h)
         pixels = (x.movedim(1, 3).reshape(-1, c) - self.middle) / self.unit
         features = F.elu(h).movedim(1, 3).reshape(-1, self.width)
         parameters = self.pixel(pixels, features)  # (N·H·W, P, C)
@@ -175,7 +173,7 @@ class Layer(nn.Module):
         strict: whether a row sees only rows above it and a pixel only pixels to its left, itself excluded.
     """
 
-    def __init__(self, inputs: int, width: int, kernel: int, context: int, strict: bool):
+    def __init__(self, inputs: int, width: int, kernel: int, context: int, dropout: float, strict: bool):
         super().__init__()
         self.inputs, self.width, self.strict, self.kernel = inputs, width, strict, kernel
         self.rows = self.columns = kernel // 2 + (not strict)  # that are seen, the present one included if not strict
@@ -183,6 +181,7 @@ class Layer(nn.Module):
         self.horizontal = nn.Conv2d(inputs, 2 * width, (1, self.columns))
         self.across = nn.Conv2d(2 * width, 2 * width, 1, bias=False)
         self.out = nn.Conv2d(width, width, 1)
+        self.drop = nn.Dropout(dropout)
         self.context = nn.Linear(context, 4 * width, bias=False) if context else None
 
     @property
@@ -201,7 +200,7 @@ class Layer(nn.Module):
             to_a, to_b = self.given(context)
             a, b = a + to_a, b + to_b
         b = b + self.across(a)
-        y = self.out(gate(a=b))
+        y = self.out(self.drop(gate(a=b)))
         return gate(a=a), y if self.strict else h + y
 
     def given(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
