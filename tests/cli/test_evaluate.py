@@ -37,6 +37,8 @@ def test_outliers(jensen, fails, table):
                     "latents=1", "--seeds", 1)  # fmt: skip
     assert answer.code == 0 and "auroc" in answer.out and "ppca − it, auroc" in answer.out, answer
     fails(jensen("evaluate", "outliers", table), 2, "--label: name the column")
+    words = ("evaluate", "outliers", table, "--label", "kind", "--detectors", "ECOD", "--model", "ppca", "--seeds", 1)
+    fails(jensen(*words, "--kind", "q=real"), 3, "q")
 
 
 def test_synthetic(jensen, fails, table, tmp_path):

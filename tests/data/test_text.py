@@ -256,24 +256,30 @@ def test_wrong_options_are_named_at_once(tmp_path):
         load_data(path, text={"tokens": "bpe", "vocabulary": 100})
 
 
-def test_windows_of_a_text_are_cut_anew():
-    """The texts make a ring: what a window shows is part of one, and all is shown but for what ends cost."""
-    texts = ["abcdefghijk", "lmnopqr", "stuvw"]
-    data = load_data(texts, text={"length": 4}, fractions=(1, 0, 0))
+@pytest.mark.parametrize("size", [9, 10, 11, 12, 15])
+def test_windows_of_a_text_are_cut_anew(size):
+    """The text and its end make a ring, and what follows the end in its window is ends."""
+    text = "abcdefghijklmno"[:size]
+    data = load_data([text], text={"length": 4}, fractions=(1, 0, 0))
     tokens, split = data.schema.tokens, data.split("train").to(data.schema)
-    for shift in range(30):
+    ring = text + "." * (size % 4 > 0)
+    for shift in range(4):
+        expected = ["".join(ring[(shift + 4 * row + i) % len(ring)] for i in range(4)) for row in range(len(split))]
         rows = split.recut(shift).x
+        assert [tokens.decode(row) for row in rows.numpy()] == [window.split(".")[0] for window in expected]
         assert rows.shape == split.x.shape
-        windows = [tokens.decode(row) for row in rows.numpy()]
-        assert all(any(window in text for text in texts) for window in windows)
-        assert len(set("".join(windows))) >= sum(map(len, texts)) - 3 * len(texts)
-    whole = load_data(["abcdefghij"], text={"length": 4}, fractions=(1, 0, 0))
-    split = whole.split("train").to(whole.schema)
-    assert torch.equal(split.recut(0).x, split.x) and not torch.equal(split.recut(1).x, split.x)
-    assert tokens.lines is False and split.recut(2).end == whole.schema.tokens.end
-    lines = load_data(texts, text={"lines": True}, fractions=(1, 0, 0))
-    of_lines = lines.split("train").to(lines.schema)
-    assert of_lines.recut(3) is of_lines
+    assert torch.equal(split.recut(0).x, split.x)
+
+
+@pytest.mark.parametrize("texts", [["abcdefghijkl", "mnopqrstuvw"], ["abcd"] * 10, ["abcdefg"]])
+def test_windows_of_several_texts_or_a_short_one_stay(texts):
+    """Each text begins a window, in training as in a score."""
+    for lines in (False, True):
+        data = load_data(texts, text={"length": 4 if not lines else 12, "lines": lines}, fractions=(1, 0, 0))
+        split = data.split("train").to(data.schema)
+        assert split.recut(3) is split
+    starts = load_data(texts, text={"length": 4}, fractions=(1, 0, 0)).split("train").starts
+    assert starts is not None and starts.sum() == len(texts)
 
 
 def test_a_text_describes_itself(tmp_path):

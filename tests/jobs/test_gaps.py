@@ -152,3 +152,26 @@ def test_what_cannot_be_filled_in_is_refused(text_run, run_of, columns):
     schema = columns(2)
     with pytest.raises(CapabilityError, match="see impute"):
         run_of(build("maf", schema, {}), schema, np.zeros((1, 2))).fill_texts(["a_"], "_")
+
+
+def test_words_around_a_gap_keep_their_spelling_and_spaces(run_of):
+    """Also a word that the model does not know."""
+    schema = Schema.of_text(6, Tokens.of_words(["the cat sat the dog sat"], 10, lines=False))
+    with seeded(0):
+        run = run_of(build("markov", schema, {**SMALL["markov"], "positions": False}), schema, np.zeros((1, 6)))
+    for text in run.fill_texts(["the  Zanzibar _ sat\n  _ on"], "_", draws=20).drawn[:, 0]:
+        assert text.startswith("the  Zanzibar ") and text.endswith(" on") and " sat\n  " in text and "_" not in text
+
+
+def test_a_character_that_is_none_is_named_by_its_column(text_run):
+    run = text_run("markov", letters(3, 8, lines=False))
+    with pytest.raises(DataError, match="line 1, column 4: the character 'z'"):
+        run.fill_texts(["ab_z"], "_")
+    with pytest.raises(DataError, match="line 1, column 7: the character 'z'"):
+        run.fill_texts(["a_b_bbz"], "_")
+
+
+def test_windows_of_two_tokens_are_filled_in(text_run):
+    run = text_run("markov", letters(3, 2, lines=False))
+    for text in run.fill_texts(["abc_a_c"], "_", draws=5, particles=20).drawn[:, 0]:
+        assert text[:3] == "abc" and text[4] == "a" and text[6] == "c" and set(text) <= set("abc")

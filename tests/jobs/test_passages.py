@@ -67,10 +67,11 @@ def test_a_subset_has_the_windows_before_it():
     np.testing.assert_allclose(some.rows, whole.rows[run.pick(part, 20, 3)], rtol=1e-5)  # pyright: ignore
 
 
-def test_a_text_has_nothing_before_it_of_another():
-    """The second text starts anew, as the first one's last window holds its end."""
+@pytest.mark.parametrize("size", [2 * LENGTH, 2 * LENGTH - 5])
+def test_a_text_has_nothing_before_it_of_another(size):
+    """The second text starts anew, whether or not the first one's last window is full."""
     run = trained("rnn")
-    texts = [a_text(9, 1), a_text(30, 2)]
+    texts = [a_text(30, 1)[:size], a_text(30, 2)]
     both, second = run.score(texts, context=6), run.score(texts[1:], context=6)
     n = second.n
     assert both.n > n

@@ -22,6 +22,7 @@ def test_texts_go_on_from_their_last_half():
     run = jensen.train("markov", [CYCLE * 60], text={"length": 6}, settings=settings, epochs=40)
     for text in run.sample(3, prefix="abc", length=29, nucleus=0.5):
         assert text == (CYCLE * 4)[:29]
+    assert run.sample(1, prefix="abcdefgh")[0] == (CYCLE * 2)[:14]  # a prefix of more than a window goes on for one
 
 
 def test_texts_of_a_latent_variable_are_sharpened():

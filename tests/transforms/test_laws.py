@@ -234,6 +234,7 @@ def test_there_and_back(name, weights):
     with torch.no_grad():
         x, there = transform.forward_and_ladj(z, context)
         again, back = transform.inverse_and_ladj(x, context)
+        torch.testing.assert_close(transform(z, context), x, rtol=1e-9, atol=1e-9)  # by its own way
     assert tuple(x.shape[1:]) == transform.codomain_shape
     assert bool(transform.codomain.check(x).all())
     loose = 1e-6 if case.exact else 1e-5

@@ -271,7 +271,7 @@ class Autoregression(Distribution):
             u: share of each drawn element's mass below it, `(*, *event)`.
             given, known: values, and where they hold, `(*, *event)`; nothing but ends after one that is known.
             lasting: where no end is, `(*, *event)`; with something known.
-            steps: how many elements are met, all if None; the others stay as they are given, and weigh nothing.
+            steps: with `given`, how many elements are met, all if None; the others stay as given, and weigh nothing.
 
         Returns:
             `(*, *event)`, and log w, `(*)`; None where nothing is known.

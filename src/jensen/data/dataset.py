@@ -30,6 +30,7 @@ class Split:
         x: uint8 pictures (N, C, H, W), float32 waveforms (N, T) or a float64 table (N, D).
         y: labels, int64 (N,), -1 where a row has none; None where nothing has.
         weight: non-negative row weights, float64 (N,), or None.
+        starts: of windows of texts that stand one after another, which of them begin a text, bool (N,); else None.
         amounts: of text, how many tokens, words, characters, bytes and words that became `<unk>` each row is, int64
             (N, 5); None where that is not known.
         c: conditions, what a model is given: columns, float64 (N, G), real numbers and the positions of categories
@@ -45,6 +46,7 @@ class Split:
     redraw: bool = False
     c: np.ndarray | None = None
     amounts: np.ndarray | None = None
+    starts: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.index) == 0:
@@ -54,10 +56,10 @@ class Split:
         return len(self.x)
 
     def rows(self, index: np.ndarray) -> Split:
-        """The rows at an index, with all that belongs to them."""
+        """The rows at an index, with all that belongs to them, but for what stands before them in a text."""
         taken = {name: getattr(self, name) for name in ("y", "weight", "c", "amounts")}
         taken = {name: None if values is None else values[index] for name, values in taken.items()}
-        return replace(self, x=self.x[index], index=self.index[index], **taken)
+        return replace(self, x=self.x[index], index=self.index[index], starts=None, **taken)
 
     @cached_property
     def sha256(self) -> str:
@@ -79,8 +81,10 @@ class Split:
         if not self.redraw:
             x = schema.prepare(self.x).to(device)
             seen = ~x.isnan() if schema.gaps else None
-            end = schema.tokens.end if schema.is_text and not schema.tokens.lines else None
-            return TensorSplit(x if seen is None else x.nan_to_num_(), y, weight, c=c, seen=seen, end=end)
+            starts = None if self.starts is None else torch.from_numpy(self.starts).to(device)
+            end = None if starts is None else schema.tokens.end
+            x = x if seen is None else x.nan_to_num_()
+            return TensorSplit(x, y, weight, c=c, seen=seen, end=end, starts=starts)
         grey = torch.tensor(self.x, device=device)
         return TensorSplit(grey, y, weight, top=(schema.fields[0].grey or 256) - 1, c=c)
 
@@ -93,7 +97,8 @@ class TensorSplit:
         top: the whitest grey, where each `take` draws pixels afresh from Bernoulli(v / top); else None.
         c: prepared conditions, float32 (N, C), or pictures (N, C, H, W); or None.
         seen: which cells of a table are there, (N, D), where some may be missing, for which x has 0; or None.
-        end: where rows are windows of texts, one after another, the token after a text's last; else None.
+        starts: where rows are windows of texts, one after another, which of them begin a text, (N,); else None.
+        end: the token after the last of such a text; else None.
     """
 
     def __init__(
@@ -105,8 +110,10 @@ class TensorSplit:
         c: torch.Tensor | None = None,
         seen: torch.Tensor | None = None,
         end: int | None = None,
+        starts: torch.Tensor | None = None,
     ):
-        self.x, self.y, self.weight, self.top, self.c, self.seen, self.end = x, y, weight, top, c, seen, end
+        self.x, self.y, self.weight, self.top, self.c, self.seen = x, y, weight, top, c, seen
+        self.end, self.starts = end, starts
 
     def __len__(self) -> int:
         return len(self.x)
@@ -131,18 +138,19 @@ class TensorSplit:
         return batch
 
     def recut(self, shift: int) -> TensorSplit:
-        """As many windows of the same texts, cut so many tokens further on; itself where rows are no windows of a text
-        that is longer than one. The texts make a ring, and of a window that one of them ends in the rest is ends. One
-        that fills its last window has no end, and runs on into the next.
+        """As many windows of the same text, cut so many tokens further on, fewer than a window has; itself where rows
+        are not windows of one text, three or more. The text makes a ring: what stands before the first window follows
+        its end, and of the window that it ends in the rest is ends.
         """
-        if self.end is None or len(self) < 2:
+        if self.end is None or self.starts is None or len(self) < 3 or int(self.starts.sum()) != 1:
             return self
         flat, end = self.x.flatten(), self.end
-        stream = flat[(flat != end) | (flat.roll(1) != end)]  # one end after each text
-        at = (torch.arange(flat.numel(), device=flat.device) + shift) % len(stream)
-        x = stream[at].view_as(self.x)
-        ended = (x == end).cummax(1).values
-        return TensorSplit(x.masked_fill(ended, end), end=end)
+        filled = int((flat != end).sum())
+        stream = flat[: min(filled + 1, len(flat))]  # one end, where there is any
+        x = torch.cat([stream[shift:], stream[: shift + len(flat) - len(stream)]]).view_as(self.x)
+        last = (x == end).any(1)
+        x[last] = x[last].masked_fill((x[last] == end).cummax(1).values, end)
+        return TensorSplit(x)
 
     def rows(self, index: torch.Tensor) -> TensorSplit:
         """The rows at an index or a mask, with all that belongs to them."""

@@ -266,7 +266,7 @@ def _windows(texts: Sequence[_Coded], tokens: Tokens, length: int) -> Split:
 
     An end between two texts counts as one of everything that is counted, as a line's does; that of the last does not.
     """
-    x, amounts = [], []
+    x, amounts, starts = [], [], []
     for i, text in enumerate(texts):
         count = -(-len(text.ids) // length)
         ids = np.full(count * length, tokens.end, dtype=np.int32)
@@ -277,7 +277,8 @@ def _windows(texts: Sequence[_Coded], tokens: Tokens, length: int) -> Split:
             sizes[len(text.ids), : AMOUNTS.index("hidden")] = 1
         x.append(ids.reshape(count, length))
         amounts.append(sizes.reshape(count, length, -1).sum(1))
-    return Split(np.concatenate(x), amounts=np.concatenate(amounts))
+        starts.append(np.arange(count) == 0)
+    return Split(np.concatenate(x), amounts=np.concatenate(amounts), starts=np.concatenate(starts))
 
 
 def fit_rows(x: Any, source: Source, schema: Schema) -> np.ndarray:

@@ -119,15 +119,17 @@ class Tokens(BaseModel):
 
     # There and back
 
-    def encode(self, text: str, name: str = "text", line: int = 1) -> np.ndarray:
-        """The tokens of a text, int32, without `end`; `name` and `line`, where it begins, are for messages.
+    def encode(self, text: str, name: str = "text", line: int = 1, column: int = 1) -> np.ndarray:
+        """The tokens of a text, int32, without `end`; `name`, and where in it the text begins, are for messages.
 
         Raises:
             DataError: a character that is not among the tokens, or a word where there is no `<unk>`.
         """
-        return self.spans(text, name, line)[0]
+        return self.spans(text, name, line, column)[0]
 
-    def spans(self, text: str, name: str = "text", line: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    def spans(
+        self, text: str, name: str = "text", line: int = 1, column: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of a text, and after how many of its bytes each of them ends; both int, (n,)."""
         if self.unit == "characters":
             points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
@@ -135,7 +137,7 @@ class Tokens(BaseModel):
             found = np.searchsorted(known, points).astype(np.int32)
             unknown = known[np.minimum(found, len(known) - 1)] != points if len(known) else points == points
             if unknown.any():
-                self._refuse(text, int(unknown.argmax()), name, line)
+                self._refuse(text, int(unknown.argmax()), name, line, column)
             return found, np.cumsum(_utf8_length(points))
         data = text.encode()
         if self.unit == "bytes":
@@ -156,10 +158,10 @@ class Tokens(BaseModel):
         ends = [match.start() for match in matches[1:]] + [len(data)] * bool(matches)
         return np.array(found, dtype=np.int32), np.array(ends, dtype=np.int64)
 
-    def _refuse(self, text: str, position: int, name: str, line: int) -> None:
+    def _refuse(self, text: str, position: int, name: str, line: int, column: int) -> None:
         symbol = text[position]
         before = text.count("\n", 0, position)
-        column = position - (text.rfind("\n", 0, position) + 1) + 1
+        column = position - text.rfind("\n", 0, position) if before else column + position
         raise DataError(
             f"{name}, line {line + before}, column {column}: the character {symbol!r} (U+{ord(symbol):04X}) is not "
             f"among the {len(self.symbols)} that the model knows; tokens=bytes knows every text"

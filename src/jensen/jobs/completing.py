@@ -67,12 +67,13 @@ def complete(
             given = [context[name][few] for name in factor.parents]
             p: Autoregression = module(*given)
             if len(orderings) == 1:
-                goes_on, noise = None if lasting is None else lasting[few], p.noise((k, len(few), *network.shape))
-                found, weight = p.complete(noise, x[few], ~missing[few], goes_on, steps)
+                goes_on, most = None if lasting is None else lasting[few], max(1, TOGETHER // len(few))
+                noises = (p.noise((min(most, k - i), len(few), *network.shape)) for i in range(0, k, most))
+                parts = [p.complete(noise, x[few], ~missing[few], goes_on, steps) for noise in noises]
+                found, weight = (torch.cat(part) for part in zip(*parts, strict=True))  # pyright: ignore
             else:
                 found, weight = _by_each(p, x[few], ~missing[few], math.ceil(k / len(orderings)))
             found = found.flatten(2)
-            assert weight is not None
             if exact:
                 keep(few, "ordered", found[:draws], found.mean(0), found.std(0), torch.full((len(few),), float(k)))
                 continue

@@ -154,13 +154,13 @@ def fill_texts(
     pieces = texts_of(source.raw.texts[ALL], tokens.lines)
     rows = [_read(tokens, text, gap, source.name, line) for text, line in pieces]
     if tokens.lines:
-        for (ids, missing), (_, line) in zip(rows, pieces, strict=True):
+        for (ids, missing, _), (_, line) in zip(rows, pieces, strict=True):
             if missing.any() and len(ids) > size:
                 raise DataError(f"{source.name}, line {line}: expected at most {size} {tokens.words}, got {len(ids):,}")
-    told, count = 0, sum(int(missing.sum()) for _, missing in rows)
+    told, count = 0, sum(int(missing.sum()) for _, missing, _ in rows)
     sizes, drawn = np.full(len(rows), np.inf), np.empty((draws, len(rows)), dtype=object)
     with seeded(seed, run.device):
-        for i, ((ids, missing), (text, _)) in enumerate(zip(rows, pieces, strict=True)):
+        for i, ((ids, missing, parts), (text, _)) in enumerate(zip(rows, pieces, strict=True)):
             drawn[:, i] = text
             whole = np.tile(ids, (draws, 1))
             for window, here in _windows(missing, size):
@@ -170,23 +170,33 @@ def fill_texts(
                 if listener is not None:
                     listener(told / count)
             if missing.any() and sizes[i]:
-                drawn[:, i] = [tokens.decode(row) for row in whole]
-    lines, filled = np.array([line for _, line in pieces]), np.array([int(missing.sum()) for _, missing in rows])
+                drawn[:, i] = [_whole(tokens, row, missing, parts) for row in whole]
+    lines, filled = np.array([line for _, line in pieces]), np.array([int(missing.sum()) for _, missing, _ in rows])
     return FilledTexts(drawn, lines, filled, sizes, tokens.words)
 
 
-def _read(tokens: Tokens, text: str, gap: str, name: str, line: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of a text, (L,), any number where one is missing, and where that is."""
+def _read(tokens: Tokens, text: str, gap: str, name: str, line: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The tokens of a text, (L,), any number where one is missing; where that is; and what stands around gaps."""
     mark = rf"(?<!\S){re.escape(gap)}(?!\S)" if tokens.unit == "words" else re.escape(gap)
-    ids, missing = [], []
-    for i, part in enumerate(re.split(mark, text)):
+    ids, missing, parts, column = [], [], re.split(mark, text), 1
+    for i, part in enumerate(parts):
         if i:
             ids.append(np.zeros(1, np.int32))
             missing.append([True])
-        ids.append(tokens.encode(part, name, line))
+            column += len(gap)
+        ids.append(tokens.encode(part, name, line, column))
         missing.append([False] * len(ids[-1]))
         line += part.count("\n")
-    return np.concatenate(ids), np.concatenate(missing).astype(bool)
+        column = len(part) - part.rfind("\n") if "\n" in part else column + len(part)
+    return np.concatenate(ids), np.concatenate(missing).astype(bool), parts
+
+
+def _whole(tokens: Tokens, row: np.ndarray, missing: np.ndarray, parts: list[str]) -> str:
+    """A text with its gaps filled in; words that stood around them keep their spelling and their spaces."""
+    if tokens.unit != "words":
+        return tokens.decode(row)
+    drawn = [tokens.symbols[i] for i in row[missing].astype(int)]
+    return parts[0] + "".join(word + part for word, part in zip(drawn, parts[1:], strict=True))
 
 
 def _windows(missing: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray]]:
@@ -196,7 +206,8 @@ def _windows(missing: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray
         start = max(0, min(int(todo.argmax()) - size // 2, length - size))
         stop = min(start + size, length)
         here = todo.copy()
-        here[stop if stop == length else stop - max(1, size // AHEAD) :] = False
+        look = min(max(1, size // AHEAD), size - 1 - size // 2)  # the first to fill in stands before it
+        here[stop if stop == length else stop - look :] = False
         todo &= ~here
         yield slice(start, stop), here
 

@@ -38,9 +38,11 @@ class Imputation:
 
     Attributes:
         drawn: (M, C), each drawn from p(missing | observed), in the units of the data.
-        expected: E[missing | observed], (C,), of names the likeliest, of names with an order the median.
+        expected: E[missing | observed], (C,), of names the likeliest, of names with an order the median, of sound the
+            amplitude of the mean level.
         uncertainty: of each cell, (C,), in the units of the data: the standard deviation of p(missing | observed), of
-            names the probability of any other.
+            names the probability of any other, of sound half of what lies between the amplitudes of the levels a
+            deviation above and below the mean.
         missing: (n, *event), True where something was filled in.
         method: of each datum, "none", "direct" (all was missing: a sample of the model), "conditional" (by
             p(missing | observed) itself, means and spreads without an error of drawing), "ordered" (each number drawn

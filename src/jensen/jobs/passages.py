@@ -49,15 +49,20 @@ def log_p_in_context(model: Model, tensors: TensorSplit, chosen: Tensor, context
     Args:
         tensors: windows one after another, (N, T).
         chosen: which of them, (n,).
+
+    Raises:
+        CapabilityError: it is not known which windows begin a text.
     """
     factor = model.p[model.data]
     met: Any = factor.module()
     assert isinstance(met, Autoregression)
     chosen = chosen.to(tensors.x.device)
+    if tensors.starts is None:
+        raise CapabilityError("--context: expected a text; of rows of tokens it is not known which follow one another")
     x = as_in(model, tensors.take(chosen))[model.data]
     terms, length = met.terms(x).double(), x.shape[1]
     before = as_in(model, tensors.take((chosen - 1).clamp_min(0)))[model.data]
-    follows = (chosen > 0) & (before[:, -1] != met.of.end)
+    follows = ~tensors.starts[chosen]
     passage = torch.cat([before, x], 1)[follows]  # (m, 2T)
     fresh = length - context
     for start in range(fresh, length, fresh):

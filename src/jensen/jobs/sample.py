@@ -58,8 +58,9 @@ def sample(
         seed: equal seeds give equal samples.
         mean: give E[x | z] of each draw of what is hidden instead of a draw of x: smoother, and no sample.
         prefix: of a text, how each begins.
-        length: of windows of a text, tokens to draw, more than a window's if you like: it goes on from the second half
-            of what it has. By default a window's.
+        length: of windows of a text, tokens of each, those of the prefix among them, more than a window's if you like:
+            it goes on from the second half of what it has. By default a window's, and after a prefix that has as many
+            as much again.
         nucleus: of a text, draw each token from the likeliest only, the fewest that weigh at least this share.
         sampling: settings of how variables are drawn, where the model can in several ways, as sampler and steps of a
             diffusion model, or sampler="jacobi" of an autoregressive one.

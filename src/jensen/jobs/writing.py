@@ -61,7 +61,7 @@ def write_on(
         problems.append(f"--length: expected more than the {len(begun)} {tokens.unit} of --prefix, got {length}")
     if problems:
         raise ConfigError(problems)
-    wanted = max(len(begun), length or size)
+    wanted = length or (size if len(begun) < size else len(begun) + size)
     how = how or {}
     alone = not run.model.p[run.model.data].parents
     if (len(begun) or wanted > size) and not alone:

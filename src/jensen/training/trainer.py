@@ -622,7 +622,7 @@ class Trainer:
         return torch.randperm(len(self.train), generator=self._chance(epoch)).to(self.device)
 
     def _cut(self, epoch: int) -> TensorSplit:
-        """The data of a pass: windows of a text, which might begin anywhere, begin elsewhere in each.
+        """The data of a pass: windows of one long text, which might begin anywhere, begin elsewhere in each.
 
         Not where something is inferred of a window: what is known of it stays with it.
         """

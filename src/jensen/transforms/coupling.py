@@ -225,6 +225,10 @@ class Coupling(Transform):
         changed, ladj = self.monotone.forward_and_ladj(changed, self.parameters_of(kept, context))
         return self.partition.join(kept, changed), ladj
 
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        kept, changed = self.partition.split(z)
+        return self.partition.join(kept, self.monotone.forward(changed, self.parameters_of(kept, context)))
+
     def inverse_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         kept, changed = self.partition.split(x)
         changed, ladj = self.monotone.inverse_and_ladj(changed, self.parameters_of(kept, context))

@@ -72,9 +72,6 @@ class AffineMap(Monotone):
         super().__init__()
         self.bound = bound
 
-    def log_scale(self, raw: Tensor) -> Tensor:
-        return torch.tanh(raw * (1 / self.bound)) * self.bound
-
     def forward_and_ladj(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         if _by_hand():
             return _Affine.apply(z, parameters, self.bound, False)  # pyright: ignore[reportReturnType]
@@ -87,7 +84,8 @@ class AffineMap(Monotone):
 
     def forward(self, z: Tensor, parameters: Tensor) -> Tensor:
         raw, t = parameters.unbind(1)
-        return torch.addcmul(t, self.log_scale(raw).exp_(), z)
+        u = (raw * (2 / self.bound)).sigmoid_()
+        return torch.addcmul(t, torch.rsub(u, -self.bound, alpha=-2 * self.bound).exp_(), z)
 
 
 def _affine(v: Tensor, parameters: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:
