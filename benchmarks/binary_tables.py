@@ -4,11 +4,11 @@
         [--out benchmarks/results/binary_tables.json]
 
 Every set is trained in several orders at once and scored as their average; validation chooses the weights, the number
-of orders, the learning rate, by trials of a quarter of the minutes each, and then of that winner the length of training.
-Tables that are not named stay as they are in the kept file. Published: MADE and EoNADE (Germain et al. 2015, arXiv:1502.03509),
-NADE (Larochelle and Murray 2011), and of sum-product networks LearnSPN (Gens and Domingos 2013) and ID-SPN (Rooshenas
-and Lowd 2014); those of mushrooms are quoted, the others as they are commonly cited and not checked against the papers'
-own text.
+of orders, the learning rate, by trials of a quarter of the minutes each, and then of that winner the length of
+training. Tables that are not named stay as they are in the kept file. Published: MADE and EoNADE (Germain et al. 2015,
+arXiv:1502.03509), NADE (Larochelle and Murray 2011), and of sum-product networks LearnSPN (Gens and Domingos 2013) and
+ID-SPN (Rooshenas and Lowd 2014); those of mushrooms are quoted, the others as they are commonly cited and not checked
+against the papers' own text.
 """
 
 from __future__ import annotations

@@ -127,9 +127,7 @@ class Tokens(BaseModel):
         """
         return self.spans(text, name, line, column)[0]
 
-    def spans(
-        self, text: str, name: str = "text", line: int = 1, column: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def spans(self, text: str, name: str = "text", line: int = 1, column: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of a text, and after how many of its bytes each of them ends; both int, (n,)."""
         if self.unit == "characters":
             points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
