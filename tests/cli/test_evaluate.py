@@ -38,7 +38,7 @@ def test_outliers(jensen, fails, table):
     assert answer.code == 0 and "auroc" in answer.out and "ppca − it, auroc" in answer.out, answer
     fails(jensen("evaluate", "outliers", table), 2, "--label: name the column")
     words = ("evaluate", "outliers", table, "--label", "kind", "--detectors", "ECOD", "--model", "ppca", "--seeds", 1)
-    fails(jensen(*words, "--kind", "q=real"), 3, "q")
+    fails(jensen(*words, "--kind", "q=real"), 2, "no column 'q'")
 
 
 def test_synthetic(jensen, fails, table, tmp_path):
