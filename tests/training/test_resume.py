@@ -112,6 +112,7 @@ CASES = {
     "linear schedule, clipped sgd": Case(
         training={"optimizer": "sgd", "schedule": "linear", "clip": 0.5, "average": 0.0, "keep": "last"}
     ),
+    "muon": Case(training={"optimizer": "muon", "weight_decay": 0.1}),
     "warm-up, decay, dropout": Case(
         settings={"objective.warmup": 0.5, "encoder.dropout": 0.3},
         training={"optimizer": "adamw", "weight_decay": 0.1, "lr_warmup": 0.4},

@@ -64,7 +64,7 @@ def settings(
     minutes: Annotated[float | None, Field(gt=0)] = None,
     batch_size: Count = 128,
     lr: Positive = 1e-3,
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam",
+    optimizer: Literal["adam", "adamw", "muon", "sgd"] = "adam",
     weight_decay: Annotated[float, Field(ge=0)] = 0.0,
     schedule: Literal["auto", "constant", "cosine", "linear"] = "auto",
     lr_warmup: Share = 0.01,
@@ -90,8 +90,10 @@ def settings(
         minutes: wall-clock budget; the number of steps is fixed early from the measured speed, then kept.
         batch_size: data per step.
         lr: learning rate at its highest.
-        optimizer: "adam" (fused), "adamw" or "sgd" (momentum 0.9).
-        weight_decay: for "adamw" and "sgd".
+        optimizer: "adam" (fused), "adamw", "sgd" (momentum 0.9), or "muon": orthogonalised momentum for the weights of
+            linear maps, convolutions and recurrent networks, Adam for all else; at the same learning rate, or a few
+            times that, large networks learn more in a step.
+        weight_decay: of all but "adam".
         schedule: of the learning rate over progress; "auto" is cosine with a budget, else constant, and cut to
             a tenth when validation stops improving, before it ends training.
         lr_warmup: share of training over which the learning rate rises from 0.

@@ -27,6 +27,7 @@ from jensen.objectives import GradientPhase, Objective, Stage, Terms, UpdatePhas
 from jensen.training.adam import LeanAdam
 from jensen.training.folder import Folder, load_tensors, save_tensors
 from jensen.training.hardware import pick_device, pick_precision, threads
+from jensen.training.muon import Muon, matrices_of
 from jensen.training.settings import Settings
 from jensen.transforms.compilation import compiling
 
@@ -192,7 +193,9 @@ class Trainer:
     def _start_stage(self) -> None:
         s, at = self.settings, self.at
         self.optimizers = [
-            _optimizer(list(phase.parameters(self.model)), s) if isinstance(phase, GradientPhase) else _nothing()
+            _optimizer(list(phase.parameters(self.model)), self.model, s)
+            if isinstance(phase, GradientPhase)
+            else _nothing()
             for phase in self.stage.phases
         ]
         gradient = any(isinstance(phase, GradientPhase) for phase in self.stage.phases)
@@ -755,9 +758,13 @@ def _is_gradient(phase: GradientPhase | UpdatePhase) -> bool:
     return isinstance(phase, GradientPhase)
 
 
-def _optimizer(parameters: list[nn.Parameter], s: Settings) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[nn.Parameter], model: nn.Module, s: Settings) -> torch.optim.Optimizer:
     if not parameters:
         return _nothing()
+    if s.optimizer == "muon":
+        hidden = set(matrices_of(model))
+        matrices, others = [p for p in parameters if p in hidden], [p for p in parameters if p not in hidden]
+        return Muon(matrices, others, s.lr, s.weight_decay)
     if s.optimizer == "sgd":
         return torch.optim.SGD(parameters, s.lr, momentum=0.9, weight_decay=s.weight_decay, fused=True)
     decoupled = s.optimizer == "adamw"
@@ -774,9 +781,10 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     for key, value in tensors.items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
-    if len({frozenset(values) for values in state.values()}) > 1:
+    groups = optimizer.state_dict()["param_groups"]
+    if any(len({frozenset(state[i]) for i in group["params"] if i in state}) > 1 for group in groups):
         raise ValueError("the optimizer's state is incomplete")
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
     for parameter, values in optimizer.state.items():  # fused kernels go through memory, whatever the strides
         for name, value in values.items():
             if value.shape == parameter.shape and value.stride() != parameter.stride():
