@@ -11,12 +11,14 @@ from scipy import stats
 from torch import Tensor
 
 from jensen.conditionals import autoregressive
-from jensen.conditionals.autoregressive import DRAWS_OF_MEAN, Autoregression, Autoregressive, at
+from jensen.conditionals.autoregressive import DRAWS_OF_MEAN, Autoregression, Autoregressive, at, embedding
 from jensen.conditionals.heads import Support
 from jensen.core import seeded
 from jensen.distributions import Categorical, DiagonalNormal, MixtureDiscretizedLogistic, StudentT
 from jensen.errors import CapabilityError, ConfigError
+from jensen.nets.causal import SequenceNet
 from jensen.nets.made import MADE
+from jensen.nets.recurrent import Recurrent
 from jensen.registry import Choice, configure, find
 
 LEVELS, DIMS = 3, 4
@@ -293,6 +295,20 @@ def test_rows_in_parts_keep_their_contexts(monkeypatch: pytest.MonkeyPatch):
         whole = made(c).terms(x)
         monkeypatch.setattr(autoregressive, "PARAMETERS", 3 * made.network.per_element * 3)
         torch.testing.assert_close(made(c).terms(x), whole)
+
+
+def test_rows_of_wide_networks_are_computed_few_at_once(monkeypatch: pytest.MonkeyPatch):
+    """What is between data and densities counts as well, of each element."""
+    head = Choice(find("likelihood", "categorical"), {})(LEVELED)
+    net = SequenceNet(LEVELED.shape, head.per_element, embedding(LEVELED, 6), Recurrent(6, 1, "gru")).double()
+    dist, x = Autoregressive(net, head)(), everything()[:20]
+    seen: list[int] = []
+    net.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    with torch.no_grad():
+        whole = dist.terms(x)
+        monkeypatch.setattr(autoregressive, "HIDDEN", DIMS * 7 * net.breadth)
+        torch.testing.assert_close(dist.terms(x), whole)
+    assert seen == [20, 7, 7, 6]
 
 
 def test_an_end_known_after_an_end_weighs_nothing():

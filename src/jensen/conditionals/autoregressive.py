@@ -26,7 +26,7 @@ from jensen.nets.causal import Causal, Numbers, Symbols
 from jensen.registry import component
 
 DRAWS_OF_MEAN = 16
-PARAMETERS = 1 << 24  # of densities in memory at once, where there is no gradient
+PARAMETERS, HIDDEN = 1 << 24, 1 << 27  # of densities and of networks, in memory at once where there is no gradient
 
 Sampler = Literal["sequential", "jacobi"]
 
@@ -202,8 +202,9 @@ class Autoregression(Distribution):
         return terms.reshape(lead + event)
 
     def _in_parts(self, context: Tensor | None, rows: Tensor, *beside: Tensor) -> Iterator[tuple[Any, ...]]:
-        """Rows, their context, and what else there is of each, so many at once that their densities fit in memory."""
-        size = max(1, PARAMETERS // max(1, rows[:1].numel() * self.of.network.per_element))
+        """Rows, their context, and what else there is of each, so many at once that all fits in memory."""
+        elements, network = max(1, rows[:1].numel()), self.of.network
+        size = min(PARAMETERS // network.per_element, HIDDEN // max(1, network.breadth)) // elements or 1
         contexts = [None] * math.ceil(len(rows) / size) if context is None else context.split(size)
         return zip(rows.split(size), contexts, *(part.split(size) for part in beside), strict=True)
 

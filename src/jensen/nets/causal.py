@@ -76,6 +76,9 @@ class Causal(nn.Module):
         shared, own = context.split([context.shape[1] - local * positions, local * positions], 1)
         return torch.cat([shared.unsqueeze(2).expand(-1, -1, positions), own.unflatten(1, (local, positions))], 1)
 
+    breadth = 0
+    """Hidden numbers of an element that are in memory at once where there is no gradient, roughly; 0 for few."""
+
     orderings = 1
     """M, orders in which the network can work; `use` chooses one."""
 
@@ -176,6 +179,7 @@ class SequenceNet(Causal):
     ):
         super().__init__(shape, per_element, raster(shape))
         self.embed, self.core = embed, core
+        self.breadth = 8 * core.width
         self.first = nn.Parameter(0.1 * torch.randn(core.width))
         self.context = nn.Linear(context, core.width, bias=False) if context else None
         self.positions = nn.Parameter(0.1 * torch.randn(self.dims, core.width)) if positions else None

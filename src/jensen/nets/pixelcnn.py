@@ -57,6 +57,7 @@ class PixelCNN(Causal):
     ):
         super().__init__(shape, per_element, raster(shape))
         self.width, self.middle, self.unit = width, middle, unit
+        self.breadth = 8 * width  # both stacks, before and after their gates
         self.embed = nn.Embedding(symbols, width) if symbols else None
         seen = (width if symbols else shape[0]) + 1  # a plane of ones tells the picture from the padding around it
         self.layers = nn.ModuleList(
