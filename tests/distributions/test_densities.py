@@ -27,6 +27,7 @@ from jensen.distributions import (
     Poisson,
     StandardNormal,
     StudentT,
+    bernoulli,
 )
 
 torch_ = torch.distributions
@@ -309,6 +310,31 @@ def finite(p: Elementwise, x: Tensor, leaves: list[Tensor]) -> None:
         assert gradient.isfinite().all()
     for quantity in (p.sample(), p.mean, p.mode, p.variance):
         assert quantity.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("event", [(9,), (2, 2, 3), (1,)])
+@pytest.mark.parametrize("lead", ["particles", "one datum", "rows", "one value"])
+@pytest.mark.parametrize("spread", [1.0, 30.0, 300.0])
+def test_bernoulli_scores_as_its_terms_add_up(dtype, event, lead, spread, monkeypatch):
+    """Few rows at a time and logarithms of products, beside the sum of terms in float64, also where they overflow."""
+    monkeypatch.setattr(bernoulli, "CACHED", 25)
+    generator = torch.Generator().manual_seed(0)
+    batch, of_value = {
+        "particles": ((7, 5), (5,)),
+        "one datum": ((7, 1), (1,)),
+        "rows": ((7, 5), (7, 5)),
+        "one value": ((7,), ()),
+    }[lead]
+    logits = (spread * torch.randn(*batch, *event, generator=generator, dtype=torch.float64)).to(dtype)
+    x = (torch.rand(*of_value, *event, generator=generator) < 0.4).to(dtype)
+    p = Bernoulli(logits, len(event))
+    right = Bernoulli(logits.double(), len(event)).log_prob_terms(x.double()).flatten(-len(event)).sum(-1)
+    with torch.no_grad():
+        found = p.log_prob(x)
+    assert found.shape == batch and found.dtype == dtype
+    close = {"rtol": 2e-6, "atol": 2e-6} if dtype == torch.float32 else {"rtol": 1e-13, "atol": 1e-13}
+    torch.testing.assert_close(found.double(), right, **close)
 
 
 @pytest.mark.parametrize("family", [Bernoulli, ContinuousBernoulli])
