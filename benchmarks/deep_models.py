@@ -24,6 +24,7 @@ from jensen.data import Schema, TensorSplit
 from jensen.registry import build
 from jensen.training.settings import training_settings
 from jensen.training.trainer import Trainer
+from middle import in_the_middle
 
 SCHEMA = Schema.of_pictures((1, 28, 28))
 PLAIN = "vae"
@@ -53,17 +54,14 @@ def contestant(name: str, settings: dict[str, Any], batch: int, batches: int, wh
     trainer = Trainer(
         model, TensorSplit(x), TensorSplit(x[:1]), training_settings({"epochs": 10_000, "batch_size": batch})
     )
-    if model.objective.prepare is not None:
-        model.objective.prepare(model, trainer.train.take(slice(0, 2)))
-    model.initialize(trainer.train.take(slice(0, len(x))))
-    trainer._start_stage()
+    epoch = in_the_middle(trainer)
     before = resident()
 
     def work() -> int:
-        trainer._epoch()
+        done = epoch()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         Path(where).write_text(f"{peak - before} {sum(p.numel() for p in model.parameters())}")
-        return len(x)
+        return done
 
     return work
 

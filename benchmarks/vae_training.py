@@ -27,13 +27,13 @@ from torch import Tensor, nn
 
 from harness import arguments, interleave_processes, keep
 from jensen.cli.memory import keep_freed_memory
-from jensen.conditionals.amortized import set_precision
 from jensen.core import seeded
 from jensen.data import Schema, TensorSplit
 from jensen.registry import build
 from jensen.training.folder import Folder
 from jensen.training.settings import training_settings
 from jensen.training.trainer import Trainer
+from middle import in_the_middle
 
 BATCH, EPOCHS = 128, 4
 SCHEMA = Schema.of_pictures((1, 28, 28), levels=2)
@@ -55,16 +55,7 @@ def jensen(n: int, validated: int, precision: str, folder: Path) -> Callable[[],
     spec = {"model": "vae", "settings": {}}
     splits = [TensorSplit(x.view(-1, 1, 28, 28)) for x in (train, valid)]
     trainer = Trainer(model, splits[0], splits[1], settings, Folder.create(folder, spec, SCHEMA, overwrite=False))
-    set_precision(model, torch.bfloat16 if precision == "bf16" else None)
-    model.initialize(trainer.train.take(slice(0, 20_000)))
-    trainer._start_stage()
-
-    def work() -> int:
-        for _ in range(EPOCHS):
-            trainer._epoch()  # what `run` repeats
-        return EPOCHS * len(train)
-
-    return work
+    return in_the_middle(trainer, EPOCHS)
 
 
 class Plain(nn.Module):

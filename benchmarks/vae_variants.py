@@ -22,6 +22,7 @@ from jensen.data import Schema, TensorSplit
 from jensen.registry import build
 from jensen.training.settings import training_settings
 from jensen.training.trainer import Trainer
+from middle import in_the_middle
 
 BATCH = 128
 SCHEMA = Schema.of_pictures((1, 28, 28), levels=2)
@@ -66,16 +67,7 @@ def contestant(settings: dict[str, Any], latents: int, hidden: int, batches: int
         model = build("vae", SCHEMA, {**sizes, **settings})
     training = training_settings({"epochs": 10_000, "batch_size": BATCH})
     trainer = Trainer(model, TensorSplit(x), TensorSplit(x[:1]), training)
-    if model.objective.prepare is not None:
-        model.objective.prepare(model, trainer.train.take(slice(0, 2)))
-    model.initialize(trainer.train.take(slice(0, 2000)))
-    trainer._start_stage()
-
-    def work() -> int:
-        trainer._epoch()
-        return len(x)
-
-    return work
+    return in_the_middle(trainer)
 
 
 def main() -> None:

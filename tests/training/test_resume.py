@@ -149,6 +149,22 @@ CASES = {
     ),
     "views": Case(model="self-vae", settings={"encoder.width": 4, "decoder.width": 4, "latents": 1}, picture=True),
     "times and noise": Case(model="diffusion", settings={"network": "linear", "steps": 4}, picture=True),
+    "two workers": Case(training={"workers": 2, "hide": 0.5, "clip": 1.0}),
+    "two workers and their codebook": Case(
+        model="vqvae",
+        settings={
+            "halvings": 0,
+            "quantizer.codes": 4,
+            "quantizer.width": 3,
+            "encoder": "linear",
+            "decoder": "linear",
+            "prior.width": 4,
+            "prior.layers": 2,
+            "prior.hidden": 4,
+        },
+        training={"workers": 2},
+        picture=True,
+    ),
     "em": Case(model="ppca", settings={"fit": "em"}),
     "gradient of an exact likelihood": Case(model="ppca", settings={"fit": "gradient"}),
 }

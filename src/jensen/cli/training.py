@@ -71,6 +71,9 @@ def train(
         str | None, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:1.", show_default=False)
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Of the CPU.", show_default=False)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that share each batch, of one thread each.", show_default=False)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     binarize: Binarize = None,
@@ -104,6 +107,7 @@ def train(
         "precision": precision,
         "device": device,
         "threads": threads,
+        "workers": workers,
     }
     training = {key: value for key, value in training.items() if value is not None}
     of_data = {

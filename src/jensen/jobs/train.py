@@ -30,7 +30,7 @@ from jensen.training.trainer import Event, Trainer
 
 log = logging.getLogger(__name__)
 DATA_OPTIONS = set(inspect.signature(load_data).parameters) - {"ref", "seed", "schema", "gaps"}
-MAY_CHANGE = ("epochs", "minutes", "device", "threads", "checkpoint_seconds")  # when a run goes on
+MAY_CHANGE = ("epochs", "minutes", "device", "threads", "workers", "checkpoint_seconds")  # when a run goes on
 
 
 def train(

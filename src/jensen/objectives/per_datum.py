@@ -116,6 +116,7 @@ def per_datum(*, steps: Count = 1, rate: Positive = 0.05, samples: Count = 1) ->
         helpers=store,
         validation_cost=float(VALIDATION_STEPS),
         several=False,
+        parallel=False,
     )
 
 

@@ -76,7 +76,8 @@ class Objective:
     `validation_cost` is what validating a datum takes, in steps of training on one. `through_draws` says that the
     gradient passes through q's draws, which must then be differentiable. `prepare(model, batch)` sees a few data before
     training starts or resumes, for helpers whose shape is that of what is hidden. `initialize(model, batch)` sets where
-    training starts, in place of `Model.initialize`. `several` says that q may infer several variables.
+    training starts, in place of `Model.initialize`. `several` says that q may infer several variables, `parallel` that
+    the data of a batch may be shared among processes.
     """
 
     stages: tuple[Stage, ...]
@@ -88,6 +89,7 @@ class Objective:
     prepare: Callable[[Model, Batch], None] | None = None
     initialize: Callable[[Model, Batch], None] | None = None
     several: bool = True
+    parallel: bool = True
 
     def of_several(self, name: str) -> Objective:
         """Itself, for a model that infers several variables. Raises `ConfigError` where it is for one."""

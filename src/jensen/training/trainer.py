@@ -28,7 +28,8 @@ from jensen.training.adam import LeanAdam
 from jensen.training.folder import Folder, load_tensors, save_tensors
 from jensen.training.hardware import pick_device, pick_precision, threads
 from jensen.training.muon import Muon, matrices_of
-from jensen.training.settings import Settings
+from jensen.training.settings import Settings, unshareable
+from jensen.training.workers import Workers, together
 from jensen.transforms.compilation import compiling
 
 FIRST_ROWS = 20_000  # data that models start from, where they start from data
@@ -128,6 +129,7 @@ class Trainer:
         self._validation_rows = VALIDATION_ROWS
         self._whole = False  # between two steps: what would be saved now is no half step
         self._asked_to_stop = False
+        self.workers = Workers()
 
     @property
     def stage(self) -> Stage:
@@ -139,13 +141,15 @@ class Trainer:
         """Train to the end; the model then holds the kept weights. Returns the log.
 
         Raises:
-            TrainingError: a term is not finite.
+            ConfigError: several workers cannot train this model, or not on this device.
+            TrainingError: a term is not finite, or a worker has gone.
             ResourceError: memory or disk ran out.
             KeyboardInterrupt: after saving, so that the run can be resumed.
         """
+        self._check_workers()
         with (
             seeded(self.settings.seed, self.device),
-            threads(self.settings.threads),
+            threads(self.settings.threads if self.settings.workers == 1 else 1),
             self._interruptible(),
         ):
             set_precision(self.model, pick_precision(self.settings.precision, self.device))
@@ -161,9 +165,12 @@ class Trainer:
                     initialize = self.objective.initialize or type(self.model).initialize
                     initialize(self.model, self._first_data())
                     self._start_stage()
-                while not self.at.done:
-                    self._epoch()
-                    self._stop_if_asked()
+                with together(self.settings.workers, self._message_bytes) as self.workers:
+                    if self.workers.rank:
+                        self.folder = self.listener = None
+                    while not self.at.done:
+                        self._epoch()
+                        self._stop_if_asked()
             except (KeyboardInterrupt, BrokenPipeError):  # or whoever listened has gone
                 self._emergency_save()
                 raise
@@ -173,6 +180,35 @@ class Trainer:
         self.model.eval()
         self._tell("end", {})
         return self.folder.metrics() if self.folder else self.at.extra.get("log", [])
+
+    def _check_workers(self) -> None:
+        s = self.settings
+        if s.workers == 1:
+            return
+        why = unshareable(self.model)
+        if self.device.type != "cpu":
+            why = f"they share processors, and this trains on {self.device}"
+        elif s.threads not in (None, 1):
+            why = f"each has one thread, and train.threads is {s.threads}"
+        elif s.workers > s.batch_size:
+            why = f"a batch has {s.batch_size} data"
+        if why:
+            raise ConfigError(f"train.workers: {s.workers} cannot share the work: {why}")
+
+    @property
+    def _message_bytes(self) -> int:
+        """Of the gradients of everything, at most."""
+        parts = self.model, self._helpers
+        return 8 * sum(t.numel() + 1 for part in parts for t in (*part.parameters(), *part.buffers()))
+
+    @property
+    def _helpers(self) -> nn.Module:
+        return self.helpers or nn.Module()
+
+    @property
+    def _moving(self) -> list[Tensor]:
+        """What may follow the data beside the parameters, as codebooks and means of batches do."""
+        return [b for part in (self.model, self._helpers) for b in part.buffers() if b.is_floating_point()]
 
     def _first_data(self) -> dict[str, Tensor]:
         """The training data that the model starts from: all, or so many at random, for files may be ordered."""
@@ -238,14 +274,16 @@ class Trainer:
         began, first = time.perf_counter(), at.batch
         for position in range(at.batch, self.steps_per_epoch):
             rows = order[position * s.batch_size : (position + 1) * s.batch_size]
-            batch = {**self._take(train, rows), "row": rows, "total": self._total}
+            part, share = self.workers.part(rows)
+            self._draw_apart()
+            batch = {**self._take(train, part), "row": part, "total": self._total}
             progress, self._whole = self.progress, False
             for i, phase in enumerate(self.stage.phases):
                 if isinstance(phase, UpdatePhase):
                     with torch.no_grad():
                         self._updated[i] = phase.accumulate(self.model, self._updated[i], batch)
                 elif at.stage_step % phase.every == 0:
-                    self._gradient_step(phase, self.optimizers[i], batch, progress)
+                    self._gradient_step(phase, self.optimizers[i], batch, progress, share)
             at.step, at.stage_step, at.batch = at.step + 1, at.stage_step + 1, position + 1
             if self.average is not None and (at.stage_step % AVERAGE_EVERY == 0 or at.stage_step < AVERAGE_EVERY):
                 self._update_average()
@@ -253,7 +291,7 @@ class Trainer:
             if s.compile and not self._compiling:
                 self._compiling = now - began
             if at.total_steps is None and s.minutes is not None:
-                self._elapsed = at.calibration_seconds + now - began
+                self._elapsed = self.workers.first(at.calibration_seconds + now - began)
                 self._calibrate(self._elapsed)
             self._whole = True
             self._stop_if_asked()
@@ -322,7 +360,12 @@ class Trainer:
     # One step
 
     def _gradient_step(
-        self, phase: GradientPhase, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], progress: float
+        self,
+        phase: GradientPhase,
+        optimizer: torch.optim.Optimizer,
+        batch: dict[str, Tensor],
+        progress: float,
+        share: float,
     ) -> None:
         s = self.settings
         lr = s.lr * self._lr_factor(progress)
@@ -331,13 +374,18 @@ class Trainer:
         try:
             with compiling(s.batch_size if s.compile else None):
                 terms = phase.loss(self.model, batch, progress)
-            if not s.skips and self.device.type == "cpu" and not math.isfinite(terms.loss.item()):
-                self._not_finite(terms.logged, terms.loss)
             optimizer.zero_grad(set_to_none=True)
             loss = terms.loss  # a weighted mean over the batch: what a batch counts follows from its rows' weights
             if "weight" in batch:
                 loss = loss * (batch["weight"].mean() / self._mean_weight)
+            if share != 1.0:
+                loss = loss * share
             loss.backward()
+            counted = self._share(batch) if share else 0.0
+            if self.workers.number > 1:
+                terms, counted = self._of_all(list(phase.parameters(self.model)), terms, counted)
+            if not s.skips and self.device.type == "cpu" and not math.isfinite(terms.loss.item()):
+                self._not_finite(terms.logged, terms.loss)
             if s.clip or s.skips:
                 norm = nn.utils.clip_grad_norm_(list(phase.parameters(self.model)), s.clip or math.inf).detach()
                 terms.logged["gradient_norm"] = norm
@@ -346,11 +394,28 @@ class Trainer:
             optimizer.update() if isinstance(optimizer, LeanAdam) else optimizer.step()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
             raise _out_of_memory(e, s.batch_size) or e from None
-        self._count(terms.logged, self._share(batch))
+        self._count(terms.logged, counted)
         if self.device.type != "cpu" and self.at.step % 50 == 49:  # one wait for the device in fifty steps
             for name, value in self.sums.items():
                 if not math.isfinite(value.item()):
                     self._not_finite({name: value}, terms.loss)
+
+    @torch.no_grad()
+    def _of_all(self, parameters: list[nn.Parameter], terms: Terms, counted: float) -> tuple[Terms, float]:
+        """What a whole batch gives, from all workers: gradients, what follows the data, what is logged and counts."""
+        without = [float(p.grad is None) for p in parameters]
+        slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        logged = [counted * float(value) for value in (terms.loss, *terms.logged.values())]
+        sums = self.workers.combine(slopes, self._moving, [counted, *logged, *without])
+        for p, slope, number in zip(parameters, slopes, sums[1 + len(logged) :], strict=True):
+            p.grad = None if number == self.workers.number else slope
+        loss, *others = (torch.tensor(value / sums[0]) for value in sums[1 : 1 + len(logged)])
+        return Terms(loss, dict(zip(terms.logged, others, strict=True))), sums[0]
+
+    def _draw_apart(self) -> None:
+        """Let what this worker draws in a step follow from the step and its rank alone, so that a resume is exact."""
+        if self.workers.number > 1:
+            torch.manual_seed(hash((self.settings.seed, self.at.stage, self.at.step, self.workers.rank)) % 2**63)
 
     def _left_out(self, norm: Tensor, terms: Terms) -> bool:
         """Whether a step is to be left out for its gradient; counted in the log as the share `skipped`."""
@@ -493,7 +558,7 @@ class Trainer:
         seldom = left / (step + validation / (self.steps_per_epoch * self._affordable))
         often = (left - LEAST_VALIDATIONS * validation) / step  # where the run is short
         each = (left - 2 * validation) / (step + validation / self.steps_per_epoch)  # where it has fewer epochs
-        at.total_steps = at.stage_step + max(1, int(min(seldom, max(often, each))))
+        at.total_steps = at.stage_step + int(self.workers.first(max(1, int(min(seldom, max(often, each))))))
 
     # Validation
 
@@ -501,7 +566,8 @@ class Trainer:
         """Means of what the objective validates, in smaller batches where memory does not suffice."""
         while True:
             try:
-                return self._measure_in_batches(model, self._validation_rows)
+                names, sums = self._measure_in_batches(model, self._validation_rows)
+                break
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
                 answer = _out_of_memory(e, self.settings.batch_size)
                 if answer is None:
@@ -509,18 +575,32 @@ class Trainer:
                 if self._validation_rows == 1:
                     raise answer from None
                 self._validation_rows = math.ceil(self._validation_rows / 2)
+        if self.workers.number > 1:
+            self._check_agreement()
+        weight, *totals = self.workers.sum(sums)
+        return {name: total / weight for name, total in zip(names, totals, strict=True)}
+
+    def _check_agreement(self) -> None:
+        """Raises `TrainingError` where the workers' weights are no longer the same."""
+        with torch.no_grad():
+            total = torch.stack([p.sum(dtype=torch.float64) for p in self.model.parameters()]).sum()
+        said = self.workers.exchange([total])
+        if (said.nan_to_num() != said[0].nan_to_num()).any():
+            raise TrainingError("the workers' weights have come to differ, which is an error of this program")
 
     @torch.no_grad()
-    def _measure_in_batches(self, model: Model, size: int) -> dict[str, float]:
-        """The same over the validation rows, or as many training rows, `size` at once."""
+    def _measure_in_batches(self, model: Model, size: int) -> tuple[list[str], list[float]]:
+        """Names, and sums over this worker's part of the validation rows, or as many training rows, `size` at once:
+        of the weights, and of each name."""
         model.eval()
         split = self.valid if self.valid is not None else self.train
         totals: dict[str, Tensor] = {}
         weights = 0.0
         n = len(split) if self.valid is not None else min(len(split), 10_000)
-        with seeded(1, self.device):
-            for start in range(0, n, size):
-                batch = self._take(split, slice(start, min(n, start + size)))
+        first, end = self.workers.range(n)
+        with seeded(1 + self.workers.rank, self.device):
+            for start in range(first, end, size):
+                batch = self._take(split, slice(start, min(end, start + size)))
                 rows = batch["x"].shape[0]
                 weight = batch.get("weight", torch.ones(rows, device=self.device))
                 weights += float(weight.sum())
@@ -528,7 +608,7 @@ class Trainer:
                     total = (value * weight).sum()
                     totals[name] = totals[name] + total if name in totals else total
         model.train()
-        return {name: float(total) / weights for name, total in totals.items()}
+        return list(totals), [weights, *map(float, totals.values())]
 
     def _validate(self, rate: float) -> dict[str, Any]:
         """Measure the averaged weights, keep them if they are the best; returns the line that was logged."""
