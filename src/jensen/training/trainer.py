@@ -25,9 +25,10 @@ from jensen.data.dataset import Index, TensorSplit
 from jensen.errors import ConfigError, IntegrityError, JensenError, ResourceError, TrainingError
 from jensen.objectives import GradientPhase, Objective, Stage, Terms, UpdatePhase
 from jensen.training.adam import LeanAdam
+from jensen.training.averaging import Average
 from jensen.training.folder import Folder, load_tensors, save_tensors
 from jensen.training.hardware import pick_device, pick_precision, threads
-from jensen.training.muon import Muon, matrices_of
+from jensen.training.optimizers import no_optimizer, optimizer_of, restore, state_of
 from jensen.training.settings import Settings, unshareable
 from jensen.training.workers import Workers, together
 from jensen.transforms.compilation import compiling
@@ -36,7 +37,6 @@ FIRST_ROWS = 20_000  # data that models start from, where they start from data
 VALIDATION_ROWS = 1000  # data a batch in validation
 VALIDATION_SHARE = 0.05  # validated data, as a share of the data trained on, in a long run
 LEAST_VALIDATIONS = 20  # in a run whose length is known
-AVERAGE_EVERY = 10  # steps between updates of the averaged weights: as good as every step, at a tenth of the cost
 OPEN_ENDED_EPOCHS, OPEN_ENDED_STEPS = 100, 3000  # progress without a budget is measured against these
 LEAST_PATIENCE_STEPS = 500
 STORM = 100  # steps left out in a row, or all of a pass, that end training: it has lost its way
@@ -118,7 +118,7 @@ class Trainer:
         self.at = Position()
         self.steps_per_epoch = math.ceil(len(self.train) / settings.batch_size)
         self.optimizers: list[torch.optim.Optimizer] = []
-        self.average: list[Tensor] | None = None
+        self.average: Average | None = None
         self.best: dict[str, Tensor] | None = None
         self.sums: dict[str, Tensor] = {}  # of what the phases log, in batches: a partial one counts as its share
         self.counts: dict[str, float] = {}
@@ -224,18 +224,18 @@ class Trainer:
         if self.best is not None and self.settings.keep == "best":
             self.model.load_state_dict(self.best)
         elif self.average is not None:
-            self.model.load_state_dict(self._averaged_state())
+            self.model.load_state_dict(self.average.state())
 
     def _start_stage(self) -> None:
         s, at = self.settings, self.at
         self.optimizers = [
-            _optimizer(list(phase.parameters(self.model)), self.model, s)
+            optimizer_of(list(phase.parameters(self.model)), self.model, s)
             if isinstance(phase, GradientPhase)
-            else _nothing()
+            else no_optimizer()
             for phase in self.stage.phases
         ]
         gradient = any(isinstance(phase, GradientPhase) for phase in self.stage.phases)
-        self.average = [p.detach().clone() for p in self.model.parameters()] if s.average and gradient else None
+        self.average = Average(self.model, s.average) if s.average and gradient else None
         at.epoch = at.batch = at.stage_step = at.best_step = at.drops = at.skipped = at.patience_step = 0
         at.best, at.calibration_seconds = None, 0.0
         at.total_steps, self._elapsed, self.best, at.best_early = None, 0.0, None, False
@@ -285,8 +285,8 @@ class Trainer:
                 elif at.stage_step % phase.every == 0:
                     self._gradient_step(phase, self.optimizers[i], batch, progress, share)
             at.step, at.stage_step, at.batch = at.step + 1, at.stage_step + 1, position + 1
-            if self.average is not None and (at.stage_step % AVERAGE_EVERY == 0 or at.stage_step < AVERAGE_EVERY):
-                self._update_average()
+            if self.average is not None:
+                self.average.follow(at.stage_step)
             now = time.perf_counter()
             if s.compile and not self._compiling:
                 self._compiling = now - began
@@ -503,21 +503,6 @@ class Trainer:
             return "; nothing was kept, for no step was good"
         return f"; the last good state is in {self.folder.path}"
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        assert self.average is not None
-        updates = self.at.stage_step // AVERAGE_EVERY
-        decay = min(self.settings.average**AVERAGE_EVERY, (1 + updates) / (10 + updates))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.model.parameters()], 1 - decay)
-
-    def _averaged_state(self) -> dict[str, Tensor]:
-        state = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        if self.average is not None:
-            own = {id(p): a for p, a in zip(self.model.parameters(), self.average, strict=True)}
-            live = self.model.state_dict(keep_vars=True)
-            state |= {k: own[id(v)].clone() for k, v in live.items() if id(v) in own}
-        return state
-
     # Schedules
 
     @property
@@ -613,11 +598,11 @@ class Trainer:
     def _validate(self, rate: float) -> dict[str, Any]:
         """Measure the averaged weights, keep them if they are the best; returns the line that was logged."""
         at, began = self.at, time.perf_counter()
-        kept = self._swap_in_average()
-        valid = self._measure(self.model)
+        with contextlib.nullcontext() if self.average is None else self.average.in_place():
+            valid = self._measure(self.model)
+            state = self._state()
         score = valid[self.stage.monitor]
         if not math.isfinite(score):
-            self._swap_back(kept)
             raise TrainingError(f"epoch {at.epoch}: validation {self.stage.monitor} = {score}{self._keep_last_good()}")
         early = self.progress < self.stage.warmup
         taken = at.best is None or score > at.best or (at.best_early and not early)
@@ -625,8 +610,7 @@ class Trainer:
             if at.best is None or score - at.best > self._tolerance(at.best) or at.best_early > early:
                 at.patience_step = at.stage_step
             at.best, at.best_step, at.best_early = score, at.stage_step, early
-            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self._swap_back(kept)
+            self.best = state
         seconds = time.perf_counter() - began
         at.seconds += seconds
         at.calibration_seconds += seconds
@@ -647,6 +631,10 @@ class Trainer:
         else:
             at.extra.setdefault("log", []).append(line)
         return line
+
+    def _state(self) -> dict[str, Tensor]:
+        """The model's as it stands."""
+        return {k: v.detach().clone() for k, v in self.model.state_dict().items()}
 
     def _tolerance(self, best: float) -> float:
         """What counts as improvement: anything for a gradient; EM creeps for ever, so its steps must be visible."""
@@ -686,19 +674,6 @@ class Trainer:
         at.patience_step = at.stage_step
         at.drops += 1
         return at.drops > DROPS or not any(map(_is_gradient, self.stage.phases))
-
-    def _swap_in_average(self) -> list[Tensor] | None:
-        if self.average is None:
-            return None
-        kept = [p.detach().clone() for p in self.model.parameters()]
-        with torch.no_grad():
-            torch._foreach_copy_([p.detach() for p in self.model.parameters()], self.average)
-        return kept
-
-    def _swap_back(self, kept: list[Tensor] | None) -> None:
-        if kept is not None:
-            with torch.no_grad():
-                torch._foreach_copy_([p.detach() for p in self.model.parameters()], kept)
 
     def _order(self, epoch: int) -> Tensor:
         """The order of data in a pass, a function of seed, stage and epoch alone."""
@@ -741,13 +716,12 @@ class Trainer:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         if self.helpers is not None:
             tensors |= {f"helpers.{k}": v for k, v in self.helpers.state_dict().items()}
-        for i, average in enumerate(self.average or []):
-            tensors[f"average.{i}"] = average
+        if self.average is not None:
+            tensors |= {f"average.{i}": average for i, average in enumerate(self.average.tensors)}
         tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
         tensors |= {f"sums.{k}": v for k, v in self.sums.items()}
         for i, optimizer in enumerate(self.optimizers):
-            for j, values in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{i}.{j}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state_of(optimizer).items()}
         tensors["rng.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -755,7 +729,7 @@ class Trainer:
         record = {"position": position, "counts": self.counts, "batch_size": self.settings.batch_size}
         save_tensors(self.folder.state_path, tensors, {**record, "minutes": self.settings.minutes})
         best = self.best if self.settings.keep == "best" else None
-        self._save_weights(best or self._averaged_state())
+        self._save_weights(best or (self.average.state() if self.average is not None else self._state()))
         self._saved_at = time.monotonic()
 
     def _save_weights(self, use: dict[str, Tensor]) -> None:
@@ -794,13 +768,14 @@ class Trainer:
             if self.helpers is not None:
                 self.helpers.load_state_dict(_under(tensors, "helpers."))
             if self.average is not None:
-                self.average = [tensors[f"average.{i}"].to(self.device) for i in range(len(self.average))]
+                for i, average in enumerate(self.average.tensors):
+                    average.copy_(tensors[f"average.{i}"])
             best = _under(tensors, "best.")
             self.best = {k: v.to(self.device) for k, v in best.items()} or None
             self.sums = {k: v.to(self.device) for k, v in _under(tensors, "sums.").items()}
             self.counts = record["counts"]
             for i, optimizer in enumerate(self.optimizers):
-                _restore_optimizer(optimizer, _under(tensors, f"optimizer.{i}."))
+                restore(optimizer, _under(tensors, f"optimizer.{i}."))
             torch.set_rng_state(tensors["rng.cpu"])
             if self.device.type == "cuda" and "rng.cuda" in tensors:
                 torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
@@ -836,39 +811,6 @@ def _weighty(train: TensorSplit) -> TensorSplit:
 
 def _is_gradient(phase: GradientPhase | UpdatePhase) -> bool:
     return isinstance(phase, GradientPhase)
-
-
-def _optimizer(parameters: list[nn.Parameter], model: nn.Module, s: Settings) -> torch.optim.Optimizer:
-    if not parameters:
-        return _nothing()
-    if s.optimizer == "muon":
-        hidden = set(matrices_of(model))
-        matrices, others = [p for p in parameters if p in hidden], [p for p in parameters if p not in hidden]
-        return Muon(matrices, others, s.lr, s.weight_decay)
-    if s.optimizer == "sgd":
-        return torch.optim.SGD(parameters, s.lr, momentum=0.9, weight_decay=s.weight_decay, fused=True)
-    decoupled = s.optimizer == "adamw"
-    return LeanAdam(parameters, s.lr, s.weight_decay if decoupled else 0.0, decoupled)
-
-
-def _nothing() -> torch.optim.Optimizer:
-    """Stands where a phase has no gradient."""
-    return torch.optim.SGD([nn.Parameter(torch.zeros(0))], 0.0)
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    if any(len({frozenset(state[i]) for i in group["params"] if i in state}) > 1 for group in groups):
-        raise ValueError("the optimizer's state is incomplete")
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, values in optimizer.state.items():  # fused kernels go through memory, whatever the strides
-        for name, value in values.items():
-            if value.shape == parameter.shape and value.stride() != parameter.stride():
-                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
