@@ -128,10 +128,10 @@ def test_what_workers_tell_one_another(number):
             size = 1 + 37 * step % 5000
             gradient, follows = torch.full((size,), float(workers.rank + step)), torch.full((2, 3), 1 / 3 + step)
             apart = torch.full((4,), float(workers.rank))
-            sums = workers.combine([gradient], [follows, apart], [1.0, float(workers.rank)])
+            (whole,), sums = workers.combine([gradient], [follows, apart], [1.0, float(workers.rank)])
             total = number * (number - 1) / 2
             assert sums == [number, total]
-            assert gradient.eq(number * step + total).all()
+            assert whole.eq(number * step + total).all()
             assert follows.eq(torch.tensor(1 / 3 + step)).all()
             torch.testing.assert_close(apart, torch.full((4,), (number - 1) / 2))
             assert workers.first(float(workers.rank) + 7.5) == 7.5

@@ -406,9 +406,10 @@ class Trainer:
         without = [float(p.grad is None) for p in parameters]
         slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         logged = [counted * float(value) for value in (terms.loss, *terms.logged.values())]
-        sums = self.workers.combine(slopes, self._moving, [counted, *logged, *without])
-        for p, slope, number in zip(parameters, slopes, sums[1 + len(logged) :], strict=True):
-            p.grad = None if number == self.workers.number else slope
+        whole, sums = self.workers.combine(slopes, self._moving, [counted, *logged, *without])
+        for p, part, slope, absent in zip(parameters, slopes, whole, sums[1 + len(logged) :], strict=True):
+            ordered = slope.to(p.dtype) if part.stride() == slope.stride() else part.copy_(slope)  # as p is in memory
+            p.grad = None if absent == self.workers.number else ordered
         loss, *others = (torch.tensor(value / sums[0]) for value in sums[1 : 1 + len(logged)])
         return Terms(loss, dict(zip(terms.logged, others, strict=True))), sums[0]
 

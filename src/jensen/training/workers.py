@@ -67,8 +67,10 @@ class Workers:
         self._turn += 1
         return said
 
-    def combine(self, summed: Sequence[Tensor], averaged: Sequence[Tensor], values: Sequence[float]) -> list[float]:
-        """Put into tensors, in place, their sums and their means over all workers; returns the sums of values.
+    def combine(
+        self, summed: Sequence[Tensor], averaged: Sequence[Tensor], values: Sequence[float]
+    ) -> tuple[list[Tensor], list[float]]:
+        """The sums of tensors and of values over all workers; others become their means, in place.
 
         What is equal in all is its own mean to the last bit.
         """
@@ -77,10 +79,10 @@ class Workers:
         said = self.exchange([*pieces, torch.tensor(values)], dtype)
         lengths = [sum(piece.numel() for piece in group) for group in (summed, averaged)]
         sums, means, last = said.split([*lengths, len(values)], 1)
-        _put(summed, sums.sum(0))
         if averaged:
-            _put(averaged, means[0] + (means - means[0]).mean(0))
-        return last.sum(0).tolist()
+            together = _split(means[0] + (means - means[0]).mean(0), averaged)
+            torch._foreach_copy_(list(averaged), together)
+        return _split(sums.sum(0), summed), last.sum(0).tolist()
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Over all workers, of each value."""
@@ -91,10 +93,10 @@ class Workers:
         return value if self.number == 1 else float(self.exchange([torch.tensor([value], dtype=torch.float64)])[0, 0])
 
 
-def _put(tensors: Sequence[Tensor], flat: Tensor) -> None:
-    """Into tensors, one after the other."""
-    pieces = flat.split([tensor.numel() for tensor in tensors])
-    torch._foreach_copy_(list(tensors), [piece.view_as(t) for t, piece in zip(tensors, pieces, strict=True)])
+def _split(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Into tensors of these shapes, one after the other."""
+    pieces = flat.split([tensor.numel() for tensor in like])
+    return [piece.view_as(tensor) for tensor, piece in zip(like, pieces, strict=True)]
 
 
 @contextmanager
