@@ -8,8 +8,7 @@ number (it is printed). One result a kind of flow is kept, `flow_training_KIND.j
 
 - **jensen**: the trainer that `jensen train` runs, in the middle of a run, with logging and averaged weights;
   validation is on a single row, to compare like with like. `compiled` is the same with compiled arithmetic of splines;
-  the compilation itself falls into the warm-up. `workers` is the same with `train.workers`, where a process of one
-  thread each computes a part of the batch.
+  the compilation itself falls into the warm-up.
 - **zuko, nflows, normflows** (extra `bench`): a plain loop over tensors with a fused Adam, arguments unchecked.
 
 Each contestant has a process of its own, and every process keeps freed memory, as `jensen train` does. Rows are drawn
@@ -64,13 +63,11 @@ def rows(n: int, dims: int) -> Tensor:
     return torch.randn(n, dims)
 
 
-def ours(kind: str, shape: Shape, steps: int, compiled: bool, workers: int = 1) -> Callable[[], int]:
+def ours(kind: str, shape: Shape, steps: int, compiled: bool) -> Callable[[], int]:
     """The real trainer, in the middle of a run of 100 epochs; an epoch a round."""
     keep_freed_memory()
     n = steps * BATCH
-    if workers > 1:
-        torch.set_num_threads(1)
-    settings = training_settings({"epochs": 100, "batch_size": BATCH, "workers": workers})
+    settings = training_settings({"epochs": 100, "batch_size": BATCH})
     trainer = Trainer(our_model(kind, shape), *(TensorSplit(rows(k, shape.dims)) for k in (n, 1)), settings)
     with compiling(BATCH if compiled else None):
         epoch = in_the_middle(trainer)
@@ -111,11 +108,6 @@ def main() -> None:
         contestants: dict[str, Any] = {"jensen": (ours, (kind, shape, steps, False))}
         if "spline" in kind:  # only their arithmetic is ever compiled
             contestants["jensen compiled"] = (ours, (kind, shape, steps, True))
-        if options.threads > 1:
-            workers = options.threads
-            contestants[f"jensen, {workers} workers"] = (ours, (kind, shape, steps, False, workers))
-            if "spline" in kind:
-                contestants[f"jensen compiled, {workers} workers"] = (ours, (kind, shape, steps, True, workers))
         for library in LIBRARIES:
             contestants[library] = (theirs, (library, kind, shape, steps))
         sizes |= {name: peer.size for name, peer in peers(kind, shape).items()}

@@ -42,9 +42,10 @@ FLOW = {"layers": 5, "hidden": [128, 128]}
 PIXELCNN = {k: v for k, v in load_preset("pixelcnn-binarized-mnist")["settings"].items() if not k.startswith("train.")}
 MLP = {"latents": 20, "encoder.hidden": [400], "decoder.hidden": [400]}
 WORKS = {
-    "realnvp, 512 rows": Work("realnvp", FLOW, 512, 40, True),
     "maf, 512 rows": Work("maf", FLOW, 512, 40, True),
+    "maf, 4,096 rows": Work("maf", FLOW, 4096, 8, True),
     "spline maf, 512 rows": Work("maf", {**FLOW, "map": "spline"}, 512, 20, True),
+    "spline maf, 4,096 rows": Work("maf", {**FLOW, "map": "spline"}, 4096, 4, True),
     "vae 784-400-20, 128 digits": Work("vae", MLP, 128, 200),
     "vae 784-400-20, 1,024 digits": Work("vae", MLP, 1024, 40),
     "convolutional vae, 128 digits": Work("vae", {"encoder": "conv", "decoder": "conv", "latents": 20}, 128, 10),

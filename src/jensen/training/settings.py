@@ -115,8 +115,8 @@ def settings(
         device: "auto", "cpu", "cuda" or "cuda:1".
         seed: of initial weights, order of data and draws.
         threads: of the CPU; None leaves them as they are.
-        workers: processes of this machine that share each batch, each with one thread of the CPU: faster than threads
-            where operations are small, as in flows. A loss that compares the data of a batch compares those of a part.
+        workers: processes of this machine that share each batch, each with one thread of the CPU. It pays where a step
+            is long and weights are few. A loss that compares the data of a batch compares those of a part.
         checkpoint_seconds: least time between checkpoints.
         hide: of a table, the largest share of a row's cells that a step does not see: each time, of each row, a share
             drawn from [0, hide] is hidden at random, so that all p(x_o) are learned, and an encoder takes any gaps.

@@ -1,8 +1,8 @@
 """Several processes of one machine that train one model: each computes a part of every batch, with one thread.
 
-Small operations gain little from a second thread, for they are over before it has begun; a batch in two halves keeps
-two processors busy from beginning to end. The processes are forks, so data and weights need not be sent, and what they
-tell one another stands in memory that they share.
+Threads divide each operation, and small ones are over before a second thread has begun; workers divide the batch, and
+are busy from beginning to end, but for the gradients that they exchange. The processes are forks, so data and weights
+need not be sent, and what they tell one another stands in memory that they share.
 """
 
 from __future__ import annotations
