@@ -30,7 +30,6 @@ from jensen.data import Schema, TensorSplit
 from jensen.registry import build
 from jensen.training.settings import training_settings
 from jensen.training.trainer import Trainer
-from jensen.transforms.compilation import compiling
 from middle import in_the_middle
 from peers.flows import KINDS, LIBRARIES, Peer, Shape, peers, versions, without_checks
 
@@ -67,16 +66,9 @@ def ours(kind: str, shape: Shape, steps: int, compiled: bool) -> Callable[[], in
     """The real trainer, in the middle of a run of 100 epochs; an epoch a round."""
     keep_freed_memory()
     n = steps * BATCH
-    settings = training_settings({"epochs": 100, "batch_size": BATCH})
+    settings = training_settings({"epochs": 100, "batch_size": BATCH, "compile": compiled})
     trainer = Trainer(our_model(kind, shape), *(TensorSplit(rows(k, shape.dims)) for k in (n, 1)), settings)
-    with compiling(BATCH if compiled else None):
-        epoch = in_the_middle(trainer)
-
-    def work() -> int:
-        with compiling(BATCH if compiled else None):
-            return epoch()
-
-    return work
+    return in_the_middle(trainer)
 
 
 def theirs(library: str, kind: str, shape: Shape, steps: int) -> Callable[[], int]:
