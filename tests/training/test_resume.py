@@ -32,7 +32,7 @@ ROWS, BATCH = 50, 8  # seven batches a pass, the last of two rows
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr("jensen.training.trainer.LEAST_PATIENCE_STEPS", 20)
+    monkeypatch.setattr("jensen.training.pace.LEAST_PATIENCE_STEPS", 20)
 
 
 class Killed(BaseException):

@@ -104,17 +104,16 @@ def test_workers_draw_apart():
         terms, drawn = phase.loss(*args), torch.randn(())  # pyright: ignore
         return Terms(terms.loss, {**terms.logged, "drawn": drawn, "squared": drawn**2})
 
-    t.objective = _with_phase(t, GradientPhase(loss))
-    means = [line["train"] for line in t.run()]
+    means = [line["train"] for line in _with_phase(t, GradientPhase(loss)).run()]
     assert len(means) == 3
     assert len({line["drawn"] for line in means}) == 3
     assert all(line["squared"] - line["drawn"] ** 2 > 1e-6 for line in means)
 
 
-def _with_phase(t: Trainer, phase: GradientPhase) -> Any:
+def _with_phase(t: Trainer, phase: GradientPhase) -> Trainer:
     stage = dataclasses.replace(t.objective.stages[0], phases=(phase,))
     t.model.objective = dataclasses.replace(t.objective, stages=(stage,))
-    return t.model.objective
+    return Trainer(t.model, t.train, t.valid, t.settings)
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -159,8 +158,7 @@ def at_step(t: Trainer, number: int, then: Callable[[], None]) -> Trainer:
             then()
         return phase.loss(*args)
 
-    t.objective = _with_phase(t, GradientPhase(loss, phase.parameters))
-    return t
+    return _with_phase(t, GradientPhase(loss, phase.parameters))
 
 
 def test_a_killed_worker_ends_training_and_is_told():

@@ -50,10 +50,16 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> Raw:
+    return named_arrays(read_arrays(path), str(path), path.name)
+
+
+def named_arrays(arrays: Mapping[str, np.ndarray], source: str, name: str) -> Raw:
     """Arrays `train`, `valid`, `test` or `X`, also as `train_images`; labels `train_labels`, or `y`; what is given of
-    each row `train_given`, or `given`.
+    each row `train_given`, or `given`. Others are not looked at.
+
+    Raises:
+        DataError: there is neither `train` nor `X`, or they are no data.
     """
-    arrays = read_arrays(path)
     data = {name: array for name in SPLITS if (array := _first(arrays, name, f"{name}_images")) is not None}
     labels = {name: _first(arrays, f"{name}_labels", f"{name}_y") for name in data}
     given = {name: arrays[f"{name}_given"] for name in data if f"{name}_given" in arrays}
@@ -65,10 +71,10 @@ def _read_npz(path: Path) -> Raw:
             given = {} if beside is None else {ALL: beside}
     if not data:
         held = ", ".join(arrays) or "none"
-        raise DataError(f"{path}: expected an array named train or X (or train_images, X_images), got {held}")
+        raise DataError(f"{source}: expected an array named train or X (or train_images, X_images), got {held}")
     names = arrays.get("class_names")
-    raw = raw_arrays(data, labels, path.name, None if names is None else tuple(map(str, names)))
-    return beside_rows(raw, given, path.name)
+    raw = raw_arrays(data, labels, name, None if names is None else tuple(map(str, names)))
+    return beside_rows(raw, given, name)
 
 
 def _read_npy(path: Path) -> Raw:

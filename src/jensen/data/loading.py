@@ -63,8 +63,9 @@ def load_data(
 
     Args:
         ref: a registered name; a path to .npz, .npy, .csv[.gz], .parquet, .wav, .flac or a folder of pictures or of
-            sound; an array, a tensor, a pandas or polars frame, or a `Dataset`, returned as it is unless options ask
-            for more.
+            sound; an array, a tensor, a pandas or polars frame, or a list of texts; a frame or a list of texts for each
+            of `train`, `valid` and `test`, or arrays that are named as in an .npz (`train`, `train_labels`, `test`,
+            ...); or a `Dataset`, returned as it is unless options ask for more.
         binarize: make 0/1 pictures of grey ones: `static`, drawn once with the seed, or `dynamic`, the
             training split drawn afresh in each batch and the others once.
         seed: of the split and the binarisation.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,9 @@ import torch
 from jensen.data import files, tables
 from jensen.data.catalogue import ENTRIES, lookup
 from jensen.data.dataset import Dataset, Split
-from jensen.data.raw import ALL, Part, Raw
+from jensen.data.raw import ALL, SPLITS, Part, Raw
 from jensen.data.schema import Schema
-from jensen.errors import ConfigError, did_you_mean, nearest
+from jensen.errors import ConfigError, DataError, did_you_mean, nearest
 
 
 @dataclass(frozen=True)
@@ -70,22 +70,68 @@ def _open(ref: Any) -> Source:
         return _from_dataset(ref)
     if isinstance(ref, (str, os.PathLike)):
         return _open_named(ref)
+    if isinstance(ref, Mapping):
+        return _open_splits(ref)
     if isinstance(ref, torch.Tensor):
         ref = ref.detach().cpu().numpy()
     if _are_texts(ref):
         return Source(Raw({}, texts={ALL: list(ref)}), "texts")
     if isinstance(ref, np.ndarray):
         return Source(files.raw_arrays({ALL: ref}, {}, "array"), "array")
-    if type(ref).__module__.startswith("polars"):
+    if _is_frame(ref):
+        return Source(Raw({ALL: Part(_as_pandas(ref, "frame"))}, named=True), "frame", container="pandas")
+    expected = "a name, a path, an array, a tensor, a frame, a list of texts, one of these for each split or a Dataset"
+    raise ConfigError(f"data: expected {expected}, got {type(ref).__name__}")
+
+
+def _open_splits(data: Mapping[str, Any]) -> Source:
+    """A frame or a list of texts for each split, or arrays that are named as in an .npz.
+
+    Raises:
+        ConfigError: frames stand beside something else.
+        DataError: columns differ, or arrays are no data.
+    """
+    parts = {str(name): part for name, part in data.items()}
+    if any(_is_frame(part) for part in parts.values()):
+        return Source(Raw(_frames(parts), named=True), "frames", container="pandas")
+    if parts and all(name in SPLITS and _are_texts(part) for name, part in parts.items()):
+        return Source(Raw({}, texts={name: list(part) for name, part in parts.items()}), "texts")
+    arrays = {
+        name: part.detach().cpu().numpy() if isinstance(part, torch.Tensor) else np.asarray(part)
+        for name, part in parts.items()
+    }
+    return Source(files.named_arrays(arrays, "arrays", "arrays"), "arrays")
+
+
+def _frames(parts: Mapping[str, Any]) -> dict[str, Part]:
+    for name, part in parts.items():
+        if name not in SPLITS or not _is_frame(part):
+            raise ConfigError(f"data: expected frames for {', '.join(SPLITS)} and nothing else, got {name!r}")
+    frames = {name: _as_pandas(part, name) for name, part in parts.items()}
+    first = next(iter(frames))
+    columns = frames[first].columns
+    for name, frame in frames.items():
+        odd = [*columns.difference(frame.columns), *frame.columns.difference(columns)]
+        if odd:
+            raise DataError(f"{name}: expected the columns of {first}, differs in {odd[0]!r}")
+    return {name: Part(frame[columns]) for name, frame in frames.items()}
+
+
+def _is_frame(ref: Any) -> bool:
+    """Of pandas or polars."""
+    of_polars = type(ref).__module__.startswith("polars") and hasattr(ref, "get_columns")
+    return of_polars or (hasattr(ref, "columns") and hasattr(ref, "iloc"))
+
+
+def _as_pandas(frame: Any, name: str) -> Any:
+    """A frame of pandas whose columns have words for names, each another; its rows are numbered anew."""
+    if type(frame).__module__.startswith("polars"):
         import pandas
 
-        ref = pandas.DataFrame({name: _from_polars(ref[name]) for name in ref.columns})
-    if hasattr(ref, "columns") and hasattr(ref, "iloc"):
-        frame = ref.set_axis([str(column) for column in ref.columns], axis=1).reset_index(drop=True)
-        tables.check_columns(list(frame.columns), "frame")
-        return Source(Raw({ALL: Part(frame)}, named=True), "frame", container="pandas")
-    expected = "a name, a path, an array, a tensor, a frame, a list of texts or a Dataset"
-    raise ConfigError(f"data: expected {expected}, got {type(ref).__name__}")
+        frame = pandas.DataFrame({name: _from_polars(frame[name]) for name in frame.columns})
+    frame = frame.set_axis([str(column) for column in frame.columns], axis=1).reset_index(drop=True)
+    tables.check_columns(list(frame.columns), name)
+    return frame
 
 
 def _from_polars(column: Any) -> Any:

@@ -8,6 +8,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from importlib import metadata, resources
 from typing import Any
 
@@ -49,8 +50,8 @@ def train(
 
     Args:
         model: a registered name (`jensen models`).
-        data: a registered name, a path, an array, a frame or a `Dataset`. The record says how to find the data again
-            where they have a name or a path, which a `Dataset` from `load_data` remembers.
+        data: a registered name, a path, an array, a frame, these by split, or a `Dataset`; see `load_data`. The record
+            says how to find them again where they have a name or a path, which a `Dataset` of `load_data` remembers.
         out: the run folder; None keeps the run in memory.
         settings: of model and training, dotted or nested; training's stand under `train`.
         preset: the name of shipped settings; what is given besides overrides them.
@@ -188,7 +189,8 @@ def _resume(
             take_all_but_priors(built, open_run(spec["prior_of"]).model)
         built.objective = prior_objective(built)
     if known != folder.spec()["training"]:
-        folder.write_spec(spec)
+        with folder.in_training():
+            folder.write_spec(spec)
     run = Run(spec, schema, built, folder)
     if spec["data"]["ref"] is None:
         run._data = load_data(data, **spec["data"]["options"])
@@ -238,12 +240,13 @@ def fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run
     if run.schema.is_text and run.folder is not None and run.capabilities.sample:
         listener = Diary(run, listener, resume)
     trainer = Trainer(run.model, train_split, valid, settings, run.folder, listener)
-    try:
-        run.log = trainer.run(resume)
-    except (ConfigError, CapabilityError):  # what cannot be trained leaves nothing behind
-        if run.folder is not None and not resume and not run.folder.metrics():
-            run.folder.discard()
-        raise
+    with run.folder.in_training() if run.folder is not None else nullcontext():
+        try:
+            run.log = trainer.run(resume)
+        except (ConfigError, CapabilityError):  # what cannot be trained leaves nothing behind
+            if run.folder is not None and not resume and not run.folder.metrics():
+                run.folder.discard()
+            raise
     if run.folder is not None:
         done = open_run(run.folder.path, str(device))
         done._data = run._data

@@ -68,6 +68,11 @@ class Stage:
     name: str = "train"
     share: float = 1.0
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether a phase steps along a gradient."""
+        return any(isinstance(phase, GradientPhase) for phase in self.phases)
+
 
 @dataclass(frozen=True)
 class Objective:

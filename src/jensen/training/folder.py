@@ -13,8 +13,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,13 @@ from torch import Tensor
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError, DataError, IntegrityError, ResourceError
 
+try:
+    import fcntl
+except ImportError:  # where the system has no such locks
+    fcntl = None
+
 FORMAT = 1
+PATIENCE = 3.0  # seconds: workers of a killed process notice in less
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -38,25 +48,33 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(handle, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+            temporary = None
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Answers what keeps a file or folder from being written."""
+    try:
+        yield
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(f"disk full while writing {path}; the last complete file was kept") from None
         if e.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM):
             raise ConfigError(f"cannot write {path}: {e.strerror}") from None
         raise
-    finally:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any] | None = None) -> None:
@@ -80,6 +98,33 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise IntegrityError(f"{path} is missing") from None
     except Exception as e:  # safetensors raises its own type for each fault
         raise IntegrityError(f"{path} is corrupt or truncated: {str(e).splitlines()[0]}") from None
+
+
+@contextmanager
+def locked(folder: Path, patience: float = math.inf) -> Iterator[None]:
+    """Hold the lock of a folder, which leaves no file behind and ends with the process, however that ends.
+
+    Args:
+        patience: seconds of waiting for whoever holds it to let go.
+
+    Raises:
+        BlockingIOError: it was held all the time.
+    """
+    handle, until = os.open(folder, os.O_RDONLY), time.monotonic() + patience
+    try:
+        while fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+            except OSError:  # some network drives know no locks: nothing is held there
+                break
+        yield
+    finally:
+        os.close(handle)
 
 
 class Folder:
@@ -106,7 +151,8 @@ class Folder:
                 raise ConfigError(f"--out: {folder.path} exists; use --resume to go on or --overwrite to replace it")
             if not folder.spec_path.exists():
                 raise ConfigError(f"--overwrite: {folder.path} is not a run folder; not touching it")
-            folder.clear()
+            with folder.in_training():
+                folder.clear()
         folder.write_spec(spec)
         write_atomically(folder.schema_path, schema.model_dump_json(indent=1))
         return folder
@@ -120,6 +166,21 @@ class Folder:
         if not folder.spec_path.exists():
             raise ConfigError(f"{folder.path} is not a run folder: it has no spec.yaml")
         return folder
+
+    @contextmanager
+    def in_training(self) -> Iterator[None]:
+        """While this process trains here. Raises `ConfigError` where another one does."""
+        state = self.state_path.parent
+        with _writing(state):
+            state.mkdir(exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(state, PATIENCE))
+            except BlockingIOError:
+                raise ConfigError(
+                    f"--out: another process is training in {self.path}; wait for its end, or name another folder"
+                ) from None
+            yield
 
     def clear(self) -> None:
         """Remove what a run writes, and nothing else."""
@@ -205,8 +266,8 @@ class Folder:
 
     def add_score(self, score: dict[str, Any]) -> None:
         """Add a score to those kept."""
-        scores = self.scores()
-        write_atomically(self.scores_path, json.dumps([*scores, score], indent=1))
+        with locked(self.path):
+            write_atomically(self.scores_path, json.dumps([*self.scores(), score], indent=1))
 
     def scores(self) -> list[dict[str, Any]]:
         """Scores so far."""

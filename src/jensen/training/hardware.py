@@ -1,4 +1,4 @@
-"""What a machine offers: its device, its threads, and whether it computes in bfloat16 or only imitates it."""
+"""What a machine offers: device, memory and threads, and whether it computes in bfloat16 or only imitates it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from jensen.errors import ConfigError
+from jensen.errors import ConfigError, ResourceError
 
 
 def pick_device(name: str) -> torch.device:
@@ -39,6 +39,15 @@ def has_bfloat16(device: torch.device) -> bool:
 def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     """What networks are trained in, None for their own: `auto` is bfloat16 where the device computes in it."""
     return torch.bfloat16 if name == "bf16" or (name == "auto" and has_bfloat16(device)) else None
+
+
+def out_of_memory(error: Exception, batch_size: int) -> ResourceError | None:
+    """What to answer where memory did not suffice; None for other errors."""
+    text = str(error)
+    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "DefaultCPUAllocator" not in text:
+        return None
+    smaller = max(1, batch_size // 2)
+    return ResourceError(f"out of memory at batch size {batch_size}; try --batch-size {smaller}")
 
 
 @contextmanager

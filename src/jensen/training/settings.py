@@ -143,7 +143,7 @@ def ignored(model: Model) -> dict[str, str]:
     """Settings that change nothing for a model, by name, and why: read off its stages and parts."""
     found: dict[str, str] = {}
     stages = model.objective.stages
-    if all(isinstance(phase, UpdatePhase) for stage in stages for phase in stage.phases):
+    if not any(stage.has_gradient for stage in stages):
         found |= dict.fromkeys(OF_STEPS, "no step along a gradient is taken")
         if not any(hasattr(part, "precision") for part in model.modules()):
             found["precision"] = "there is no network"
