@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 
 from jensen.transforms import Transform
+from jensen.transforms.compilation import Way, compiled, forward_and_ladj, inverse_and_ladj, is_compiled
 
 DRAWS_OF_MOMENTS = 256
 
@@ -77,14 +78,20 @@ class Transformed(Distribution):
     def to_base(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """z = T⁻¹(x, c), `(*batch, *domain)`, and log |det ∂z/∂x|, `(*batch,)`, in nats."""
         rows, lead = self._rows(value, self.event_shape)
-        z, ladj = self.transform.inverse_and_ladj(rows, self._context(len(rows)))
+        z, ladj = self._apply(inverse_and_ladj, rows)
         return z.reshape(lead + z.shape[1:]), ladj.expand(len(rows)).reshape(lead)
 
     def from_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """x = T(z, c), `(*batch, *event)`, and log |det ∂x/∂z|, `(*batch,)`, in nats."""
         rows, lead = self._rows(z, torch.Size(self.transform.domain_shape))
-        x, ladj = self.transform.forward_and_ladj(rows, self._context(len(rows)))
+        x, ladj = self._apply(forward_and_ladj, rows)
         return x.reshape(lead + x.shape[1:]), ladj.expand(len(rows)).reshape(lead)
+
+    def _apply(self, way: Way, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """A direction of the transform, compiled where training asks for it."""
+        if isinstance(self.transform, nn.Module) and is_compiled(len(rows)):
+            way = compiled(way)
+        return way(rows, self._context(len(rows)), self.transform)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         rows, lead = self._rows(self._draw(sample_shape), torch.Size(self.transform.domain_shape))

@@ -1,4 +1,4 @@
-"""Arithmetic that may be compiled, where a training step spends its time in many small operations."""
+"""Transforms that may be compiled, where a training step spends its time in many small operations."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakSet
 
 import torch
+from torch import Tensor
 
 log = logging.getLogger(__name__)
 _rows: ContextVar[int | None] = ContextVar("rows", default=None)
@@ -35,28 +37,41 @@ def is_compiled(n: int) -> bool:
     return rows is not None and n > 0 and n % rows == 0
 
 
+Way = Callable[[Tensor, Tensor | None, Any], tuple[Tensor, Tensor]]
+"""A direction of a transform: of `(N, *event)`, a context and the transform the result and the log-determinant."""
+
+
+def forward_and_ladj(z: Tensor, context: Tensor | None, transform: Any) -> tuple[Tensor, Tensor]:
+    return transform.forward_and_ladj(z, context)
+
+
+def inverse_and_ladj(x: Tensor, context: Tensor | None, transform: Any) -> tuple[Tensor, Tensor]:
+    return transform.inverse_and_ladj(x, context)
+
+
 @functools.cache
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A pure function of tensors, compiled for every shape it meets; the function itself where that fails.
+def compiled(way: Way) -> Way:
+    """A direction of any transform, compiled for each and for every shape it meets, with its gradients.
 
-    The first call of a shape takes some ten seconds; torch keeps the result on disk for later processes.
+    A transform that cannot be compiled, as one whose number of steps depends on the data, runs as it is, and so do all
+    where there is no compiler. The first call of a shape takes ten seconds and more; torch keeps the result on disk for
+    later processes.
     """
-    fast, worked, failed = torch.compile(function, dynamic=False), False, False
+    fast, failed, worked = torch.compile(way, dynamic=False, fullgraph=True), WeakSet(), WeakSet()
 
-    def run(*args: Any) -> Any:
-        nonlocal worked, failed
-        if failed:
-            return function(*args)
+    def run(x: Tensor, context: Tensor | None, transform: Any) -> tuple[Tensor, Tensor]:
+        if transform in failed:
+            return way(x, context, transform)
         try:
-            result = fast(*args)
+            result = fast(x, context, transform)
         except Exception as e:  # of whatever a compiler or its absence raises
-            if worked:
+            if transform in worked:
                 raise
-            failed = True
+            failed.add(transform)
             reason = (str(e).splitlines() or [type(e).__name__])[0]
-            log.warning("%s cannot be compiled here and runs as it is: %s", function.__name__, reason)
-            return function(*args)
-        worked = True
+            log.warning("%s cannot be compiled here and runs as it is: %s", type(transform).__name__, reason)
+            return way(x, context, transform)
+        worked.add(transform)
         return result
 
     return run

@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
-from jensen.transforms.compilation import compiled, is_compiled
 from jensen.transforms.monotone import Monotone
 from jensen.transforms.parameters import Parameters
 from jensen.transforms.transform import Shape, Transform
@@ -82,7 +81,7 @@ class RationalQuadratic(Monotone):
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             y, log_slope, _ = evaluate(*args)  # they see through plain operations alone
         else:
-            y, log_slope = _ByHand.apply(*args, is_compiled(len(value)))  # pyright: ignore[reportGeneralTypeIssues]
+            y, log_slope = _ByHand.apply(*args)  # pyright: ignore[reportGeneralTypeIssues]
         y, log_slope = y.view(v.shape), log_slope.view(v.shape)
         return (y.mT, log_slope.sum(0)) if batch_innermost else (y, log_slope.flatten(1).sum(1))
 
@@ -342,9 +341,9 @@ class _ByHand(torch.autograd.Function):
     """`evaluate` with `gradients`, instead of the graph of its hundred operations."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, curve: Curve, inverse: bool, fast: bool) -> tuple[Tensor, Tensor]:  # pyright: ignore
-        y, log_slope, found = (compiled(evaluate) if fast else evaluate)(x, rows, curve, inverse)
-        ctx.curve, ctx.inverse, ctx.fast = curve, inverse, fast
+    def forward(ctx: Any, x: Tensor, rows: Tensor, curve: Curve, inverse: bool) -> tuple[Tensor, Tensor]:  # pyright: ignore
+        y, log_slope, found = evaluate(x, rows, curve, inverse)
+        ctx.curve, ctx.inverse = curve, inverse
         ctx.save_for_backward(x, rows, *found)
         return y, log_slope
 
@@ -353,6 +352,5 @@ class _ByHand(torch.autograd.Function):
         x, rows, *found = ctx.saved_tensors
         if torch.is_grad_enabled():  # derivatives of derivatives are asked for
             outputs = evaluate(x, rows, ctx.curve, ctx.inverse)[:2]
-            return *torch.autograd.grad(outputs, (x, rows), (g_y, g_log), create_graph=True), None, None, None
-        run = compiled(gradients) if ctx.fast else gradients
-        return *run(g_y, g_log, Found(*found), ctx.curve, ctx.inverse), None, None, None
+            return *torch.autograd.grad(outputs, (x, rows), (g_y, g_log), create_graph=True), None, None
+        return *gradients(g_y, g_log, Found(*found), ctx.curve, ctx.inverse), None, None
