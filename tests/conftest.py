@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ settings.load_profile("jensen")
 
 
 def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where a shell runs the tests in its background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)  # two threads on a busy machine take twenty times as long for tensors as small as ours
 
 
