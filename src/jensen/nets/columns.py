@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,19 @@ class FeaturesFirst(Stack):
     """
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        h = x.mT
-        for layer in self:
-            h = torch.addmm(layer.bias.unsqueeze(1), layer.weight, h) if isinstance(layer, nn.Linear) else layer(h)
-        return h.mT
+        *inner, last = self
+        if torch.is_grad_enabled():
+            h = x.mT
+            for layer in inner:
+                h = _linear(layer, h) if isinstance(layer, nn.Linear) else layer(h)
+        else:  # products are faster with rows first, but for their gradients
+            h = x
+            for layer in inner:
+                h = layer(h)
+            h = h.mT
+        return _linear(last, h).mT
+
+
+def _linear(layer: Any, h: Tensor) -> Tensor:
+    """(inputs, N) to (outputs, N)."""
+    return torch.addmm(layer.bias.unsqueeze(1), layer.weight, h)
