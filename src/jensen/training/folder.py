@@ -232,7 +232,7 @@ class Folder:
             IntegrityError: the weights are corrupt or of another model.
         """
         if not self.model_path.exists():
-            raise DataError(f"{self.path}: no weights yet; training stopped before its first checkpoint")
+            raise DataError(f"{self.path}: no weights yet; training has not reached its first checkpoint")
         tensors, record = load_tensors(self.model_path)
         try:
             model.load_state_dict(tensors)

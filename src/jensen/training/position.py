@@ -35,6 +35,11 @@ class Position:
         self.epoch = self.batch = self.stage_step = self.best_step = self.drops = self.skipped = self.patience_step = 0
         self.total_steps, self.best, self.best_early, self.calibration_seconds = None, None, False, 0.0
 
+    def spend(self, seconds: float) -> None:
+        """Of training."""
+        self.seconds += seconds
+        self.calibration_seconds += seconds
+
     def record(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {name: value for name, value in self.__dict__.items() if name != "extra"}

@@ -242,8 +242,10 @@ class Trainer:
             if self.average is not None:
                 self.average.follow(at.stage_step)
             now = time.perf_counter()
-            if s.compile and not self.pace.compiling:
+            if s.compile and not self.pace.compiling:  # it says nothing of the speed
                 self.pace.compiling = now - began
+                at.spend(now - began)
+                began, first = now, at.batch
             if self.pace.is_timed:
                 self.pace.elapsed = self.workers.first(at.calibration_seconds + now - began)
                 if self.pace.knows_its_speed:
@@ -251,10 +253,9 @@ class Trainer:
             self._whole = True
             self._interruption.stop_if_asked()
             if at.step % 20 == 0:
-                self._tell("step", {}, rate=(at.batch - first) * s.batch_size / (now - began))
+                self._tell("step", {}, rate=(at.batch - first) * s.batch_size / max(now - began, 1e-9))
                 if not updates and at.batch < self.pace.steps_per_epoch and self._checkpoint_is_due():
-                    at.seconds += now - began
-                    at.calibration_seconds += now - began
+                    at.spend(now - began)
                     began, first = now, at.batch
                     self.save()
             if at.total_steps is not None and at.stage_step >= at.total_steps:
@@ -264,8 +265,7 @@ class Trainer:
             measured = self.stage.phases[i].apply(self.model, self._updated[i])  # pyright: ignore
             self.means.put(measured or {})
         elapsed = time.perf_counter() - began
-        at.seconds += elapsed
-        at.calibration_seconds += elapsed
+        at.spend(elapsed)
         rate = (at.batch - first) * s.batch_size / max(elapsed, 1e-9)
         at.epoch, at.batch = at.epoch + 1, 0
         over = self.pace.is_over
@@ -426,9 +426,7 @@ class Trainer:
         taken = self.pace.improves(score)
         if taken:
             self.best = state
-        seconds = time.perf_counter() - began
-        at.seconds += seconds
-        at.calibration_seconds += seconds
+        at.spend(time.perf_counter() - began)
         line: dict[str, Any] = {
             "stage": self.stage.name,
             "epoch": at.epoch,

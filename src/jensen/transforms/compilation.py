@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -42,10 +43,12 @@ Way = Callable[[Tensor, Tensor | None, Any], tuple[Tensor, Tensor]]
 
 
 def forward_and_ladj(z: Tensor, context: Tensor | None, transform: Any) -> tuple[Tensor, Tensor]:
+    """x = T(z, c), `(N, *event)`, and log |det ∂x/∂z|, `(N,)` or (), in nats."""
     return transform.forward_and_ladj(z, context)
 
 
 def inverse_and_ladj(x: Tensor, context: Tensor | None, transform: Any) -> tuple[Tensor, Tensor]:
+    """z = T⁻¹(x, c), `(N, *event)`, and log |det ∂z/∂x|, `(N,)` or (), in nats."""
     return transform.inverse_and_ladj(x, context)
 
 
@@ -57,6 +60,7 @@ def compiled(way: Way) -> Way:
     where there is no compiler. The first call of a shape takes ten seconds and more; torch keeps the result on disk for
     later processes.
     """
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")  # torch's word to itself
     fast, failed, worked = torch.compile(way, dynamic=False, fullgraph=True), WeakSet(), WeakSet()
 
     def run(x: Tensor, context: Tensor | None, transform: Any) -> tuple[Tensor, Tensor]:
