@@ -16,7 +16,8 @@ from torch.func import functional_call, vjp
 from torch.utils.flop_counter import FlopCounterMode
 
 from jensen.core import seeded
-from jensen.nets.masked import ACTIVATIONS, STRIP, MaskedMLP
+from jensen.nets.masked import ACTIVATIONS, MaskedMLP
+from jensen.nets.masked_linear import STRIP
 
 every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from jensen.nets.masked import MaskedLinear
+from jensen.nets.masked_linear import MaskedLinear
 from jensen.training.adam import LeanAdam
 from jensen.training.muon import Muon, matrices_of, orthogonal
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jensen.nets.masked import MaskedLinear
+from jensen.nets.masked_linear import MaskedLinear
 from jensen.training.adam import LeanAdam
 
 MOMENTUM = 0.95
