@@ -1,6 +1,9 @@
-"""Truncated backpropagation: the state is carried, its gradient is not."""
+"""Truncated backpropagation: the state is carried, its gradient is not. Dropout of weights."""
 
 from __future__ import annotations
+
+import copy
+import pickle
 
 import pytest
 import torch
@@ -45,3 +48,40 @@ def test_the_gradient_is_that_of_pieces_that_start_from_known_states(cell):
     (plain.rnn(h[:, :4])[0].square().sum() + plain.rnn(h[:, 4:], state)[0].square().sum()).backward()
     for a, b in zip(truncated.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("truncate", [None, 3])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_weights_from_state_to_state_are_dropped_in_training_alone(cell, truncate):
+    """Against a network whose weights were dropped by hand, with the same draws."""
+    net, h = core(cell, truncate), torch.randn(3, 7, 4, dtype=torch.float64)
+    truth = net(h)
+    net.weight_dropout = 0.5
+    torch.manual_seed(1)
+    dropped = net(h)
+    dropped.square().sum().backward()
+    assert not torch.allclose(dropped, truth)
+    assert torch.equal(net.eval()(h), truth)
+
+    other = core(cell, truncate)
+    torch.manual_seed(1)
+    kept = {}
+    with torch.no_grad():
+        for name, weight in other.rnn.named_parameters():
+            if "weight_hh" in name:
+                kept[name] = torch.nn.functional.dropout(torch.ones_like(weight), 0.5)
+                weight.mul_(kept[name])
+    found = other(h)
+    found.square().sum().backward()
+    torch.testing.assert_close(dropped, found, rtol=0, atol=1e-14)
+    for (name, a), b in zip(net.rnn.named_parameters(), other.rnn.parameters(), strict=True):
+        assert a.grad is not None and b.grad is not None
+        torch.testing.assert_close(a.grad, b.grad * kept.get(name, 1.0), rtol=1e-12, atol=1e-12)
+
+
+def test_a_network_that_dropped_weights_can_be_copied_and_kept():
+    net, h = core("lstm", None), torch.randn(3, 7, 4, dtype=torch.float64)
+    net.weight_dropout = 0.5
+    net(h).sum().backward()
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(other.eval()(h), net.eval()(h))

@@ -28,6 +28,7 @@ def rnn(
     width: Size = 128,
     layers: Size = 1,
     dropout: Rate = 0.0,
+    weight_dropout: Rate = 0.0,
     positions: bool = True,
     truncate: Size | None = None,
 ) -> SequenceNet:
@@ -38,11 +39,12 @@ def rnn(
         width: of the state of each layer.
         layers: one above the other.
         dropout: share of each layer's outputs dropped in training.
+        weight_dropout: share of the weights from state to state dropped in training, against learning by heart.
         positions: whether the network is told where it is: for data whose elements are not alike.
         truncate: how many elements back a gradient reaches, for long rows; the state is carried on. None is to the
             first.
     """
-    core = Recurrent(width, layers, cell, dropout, truncate)
+    core = Recurrent(width, layers, cell, dropout, truncate, weight_dropout)
     return SequenceNet(
         support.shape, per_element, embedding(support, width), core, context=context, positions=positions
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,39 +31,45 @@ class Walk:
         raise NotImplementedError
 
 
-class Plan:
-    """What walks without gradients share: for each layer one matrix, (b W), and the part of it that each step needs.
+class Product(NamedTuple):
+    """A part of a layer's result: weights times rows of its input."""
 
-    Its columns stand in the order of the walk: a one for the bias, the context, the variables or units by degree.
+    weight: Tensor
+    seen: slice
+    """Rows of the input."""
+    rows: slice
+    """Rows of the result."""
+    adds: bool
+    """Whether it is added to what they hold; else they hold nothing yet."""
+
+
+class Plan:
+    """What walks without gradients share: for each layer one matrix, (b W), and the products that each step takes.
+
+    Rows and columns stand in the order of the walk: a one for the bias, the context, the variables or units by degree.
+    Of a matrix about the lower triangle counts, a few rows a step. Where a block of steps begins, all its rows take at
+    once what is known by then, and a step the rest, that became known within its block: a few tall products and many
+    small ones take half the time of many wide and flat ones.
     """
 
     def __init__(self, net: MaskedMLP):
-        self.net, order = net, net.order.tolist()
+        self.net = net
         like = net.linears[0].weight.detach()
         self.dtype, self.device = like.dtype, like.device
         self.given = 1 + (net.context.in_features if net.context is not None else 0)
         counts = [_counts(degrees, net.dims) for degrees in net.degrees]
-        known = [range(self.given, self.given + net.dims), *([1 + n for n in accumulate(c)] for c in counts)]
-        self.sizes = [[self.given, *[1] * net.dims], *([1, *c] for c in counts)]
-        """Rows of the input of each layer: what is given at the start, and what each step adds."""
-        self.matrices = [
-            like.new_empty(len(layer.weight), sum(sizes)) for layer, sizes in zip(net.linears, self.sizes, strict=True)
-        ]
-        parts = [list(matrix.split(c)) for matrix, c in zip(self.matrices[:-1], counts, strict=True)]
-        parts.append(self._of_variables(self.matrices[-1], order))
-        self.steps = [
-            [(rows[d][:, : seen[d]], seen[d]) for rows, seen in zip(parts, known, strict=True)] for d in range(net.dims)
-        ]
-        """For each step and layer the weights of the units that it computes, and how many rows they see."""
-        self.direct: list[Tensor] = []
+        self.sizes = [[self.given, *[1] * net.dims], *([1, *c] for c in counts), [0, *[net.per_element] * net.dims]]
+        """Rows of the input of each layer and of the last result: what is given at the start, and of each step."""
+        ends = [list(accumulate(sizes)) for sizes in self.sizes]
+        known = [ends[0], *(rows[1:] for rows in ends[1:-1])]  # a variable, unlike units, is known one step later
+        self.matrices = [like.new_empty(results[-1] - results[0], rows[-1]) for rows, results in pairwise(ends)]
+        self.steps = list(zip(*map(_products, self.matrices, known, ends[1:]), strict=True))
+        """For each step and layer its products."""
+        self.direct: list[list[Product]] = []
+        """For each step those from the input to the last result."""
         if net.direct is not None:
-            self.direct_matrix = like.new_zeros(len(net.direct.weight), sum(self.sizes[0]))
-            rows = self._of_variables(self.direct_matrix, order)
-            self.direct = [r[:, :n] for r, n in zip(rows, known[0], strict=True)]
-
-    def _of_variables(self, matrix: Tensor, order: list[int]) -> list[Tensor]:
-        rows = matrix.unflatten(0, (self.net.per_element, self.net.dims)).unbind(1)
-        return [rows[d] for d in order]
+            self.direct_matrix = like.new_zeros(len(net.direct.weight), ends[0][-1])
+            self.direct = _products(self.direct_matrix, known[0], ends[-1], adds=True)
 
     def fits(self) -> bool:
         weight = self.net.linears[0].weight
@@ -71,19 +77,46 @@ class Plan:
 
     def refresh(self) -> None:
         """Take the weights as they now are."""
-        net, first = self.net, True
-        for layer, matrix in zip(net.linears, self.matrices, strict=True):
+        net, last = self.net, len(self.matrices) - 1
+        for i, (layer, matrix) in enumerate(zip(net.linears, self.matrices, strict=True)):
             assert layer.bias is not None
-            columns = [layer.bias.unsqueeze(1), layer.weight]
-            if first:
+            bias, weight, given = layer.bias.unsqueeze(1), layer.weight, []
+            if i == 0:
                 given = [net.context.weight] if net.context is not None else []
-                columns = [columns[0], *given, layer.weight.index_select(1, net.order)]
-            torch.cat(columns, 1, out=matrix)
-            first = False
+                weight = weight.index_select(1, net.order)
+            columns = [bias, *given, weight]
+            torch.cat([_by_variable(net, c) for c in columns] if i == last else columns, 1, out=matrix)
         if net.direct is not None:
-            x, context = net.direct.weight.split([net.dims, self.given - 1], 1)
+            x, context = _by_variable(net, net.direct.weight).split([net.dims, self.given - 1], 1)
             self.direct_matrix[:, 1 : self.given] = context
             self.direct_matrix[:, self.given :] = x.index_select(1, net.order)
+
+
+BLOCKS = 512, 64, 8, 1  # steps
+
+
+def _products(matrix: Tensor, known: list[int], ends: list[int], adds: bool = False) -> list[list[Product]]:
+    """For each step what is to be multiplied.
+
+    Args:
+        known: how many rows of the input are known to each step.
+        ends: how many rows of the result there are at the start and after each step.
+        adds: whether the result holds something already.
+    """
+    steps, levels = [], [size for size in BLOCKS if size == 1 or size < len(ends) - 1]
+    done = [0] * (1 + len(levels))
+    """Of the input, what the blocks in hand have taken: at each level what was known as they began."""
+    for d in range(len(ends) - 1):
+        begin, products = ends[d], []
+        for level, size in enumerate(levels):
+            if d % size == 0:
+                end, taken = ends[min(d + size, len(ends) - 1)], done[level]
+                done[level + 1] = known[d]
+                if begin < end and taken < known[d]:
+                    weight = matrix[begin - ends[0] : end - ends[0], taken : known[d]]
+                    products.append(Product(weight, slice(taken, known[d]), slice(begin, end), adds or taken > 0))
+        steps.append(products)
+    return steps
 
 
 class InPlace(Walk):
@@ -96,46 +129,41 @@ class InPlace(Walk):
                 net.plan = Plan(net)
         self.plan = net.plan
         self.plan.refresh()
-        new = self.plan.matrices[0].new_empty
-        self.buffers = [new(matrix.shape[1], rows) for matrix in self.plan.matrices]
-        for buffer in self.buffers:
+        self.buffers = [self.plan.matrices[0].new_empty(sum(sizes), rows) for sizes in self.plan.sizes]
+        for buffer in self.buffers[:-1]:
             buffer[0].fill_(1)
         if net.context is not None and context is not None:
             self.buffers[0][1 : self.plan.given] = context.T
         slots = [buffer.split(sizes)[1:] for buffer, sizes in zip(self.buffers, self.plan.sizes, strict=True)]
-        parameters = new(net.per_element, net.dims, rows)
-        targets, views = parameters.unbind(1), parameters.permute(2, 0, 1).split(1, 2)
-        order = net.order.tolist()
-        self.x_rows, self.views = slots[0], [views[d] for d in order]
-        self.targets = list(zip(*slots[1:], [targets[d] for d in order], strict=True))
-        """For each step where the result of each layer goes."""
-        self.parameters = parameters.permute(2, 0, 1)
-        """Of all variables met so far, `(N, P, D)`."""
+        self.x_rows = slots[0]
+        self.units = list(zip(*slots[1:-1], strict=True)) or [()] * net.dims
+        """For each step and hidden layer where its units go."""
+        self.found = self.buffers[-1].view(net.dims, net.per_element, rows).permute(2, 1, 0)
+        """Of all variables met so far, `(N, P, D)`, in the order of the walk."""
+        self.views = self.found.split(1, 2)
 
     def step(self, x: Tensor | None = None) -> Tensor:
         self.position = d = self.position + 1
         if x is not None:
             self.x_rows[d - 1].copy_(x.T)
-        if self.net.residual:
-            self._residual(d)
-        else:
-            act = self.net.act.in_place
-            for (part, seen), buffer, target in zip(self.plan.steps[d], self.buffers, self.targets[d], strict=True):
-                torch.mm(part, buffer[:seen], out=target)
-                if buffer is not self.buffers[-1]:
-                    act(target)
+        act, h = self.net.act.in_place, None
+        for i, products in enumerate(self.plan.steps[d]):
+            self._multiply(products, self.buffers[i], self.buffers[i + 1])
+            if i < self.last:
+                units = self.units[d][i]
+                if self.net.residual and i % 2 == 0:
+                    h = units.clone() if h is None else units.add_(h).clone()
+                act(units)
         if self.plan.direct:
-            self.targets[d][-1].addmm_(self.plan.direct[d], self.buffers[0][: self.plan.steps[d][0][1]])
+            self._multiply(self.plan.direct[d], self.buffers[0], self.buffers[-1])
         return self.views[d]
 
-    def _residual(self, d: int) -> None:
-        h = None
-        for i, ((part, seen), target) in enumerate(zip(self.plan.steps[d], self.targets[d], strict=True)):
-            y = part @ self.buffers[i][:seen]
-            if i % 2 == 0 and i < self.last:
-                h = y if h is None else h + y
-                y = h
-            target.copy_(self.net.act.function(y) if i < self.last else y)
+    def _multiply(self, products: list[Product], known: Tensor, result: Tensor) -> None:
+        for weight, seen, rows, adds in products:
+            if adds:
+                result[rows].addmm_(weight, known[seen])
+            else:
+                torch.mm(weight, known[seen], out=result[rows])
 
 
 class Differentiable(Walk):
@@ -146,23 +174,17 @@ class Differentiable(Walk):
         shifts: list[Any] = [net._shift(context), *(layer.bias for layer in net.linears[1:])]
         self.weights: list[Tensor] = [layer.weight for layer in net.linears]
         self.weights[0] = self.weights[0].index_select(1, net.order)
-        self.weights[-1], shifts[-1] = self._by_variable(self.weights[-1]), self._by_variable(shifts[-1])
+        self.weights[-1], shifts[-1] = _by_variable(net, self.weights[-1]), _by_variable(net, shifts[-1])
         self.pending = [column(shift).expand(-1, rows) for shift in shifts]
         self.direct = None
         if net.direct is not None:
-            self.direct, onto = self._by_variable(net.direct.weight).tensor_split([net.dims], 1)
+            self.direct, onto = _by_variable(net, net.direct.weight).tensor_split([net.dims], 1)
             self.direct = self.direct.index_select(1, net.order)
             if context is not None and net.context is not None:
                 self.pending[-1] = torch.addmm(self.pending[-1], onto, context.T)
         inputs = [0, *[1] * (net.dims - 1)]
         self.counts = [inputs, *(_counts(degrees, net.dims) for degrees in net.degrees), [net.per_element] * net.dims]
         self.ends = [list(accumulate(counts)) for counts in self.counts]
-
-    def _by_variable(self, rows: Tensor) -> Tensor:
-        """Rows (P · D, ...) of the output as (D · P, ...), in the order of the walk."""
-        net = self.net
-        rows = rows.unflatten(0, (net.per_element, net.dims))
-        return rows.index_select(1, net.order).transpose(0, 1).flatten(0, 1)
 
     def step(self, x: Tensor | None = None) -> Tensor:
         self.position += 1
@@ -183,3 +205,9 @@ class Differentiable(Walk):
 def _counts(degrees: list[int], dims: int) -> list[int]:
     """How many units have degree 0, ..., D − 1."""
     return [degrees.count(d) for d in range(dims)]
+
+
+def _by_variable(net: MaskedMLP, rows: Tensor) -> Tensor:
+    """Rows (P · D, ...) of the output as (D · P, ...), in the order of the walk."""
+    rows = rows.unflatten(0, (net.per_element, net.dims))
+    return rows.index_select(1, net.order).transpose(0, 1).flatten(0, 1)

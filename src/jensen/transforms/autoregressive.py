@@ -10,6 +10,7 @@ variational inference with inverse autoregressive flow", 2016, arXiv:1606.04934;
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import repeat
 from typing import Any
 
@@ -53,15 +54,27 @@ class MaskedAutoregressive(Transform):
         return self.monotone.inverse_and_ladj(x, self.network(x, context))
 
     def forward_and_ladj(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (z, context, *self.parameters())):
+        if self._has_gradients(z, context):
             return self._walk(z, context)
-        if z.device.type == "cpu" and len(z) > ROWS:
-            contexts = repeat(None) if context is None else context.split(ROWS)
-            parts = [self.forward_and_ladj(*part) for part in zip(z.split(ROWS), contexts, strict=False)]
-            return torch.cat([x.T for x, _ in parts], 1).T, torch.cat([ladj.expand(len(x)) for x, ladj in parts])
+        xs, ladjs = [], []
+        for part, given in _parts(z, context):
+            with torch.inference_mode():
+                x, z, parameters = self._walk_in_place(part, given)
+                ladj = self.monotone.forward_and_ladj(z, parameters)[1]
+            xs.append(x)
+            ladjs.append(ladj)
+        return _joined(xs), torch.cat(ladjs) if ladjs[0].dim() else ladjs[0].clone()
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        if self._has_gradients(z, context):
+            return self._walk(z, context)[0]
         with torch.inference_mode():
-            x, ladj = self._walk_in_place(z, context)
-        return x.clone(), ladj.clone()  # what inference mode made may meet no gradient again
+            xs = [self._walk_in_place(*part)[0] for part in _parts(z, context)]
+        return _joined(xs)
+
+    def _has_gradients(self, z: Tensor, context: Tensor | None) -> bool:
+        inputs = (z, context, *self.parameters())
+        return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
 
     def _walk(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         order = self.network.order.tolist()
@@ -72,13 +85,25 @@ class MaskedAutoregressive(Transform):
             xs[d], ladj = x, ladj + term
         return torch.cat(xs, 1), ladj
 
-    def _walk_in_place(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        order, z = self.network.order.tolist(), _elements_first(z)
-        walk, columns = self.network.walk(len(z), context), z.split(1, 1)
-        xs, x, f = [z] * len(order), None, self.monotone.forward
-        for d in order:
-            xs[d] = x = f(columns[d], walk.step(x))
-        return torch.cat([x.T for x in xs]).T, self.monotone.forward_and_ladj(z, walk.parameters)[1]
+    def _walk_in_place(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x, and z and θ in the order of the walk."""
+        z = _elements_first(z).T.index_select(0, self.network.order).T
+        walk, xs, x, f = self.network.walk(len(z), context), [z] * z.shape[1], None, self.monotone.forward
+        for d, column in zip(self.network.order.tolist(), z.split(1, 1), strict=True):
+            xs[d] = x = f(column, walk.step(x))
+        return torch.cat([x.T for x in xs]).T, z, walk.found
+
+
+def _parts(z: Tensor, context: Tensor | None) -> Iterable[tuple[Tensor, Tensor | None]]:
+    """Rows that are walked together."""
+    if z.device.type != "cpu" or len(z) <= ROWS:
+        return [(z, context)]
+    return zip(z.split(ROWS), repeat(None) if context is None else context.split(ROWS), strict=False)
+
+
+def _joined(xs: list[Tensor]) -> Tensor:
+    """In memory of its own: what inference mode made may meet no gradient again."""
+    return torch.cat([x.T for x in xs], 1).T
 
 
 def _elements_first(x: Tensor) -> Tensor:
