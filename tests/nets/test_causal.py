@@ -78,7 +78,10 @@ def test_an_element_depends_on_all_before_it_and_on_nothing_else(name, shape, co
 
 @every_case
 def test_a_walk_gives_the_parameters_of_a_full_pass(name, shape, context):
-    net, (x, c) = network(name, shape, context), data(shape, context)
+    check_walk(network(name, shape, context), *data(shape, context))
+
+
+def check_walk(net: Causal, x: Tensor, c: Tensor | None) -> None:
     with torch.no_grad():
         whole, step, last = net(x, c), net.walk(len(x), c), None
         for position in net.order.tolist():
@@ -110,6 +113,21 @@ def test_the_convolutions_have_no_blind_spot():
     x, _ = data((1, 6, 6), 0)
     before = influence(net, x, None)[torch.tril_indices(36, 36, -1).unbind()]
     assert (before > 0).all()
+
+
+def test_dilated_convolutions_of_pictures_have_no_blind_spot_either():
+    net = network("pixelcnn", (1, 9, 8), layers=6, first=3, dilations=[1, 2, 4])
+    x, _ = data((1, 9, 8), 0)
+    seen = influence(net, x, None)
+    before = torch.ones(72, 72, dtype=torch.bool).tril(-1)
+    assert (seen[before] > 0).all()
+    assert (seen[~before] == 0).all()
+
+
+@pytest.mark.parametrize("dilations", [[2], [3, 1], [1, 2, 4]])
+def test_a_walk_through_dilated_convolutions_gives_the_parameters_of_a_full_pass(dilations):
+    shape = (2, 7, 9)
+    check_walk(network("pixelcnn", shape, 2, kernel=5, dilations=dilations), *data(shape, 2))
 
 
 def test_a_shift_of_the_picture_shifts_the_parameters():

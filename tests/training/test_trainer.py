@@ -27,6 +27,8 @@ from jensen.objectives import Batch, GradientPhase, Objective, Stage, Terms, Upd
 from jensen.training.adam import LeanAdam
 from jensen.training.folder import Folder, load_tensors
 from jensen.training.hardware import has_bfloat16, pick_device, pick_precision
+from jensen.training.pace import Pace
+from jensen.training.position import Position
 from jensen.training.settings import Settings, training_settings
 from jensen.training.trainer import Event, Trainer
 
@@ -324,6 +326,21 @@ def test_minutes_survive_a_resume(tmp_path):
     again = Trainer(point(Stage((GradientPhase(ascend),))), rows(400), None, chosen, folder)
     again.run(resume=True)
     assert again.at.total_steps == again.at.step == fixed
+
+
+def test_another_budget_is_measured_by_the_speed_since_the_resume():
+    """1,000 steps in 100 seconds, then 50 in 10: in the 90 seconds that are left of 200, 450 more."""
+    at = Position(stage_step=1000, calibration_seconds=100.0, total_steps=1500)
+    pace = Pace(settings(batch_size=1, minutes=200 / 60), point(Stage((GradientPhase(ascend),))).objective, at, 400, 0)
+    pace.elapsed = 100.0
+    pace.extend(minutes=150 / 60)
+    assert pace.is_timed
+    assert not pace.knows_its_speed
+    at.stage_step, pace.elapsed = 1020, 104.0
+    assert not pace.knows_its_speed  # less than ten seconds, or a twentieth of the whole
+    at.stage_step, pace.elapsed = 1050, 110.0
+    assert pace.knows_its_speed
+    assert pace.steps_within(0.0) == 1050 + 450
 
 
 # Averaging and optimisers

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from jensen.conditionals.heads import Support
 from jensen.errors import ConfigError
@@ -37,6 +37,7 @@ def pixelcnn(
     layers: Size = 5,
     kernel: Kernel = 3,
     first: Kernel = 7,
+    dilations: Annotated[list[Size], Field(min_length=1)] = [1],
     hidden: Size = 64,
     dropout: Rate = 0.0,
 ) -> PixelCNN:
@@ -47,6 +48,8 @@ def pixelcnn(
         layers: of convolutions.
         kernel: size of the convolutions.
         first: size of the first one, which does not see the pixel itself.
+        dilations: how far apart the pixels lie that a convolution sees, of the layers after the first in turn: 1, 2, 4
+            see far with few weights.
         hidden: units of the perceptron that gives a pixel's parameters, colour by colour.
         dropout: share dropped in training of what each layer adds to the features of a pixel.
     """
@@ -61,6 +64,7 @@ def pixelcnn(
         layers=layers,
         kernel=kernel,
         first=first,
+        dilations=dilations,
         hidden=hidden,
         context=context,
         dropout=dropout,

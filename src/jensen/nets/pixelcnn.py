@@ -11,6 +11,7 @@ van den Oord et al., "Conditional image generation with PixelCNN decoders", 2016
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +32,7 @@ class PixelCNN(Causal):
         width: channels of both stacks.
         layers: of gated convolutions, the strict one included.
         kernel, first: sizes of the convolutions, odd, and of the strict one.
+        dilations: how far apart the pixels lie that a convolution sees, of the layers after the strict one in turn.
         hidden: units of the perceptron of a pixel.
         context: C, 0 for none; every layer sees it.
         middle, unit: x enters as (x − middle) / unit.
@@ -50,6 +52,7 @@ class PixelCNN(Causal):
         first: int,
         hidden: int,
         context: int = 0,
+        dilations: Sequence[int] = (1,),
         dropout: float = 0.0,
         middle: float = 0.0,
         unit: float = 1.0,
@@ -61,7 +64,9 @@ class PixelCNN(Causal):
         self.embed = nn.Embedding(symbols, width) if symbols else None
         seen = (width if symbols else shape[0]) + 1  # a plane of ones tells the picture from the padding around it
         self.layers = nn.ModuleList(
-            Layer(seen if i == 0 else width, width, first if i == 0 else kernel, context, dropout, strict=i == 0)
+            Layer(seen, width, first, context, dropout, strict=True)
+            if i == 0
+            else Layer(width, width, kernel, context, dropout, dilations[(i - 1) % len(dilations)])
             for i in range(layers)
         )
         self.pixel = Colours(shape[0], per_element, hidden, width)
@@ -171,15 +176,26 @@ class Layer(nn.Module):
     """One step of both stacks, (N, inputs, H, W) to (N, width, H, W) each.
 
     Args:
+        dilation: from a pixel that it sees to the next one.
         strict: whether a row sees only rows above it and a pixel only pixels to its left, itself excluded.
     """
 
-    def __init__(self, inputs: int, width: int, kernel: int, context: int, dropout: float, strict: bool):
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        kernel: int,
+        context: int,
+        dropout: float,
+        dilation: int = 1,
+        strict: bool = False,
+    ):
         super().__init__()
-        self.inputs, self.width, self.strict, self.kernel = inputs, width, strict, kernel
+        self.inputs, self.width, self.strict, self.dilation = inputs, width, strict, dilation
         self.rows = self.columns = kernel // 2 + (not strict)  # that are seen, the present one included if not strict
-        self.vertical = nn.Conv2d(inputs, 2 * width, (self.rows, kernel))
-        self.horizontal = nn.Conv2d(inputs, 2 * width, (1, self.columns))
+        self.side = kernel // 2 * dilation
+        self.vertical = nn.Conv2d(inputs, 2 * width, (self.rows, kernel), dilation=dilation)
+        self.horizontal = nn.Conv2d(inputs, 2 * width, (1, self.columns), dilation=dilation)
         self.across = nn.Conv2d(2 * width, 2 * width, 1, bias=False)
         self.out = nn.Conv2d(width, width, 1)
         self.drop = nn.Dropout(dropout)
@@ -188,11 +204,10 @@ class Layer(nn.Module):
     @property
     def above(self) -> int:
         """Rows of padding above the picture; columns to its left."""
-        return self.rows if self.strict else self.rows - 1
+        return self.dilation * (self.rows if self.strict else self.rows - 1)
 
     def forward(self, v: Tensor, h: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        side, above = self.kernel // 2, self.above
-        up, left = F.pad(v, (side, side, above, 0)), F.pad(h, (above, 0))
+        up, left = F.pad(v, (self.side, self.side, self.above, 0)), F.pad(h, (self.above, 0))
         if self.strict:
             up, left = up[:, :, :-1], left[..., :-1]
         a = self.vertical(up)
@@ -231,16 +246,17 @@ class _Stack:
 
     def __init__(self, layer: Layer, rows: int, shape: tuple[int, ...], context: Tensor | None):
         self.layer, (_, height, width) = layer, shape
-        like, inputs, above = layer.out.weight, layer.inputs, layer.above
-        side = layer.kernel // 2
+        like, inputs, above, side = layer.out.weight, layer.inputs, layer.above, layer.side
         self.seen = like.new_zeros(rows, inputs, height + above, width + 2 * side)  # rows above, padded
         if layer.strict:  # the plane of ones
             self.seen[:, -1, above:, side : side + width] = 1
         self.inside = slice(side, side + width)
         self.left = like.new_zeros(rows, (above + width) * inputs)  # of this row, padded, features last
-        self.slots = self.left[:, above * inputs :].split(inputs, 1)
+        at = _apart(above + width, layer.dilation)  # what a convolution sees lies together
+        pixels = self.left.split(inputs, 1)
+        self.slots = [pixels[at[above + c]] for c in range(width)]
         """For each column where the layer's input goes, (N, inputs)."""
-        self.windows = [self.left[:, c * inputs : (c + layer.columns) * inputs] for c in range(width)]
+        self.windows = [self.left[:, at[c] * inputs : (at[c] + layer.columns) * inputs] for c in range(width)]
 
         self.halved = torch.cat([like.new_ones(layer.width), like.new_full((layer.width,), 0.5)])
         weight = layer.horizontal.weight[:, :, 0].permute(2, 1, 0).flatten(0, 1)  # (cols · in, 2w)
@@ -267,7 +283,9 @@ class _Stack:
         layer = self.layer
         if v is not None:
             self.seen[:, :, layer.above + row, self.inside] = v
-        a = F.conv2d(self.seen[:, :, row : row + layer.rows], layer.vertical.weight, layer.vertical.bias)
+        d, vertical = layer.dilation, layer.vertical
+        above = self.seen[:, :, row : row + d * layer.rows : d]
+        a = F.conv2d(above, vertical.weight, vertical.bias, dilation=(1, d))
         if self.to_a is not None:
             a = a + self.to_a[:, :, row : row + 1]
         bias = self.bias if self.to_b is None else self.to_b[:, :, row]
@@ -284,3 +302,13 @@ class _Stack:
             torch.mm(self.u, self.out, out=out)
         else:
             torch.addmm(self.slots[column], self.u, self.out, out=out)
+
+
+def _apart(count: int, step: int) -> list[int]:
+    """Where each of `count` positions goes, so that those `step` apart are neighbours.
+
+    >>> _apart(5, 2)
+    [0, 3, 1, 4, 2]
+    """
+    order = [position for first in range(step) for position in range(first, count, step)]
+    return [place for _, place in sorted(zip(order, range(count), strict=True))]

@@ -36,6 +36,7 @@ class Pace:
         self.steps_per_epoch = math.ceil(rows / settings.batch_size)
         self.affordable = max(1, math.ceil(objective.validation_cost * validated / (VALIDATION_SHARE * rows)))
         self.elapsed = self.compiling = 0.0
+        self._measured_from = 0, 0.0  # steps and seconds of the stage that say nothing of its speed now
 
     @property
     def stage(self) -> Stage:
@@ -44,7 +45,7 @@ class Pace:
     def begin_stage(self) -> None:
         """The stage whose number stands in the position."""
         self.at.begin_stage()
-        self.elapsed = 0.0
+        self.elapsed, self._measured_from = 0.0, (0, 0.0)
         if self.stage.passes is not None:
             self.at.total_steps = self.stage.passes * self.steps_per_epoch
         elif self.settings.epochs is not None:
@@ -62,7 +63,7 @@ class Pace:
         if s.epochs is not None:
             at.total_steps = self._epochs * self.steps_per_epoch
         elif s.minutes is not None and s.minutes != minutes:
-            at.total_steps = None  # measured anew
+            at.total_steps, self._measured_from = None, (at.stage_step, at.calibration_seconds)  # measured anew
         else:
             return
         fixed, budget = at.total_steps, self._seconds
@@ -106,13 +107,19 @@ class Pace:
     @property
     def knows_its_speed(self) -> bool:
         """Whether enough steps of a timed stage are done to tell how long the others take."""
-        at_least = min(20, self.steps_per_epoch)
-        return self.at.stage_step >= at_least and self.elapsed >= min(10.0, 0.05 * self._seconds)
+        steps, seconds = self._measured
+        return steps >= min(20, self.steps_per_epoch) and seconds >= min(10.0, 0.05 * self._seconds)
+
+    @property
+    def _measured(self) -> tuple[int, float]:
+        """Steps and seconds by which the speed is known."""
+        steps, seconds = self._measured_from
+        return self.at.stage_step - steps, self.elapsed - seconds
 
     def steps_within(self, validation: float) -> int:
         """Steps of a timed stage in all, validations of so many seconds included, at the speed so far."""
-        at, budget = self.at, self._seconds
-        step, left = (self.elapsed - self.compiling) / at.stage_step, max(0.0, budget - self.elapsed)
+        at, (steps, seconds) = self.at, self._measured
+        step, left = (seconds - self.compiling) / steps, max(0.0, self._seconds - self.elapsed)
         seldom = left / (step + validation / (self.steps_per_epoch * self.affordable))
         often = (left - LEAST_VALIDATIONS * validation) / step  # where the run is short
         each = (left - 2 * validation) / (step + validation / self.steps_per_epoch)  # where it has fewer epochs
