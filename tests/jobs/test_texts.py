@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -23,6 +24,22 @@ def test_texts_go_on_from_their_last_half():
     for text in run.sample(3, prefix="abc", length=29, nucleus=0.5):
         assert text == (CYCLE * 4)[:29]
     assert run.sample(1, prefix="abcdefgh")[0] == (CYCLE * 2)[:14]  # a prefix of more than a window goes on for one
+
+
+def test_a_beginning_may_end_inside_a_token():
+    """Of byte pairs, against what begins so of all that the model writes."""
+    lines = ["the cat", "this dog", "then", "th th", "to the cat", "to cats", "to a hat"] * 30
+    text = {"lines": True, "tokens": "bpe", "vocabulary": 266}
+    settings = {"memory": 2, "width": 32, "train.lr": 0.01, "train.batch_size": 20}
+    run = jensen.train("markov", lines, text=text, settings=settings, epochs=15)
+    every = run.sample(6000)
+    for prefix in ("th", "to "):
+        true = Counter(text for text in every if text.startswith(prefix))
+        found = Counter(run.sample(2000, prefix=prefix, seed=1))
+        assert len(true) > 2
+        for text, times in true.items():
+            p, error = times / true.total(), (1 / true.total() + 1 / 2000) ** 0.5
+            assert found[text] / 2000 == pytest.approx(p, abs=5 * error * max(p, 0.01) ** 0.5), (prefix, text)
 
 
 def test_texts_of_a_latent_variable_are_sharpened():

@@ -180,6 +180,23 @@ class Tokens(BaseModel):
         decoder, last = codecs.getincrementaldecoder("utf-8")("replace"), len(found) - 1
         return [decoder.decode(self._bytes[i], position == last) for position, i in enumerate(found)]
 
+    def longer(self, tokens: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
+        """Pairs (j, t): tokens t that begin with the bytes of all tokens from position j on, and do not end there.
+
+        >>> tokens = Tokens.of_byte_pairs(["an an an an"], 258)
+        >>> tokens.symbols[256:], tokens.longer(tokens.encode("an "))
+        (('an', 'Ġan'), [(1, 257)])
+        """
+        if self.unit != "bpe":
+            return []
+        found, rest, most = [], b"", max(map(len, self._bytes))
+        for j in reversed(range(len(tokens))):
+            rest = self._bytes[tokens[j]] + rest
+            if len(rest) >= most:
+                break
+            found += [(j, t) for t, token in enumerate(self._bytes) if token.startswith(rest) and token != rest]
+        return found
+
     def _until_end(self, tokens: Sequence[int] | np.ndarray) -> list[int]:
         found = np.asarray(tokens).astype(int).tolist()
         return found[: found.index(self.end)] if self.end in found else found

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jensen.conditionals.autoregressive import Autoregression
 from jensen.core import seeded
-from jensen.distributions import Symbols
+from jensen.distributions import Categorical, Symbols
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.run import Run
 
@@ -74,10 +74,11 @@ def write_on(
         for start in range(0, n, ROWS):
             rows = min(ROWS, n - start)
             if alone:
-                drawn = _go_on(run, rows, torch.from_numpy(begun), wanted, temperature, nucleus, how)
+                starts = _starts(run, rows, begun, temperature, nucleus)
+                drawn = [_go_on(run, start, wanted, temperature, nucleus, how) for start in starts]
             else:
-                drawn = _whole(run, rows, temperature, nucleus, how)
-            texts += [tokens.decode(row) for row in drawn.long().cpu().numpy()]
+                drawn = [_whole(run, rows, temperature, nucleus, how)]
+            texts += [tokens.decode(row) for part in drawn for row in part.long().cpu().numpy()]
     return np.array(texts, dtype=object)
 
 
@@ -101,16 +102,49 @@ def _above(run: Run, n: int, how: Mapping[str, Any]) -> dict[str, Tensor]:
     return values
 
 
-def _go_on(
-    run: Run, n: int, begun: Tensor, wanted: int, temperature: float, nucleus: float, how: Mapping[str, Any]
-) -> Tensor:
-    """Texts (n, wanted), a window at a time: each goes on from the second half of what there is."""
-    size, end, name = run.schema.event_shape[0], run.schema.tokens.end, run.model.data
+def _starts(run: Run, n: int, begun: np.ndarray, temperature: float, nucleus: float) -> list[Tensor]:
+    """How n texts begin, in tokens, (rows, t) for each t that there is.
+
+    Of a text that begins with some bytes the tokens may be those of the beginning; or those of its first part, and then
+    one that holds the rest and more, as a space is part of the word after it. Each has its chance,
+
+        log w = Σ_{i<j} log p(b_i | b_<i) + log p(t | b_<j),
+
+    where t = b_j, the last one, or t begins with the bytes of b_j and all after it and goes on.
+    """
+    tokens, size = run.schema.tokens, run.schema.event_shape[0]
+    whole = torch.from_numpy(begun).to(run.device, torch.get_default_dtype())
+    seen = _remembered(whole[None], size)[0]
+    longer = tokens.longer(seen.long().tolist())
+    met = _sharpened(run.model.p[run.model.data].module(), temperature, 1.0)
+    if not longer or (met.of.network.order.diff() < 0).any():
+        return [whole.expand(n, -1)]
+    window = torch.nn.functional.pad(seen, (0, size - len(seen)))[None]
+    log_p = met.factors(window).logits[0, : len(seen)].log_softmax(-1)
+    upto = torch.nn.functional.pad(log_p.gather(1, seen.long()[:, None])[:, 0].cumsum(0), (1, 0))
+    chances = torch.stack([upto[-1], *(upto[j] + log_p[j, t] for j, t in longer)])
+    which = Categorical(chances, 0)
+    which = which.nucleus(nucleus) if nucleus < 1 else which
+    starts: dict[int, list[Tensor]] = {}
+    for i in which.sample((n,)).long().tolist():
+        j, t = longer[i - 1] if i else (len(seen) - 1, int(begun[-1]))
+        start = torch.cat([whole[: len(whole) - len(seen) + j], whole.new_tensor([t])])
+        starts.setdefault(len(start), []).append(start)
+    return [torch.stack(rows) for rows in starts.values()]
+
+
+def _remembered(text: Tensor, size: int) -> Tensor:
+    """What a window begins with that goes on from texts (n, t): all, or so much that half of it is left."""
+    return text if text.shape[1] < size else text[:, -(size // 2) :]
+
+
+def _go_on(run: Run, text: Tensor, wanted: int, temperature: float, nucleus: float, how: Mapping[str, Any]) -> Tensor:
+    """Texts (n, wanted) from how they begin, (n, t), a window at a time."""
+    n, size, end, name = len(text), run.schema.event_shape[0], run.schema.tokens.end, run.model.data
     met = _sharpened(run.model.p[name].module(), temperature, nucleus)
     met = met.sampled(how[name]) if name in how else met
-    text = begun.to(run.device, torch.get_default_dtype()).expand(n, -1)
     while text.shape[1] < wanted and not (text == end).any(1).all():
-        kept = text if text.shape[1] < size else text[:, -(size // 2) :]
+        kept = _remembered(text, size)
         known = torch.arange(size, device=text.device) < kept.shape[1]
         held = torch.nn.functional.pad(kept, (0, size - kept.shape[1]))
         drawn = met.draw(met.noise((n, size)), held, known)
