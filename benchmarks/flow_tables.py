@@ -16,11 +16,15 @@ table, and differences are paired, row by row. A row that is outside the reach o
 A finished cell (table, seed, contestant) is a file in `--work` and is not run again, so an interrupted benchmark goes
 on where it stopped. Needs the tables (`JENSEN_DATA`) and the extra `bench`.
 
-- **jensen**: autoregressive, rational-quadratic splines.
-- **zuko**: its NSF, autoregressive, with random orders of the columns (better in short trials than its default).
-- **normflows ar, normflows coupling**: its spline flows, autoregressive and coupling, two residual blocks a network
+Of each library the first seed runs all that follow, and the others the one whose validation was the best there.
+Networks are with ReLU, as each library has it, or with SiLU.
+
+- **jensen silu, jensen relu**: `spline` of the kind "autoregressive".
+- **zuko relu, zuko silu**: its NSF, autoregressive, with random orders of the columns (better in short trials than its
+  default).
+- **normflows ar relu, ar silu, coupling**: its spline flows, autoregressive and coupling, two residual blocks a network
   and learned linear maps between the layers as in its examples, splines on [-5, 5] (better in short trials than its
-  [-3, 3]). On each table the first seed runs both, and the others the one whose validation was better there.
+  [-3, 3]).
 """
 
 from __future__ import annotations
@@ -62,27 +66,34 @@ class Flow(NamedTuple):
         return sum(p.numel() for p in self.module.parameters())
 
 
-def jensen(schema: Schema, width: int) -> Flow:
-    settings = {"layers": LAYERS, "hidden": [width] * len(HIDDEN), "map": "spline", "bins": BINS}
-    model: Model = build("maf", schema, settings)
-    return Flow(model, lambda x: model.evidence({"x": x}).elbo(), lambda x: model.initialize({"x": x}))
+def jensen(**more: Any) -> Callable[[Schema, int], Flow]:
+    def make(schema: Schema, width: int) -> Flow:
+        settings = {"kind": "autoregressive", "layers": LAYERS, "hidden": [width] * len(HIDDEN), "bins": BINS, **more}
+        model: Model = build("spline", schema, settings)
+        return Flow(model, lambda x: model.evidence({"x": x}).elbo(), lambda x: model.initialize({"x": x}))
+
+    return make
 
 
-def zuko(schema: Schema, width: int) -> Flow:
-    import zuko
+def zuko(activation: type[nn.Module] = nn.ReLU) -> Callable[[Schema, int], Flow]:
+    def make(schema: Schema, width: int) -> Flow:
+        from zuko.flows import NSF
 
-    hidden = (width,) * len(HIDDEN)
-    flow = zuko.flows.NSF(schema.dims, transforms=LAYERS, bins=BINS, hidden_features=hidden, randperm=True)
-    return Flow(flow, lambda x: flow().log_prob(x))
+        more: dict[str, Any] = {"hidden_features": (width,) * len(HIDDEN), "activation": activation}
+        flow = NSF(schema.dims, transforms=LAYERS, bins=BINS, randperm=True, **more)
+        return Flow(flow, lambda x: flow().log_prob(x))
+
+    return make
 
 
-def normflows(autoregressive: bool) -> Callable[[Schema, int], Flow]:
+def normflows(autoregressive: bool, activation: type[nn.Module] = nn.ReLU) -> Callable[[Schema, int], Flow]:
     def make(schema: Schema, width: int) -> Flow:
         import normflows as nf
 
         flows: list[nn.Module] = []
         for i in range(LAYERS):
-            common = {"num_blocks": 2, "num_hidden_channels": width, "num_bins": BINS, "tail_bound": 5.0}
+            common: dict[str, Any] = {"num_blocks": 2, "num_hidden_channels": width, "num_bins": BINS}
+            common |= {"tail_bound": 5.0, "activation": activation}
             if autoregressive:
                 flows.append(nf.flows.AutoregressiveRationalQuadraticSpline(schema.dims, **common))
             else:
@@ -96,16 +107,19 @@ def normflows(autoregressive: bool) -> Callable[[Schema, int], Flow]:
 
 
 CONTESTANTS: dict[str, Callable[[Schema, int], Flow]] = {
-    "jensen": jensen,
-    "zuko": zuko,
-    "normflows ar": normflows(True),
+    "jensen silu": jensen(activation="silu"),
+    "jensen relu": jensen(activation="relu"),
+    "zuko relu": zuko(),
+    "zuko silu": zuko(nn.SiLU),
+    "normflows ar relu": normflows(True),
+    "normflows ar silu": normflows(True, nn.SiLU),
     "normflows coupling": normflows(False),
 }
 
 
 def made(name: str, schema: Schema, seed: int) -> Flow:
     """A contestant with the width that makes it as large as zuko's flow."""
-    target = zuko(schema, HIDDEN[0]).size
+    target = zuko()(schema, HIDDEN[0]).size
     low, high = 4, 1024
     while low < high:  # the least width that is not too small
         middle = (low + high) // 2
@@ -208,11 +222,12 @@ def summary(name: str, cells: dict[str, list[dict[str, Any]]]) -> tuple[list[lis
     """Lines of the table and their numbers, seeds averaged."""
 
     lines, numbers = [], {}
+    ours = next(results for contestant, results in cells.items() if contestant.startswith("jensen"))
     for contestant, results in cells.items():
         test = float(np.mean([r["test"] for r in results]))
         stderr = float(np.mean([r["rows"] for r in results], 0).std(ddof=1) / len(results[0]["rows"]) ** 0.5)
-        over, spread = difference(cells["jensen"], results)
-        told = "" if contestant == "jensen" else f"{over:+.3f} ± {spread:.3f}"
+        over, spread = difference(ours, results)
+        told = "" if results is ours else f"{over:+.3f} ± {spread:.3f}"
         epochs = float(np.mean([r["epochs"] for r in results]))
         size = results[0]["parameters"]
         lines.append([name, contestant, f"{size:,}", f"{epochs:.0f}", f"{test:.3f} ± {stderr:.3f}", told])

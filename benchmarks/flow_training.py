@@ -38,7 +38,7 @@ DIMS, BATCH, STEPS = 21, 512, 40
 
 def settings_of(kind: str, shape: Shape) -> tuple[str, dict[str, Any]]:
     """Name and settings of our model of a kind, without the normalisation between layers that others do not have."""
-    common = {"layers": shape.layers, "hidden": list(shape.hidden), "normalize": False}
+    common = {"layers": shape.layers, "hidden": list(shape.hidden), "activation": "relu", "normalize": False}
     spline = {"map": "spline", "bins": shape.bins}
     return {
         "realnvp": ("realnvp", common),

@@ -136,13 +136,13 @@ def transform_of(model: str, **settings: Any) -> Transform:
 
 def found(transform: Transform, way: str, rows: int | None) -> list[Tensor]:
     """The result, the log-determinant, and gradients by the rows and all weights."""
-    x = ROWS[:30].clone().requires_grad_()
-    density = Transformed(StandardNormal(torch.zeros(4), torch.ones(4)), transform)
+    x = ROWS[:30].to(next(transform.parameters())).clone().requires_grad_()
+    density = Transformed(StandardNormal(torch.zeros(4).to(x), torch.ones(4).to(x)), transform)
     with compiling(rows):
         y, ladj = density.to_base(x) if way == "inverse" else density.from_base(x)
     inputs = [x, *transform.parameters()]
     slopes = torch.autograd.grad(y.square().sum() + ladj.sin().sum(), inputs, allow_unused=True)
-    return [y, ladj, *(torch.zeros(1) if slope is None else slope for slope in slopes)]
+    return [y, ladj, *(x.new_zeros(1) if slope is None else slope for slope in slopes)]
 
 
 real = [
@@ -153,26 +153,27 @@ real = [
 
 
 @pytest.mark.parametrize(
-    ("model", "settings", "way"),
+    ("model", "settings", "way", "dtype"),
     [
         pytest.param(*case, marks=real)
         for case in (
-            ("maf", {}, "inverse"),
-            ("realnvp", {}, "inverse"),
-            ("spline", {}, "inverse"),
-            ("spline", {"kind": "autoregressive"}, "inverse"),
-            ("realnvp", {"map": "spline"}, "forward"),
+            ("maf", {}, "inverse", torch.float32),
+            ("realnvp", {}, "inverse", torch.float32),
+            ("spline", {}, "inverse", torch.float32),
+            ("spline", {"kind": "autoregressive"}, "inverse", torch.float64),
+            ("realnvp", {"map": "spline"}, "forward", torch.float32),
         )
     ],
 )
-def test_a_compiled_flow_is_that_of_torch(model, settings, way, caplog):
-    """Values and gradients, to 1e-5 of the largest."""
-    transform = transform_of(model, **settings)
+def test_a_compiled_flow_is_that_of_torch(model, settings, way, dtype, caplog):
+    """Values and gradients, to 1e-5 of the largest, or 1e-12 in float64."""
+    transform = transform_of(model, **settings).to(dtype)
     with caplog.at_level(logging.WARNING, "jensen"):
         fast = found(transform, way, 30)
     assert not [r for r in caplog.records if r.name.startswith("jensen")]
+    near = 1e-5 if dtype == torch.float32 else 1e-12
     for ours, truth in zip(fast, found(transform, way, None), strict=True):
-        torch.testing.assert_close(ours, truth, rtol=0, atol=1e-5 * max(1.0, float(truth.detach().abs().max())))
+        torch.testing.assert_close(ours, truth, rtol=0, atol=near * max(1.0, float(truth.detach().abs().max())))
 
 
 @pytest.mark.slow

@@ -28,6 +28,15 @@ def test_it_starts_as_a_rotation(n, seed):
 
 
 @settings(deadline=None, max_examples=20)
+@given(n=st.integers(1, 30), seed=st.integers(0, 1000))
+def test_it_starts_as_a_permutation_where_that_is_asked_for(n, seed):
+    with seeded(seed), torch.no_grad():
+        w = matrix_of(LULinear((n,), start="permutation"))
+    assert sorted(w.argmax(1).tolist()) == list(range(n))
+    assert torch.equal(w, torch.eye(n)[w.argmax(1)])
+
+
+@settings(deadline=None, max_examples=20)
 @given(n=st.integers(1, 12), seed=st.integers(0, 1000), pixels=st.sampled_from([(), (2, 3)]))
 def test_the_determinant_is_that_of_the_matrix(n, seed, pixels):
     with seeded(seed), torch.no_grad():

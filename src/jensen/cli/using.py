@@ -156,7 +156,7 @@ def sample(
         int | None, typer.Option(metavar="T", help="Tokens of a text that is one of windows.", show_default=False)
     ] = None,
     nucleus: Annotated[
-        float, typer.Option(metavar="P", help="Of a text: draw from the likeliest tokens of so much mass.")
+        float, typer.Option(metavar="P", help="Draw from the likeliest tokens, or levels, of so much mass.")
     ] = 1.0,
     privacy: Annotated[
         bool, typer.Option("--privacy", help="Say how near the rows lie to training rows, beside held-out ones.")

@@ -181,6 +181,7 @@ class Model(nn.Module):
         given: Mapping[str, Tensor] | None = None,
         temperature: float | Mapping[str, float] = 1.0,
         how: Mapping[str, Any] | None = None,
+        nucleus: float = 1.0,
     ) -> dict[str, Tensor]:
         """Ancestral samples: walk p from the top, (n, *event) by name.
 
@@ -190,9 +191,11 @@ class Model(nn.Module):
             temperature: multiplies the scale of what is hidden or drawn first of all, and of the normal base of a flow;
                 divides the logits of choices. 1 samples the model itself. By name, of these variables alone.
             how: by name of a variable, how its distribution is to be `sampled`, where it can be in several ways.
+            nucleus: draw each element of the data from its likeliest classes only, the fewest of so much mass.
 
         Raises:
-            ValueError: p has no distribution for a variable that is needed, or a flow's base has no scale.
+            ValueError: p has no distribution for a variable that is needed, a flow's base has no scale, or the elements
+                of the data are not drawn from classes.
         """
         values = dict(given or {})
         for factor in self.p:
@@ -212,6 +215,10 @@ class Model(nn.Module):
                 heat = 1.0 if drawn_from_hidden else temperature
             if heat != 1.0 and hasattr(met, "tempered"):
                 met = met.tempered(heat)  # pyright: ignore[reportAttributeAccessIssue]
+            if nucleus < 1 and factor.name == self.data:
+                if not hasattr(met, "nucleus"):
+                    raise ValueError(f"a nucleus needs a choice among classes, and {factor.name} is {type(met).__name__}")
+                met = met.nucleus(nucleus)  # pyright: ignore[reportAttributeAccessIssue]
             if how and factor.name in how:
                 met = met.sampled(how[factor.name])  # pyright: ignore[reportAttributeAccessIssue]
             shape = torch.Size() if met.batch_shape else torch.Size((n,))

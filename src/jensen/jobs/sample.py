@@ -61,7 +61,8 @@ def sample(
         length: of windows of a text, tokens of each, those of the prefix among them, more than a window's if you like:
             it goes on from the second half of what it has. By default a window's, and after a prefix that has as many
             as much again.
-        nucleus: of a text, draw each token from the likeliest only, the fewest that weigh at least this share.
+        nucleus: of what is drawn from classes, as tokens, grey levels and levels of sound can be: draw each from the
+            likeliest only, the fewest that weigh at least this share.
         sampling: settings of how variables are drawn, where the model can in several ways, as sampler and steps of a
             diffusion model, or sampler="jacobi" of an autoregressive one.
         listener: told of the share done, in [0, 1], where columns are held.
@@ -85,14 +86,18 @@ def sample(
             raise ConfigError("--temperature: expected one number for a model of text, got one by name")
         how, n = ways(run, sampling or {}), USUAL if n is None else n
         return write_on(run, n, prefix, length, temperature, nucleus, seed, given, given_from, how)
-    if prefix or length is not None or nucleus != 1:
-        name = "prefix" if prefix else "length" if length is not None else "nucleus"
+    if prefix or length is not None:
+        name = "prefix" if prefix else "length"
         raise ConfigError(f"--{name}: expected a model of text, got one of {run.schema.kind} data")
     how = ways(run, sampling or {})
     asked = given if isinstance(given, Given) else read_given(run, n, given, given_from, USUAL)
+    if not 0 < nucleus <= 1:
+        raise ConfigError(f"--nucleus: expected a share in (0, 1], got {nucleus}")
+    if mean and nucleus != 1:
+        raise ConfigError("--nucleus: expected draws, got --mean")
     if asked.x is not None:
-        if temperature != 1 or mean:
-            option = "--mean" if mean else "--temperature"
+        if temperature != 1 or mean or nucleus != 1:
+            option = "--mean" if mean else "--temperature" if temperature != 1 else "--nucleus"
             raise ConfigError(f"{option}: expected draws of the model itself where columns that it explains are given")
         held = _hold(run, asked, seed, listener)
         _report(held, say)
@@ -106,11 +111,11 @@ def sample(
             if asked.hidden:
                 context = infer(run.model, context)
             try:
-                values = run.model.sample(size, context, temperature, how)
+                values = run.model.sample(size, context, temperature, how, nucleus)
             except ValueError as e:
-                if temperature == 1:
+                if temperature == 1 and nucleus == 1:
                     raise
-                raise ConfigError(f"--temperature: {e}") from None
+                raise ConfigError(f"--{'temperature' if nucleus == 1 else 'nucleus'}: {e}") from None
             parts.append(expected(run, values) if mean else values[run.model.data])
     return restore(run, torch.cat(parts), mean, asked)
 

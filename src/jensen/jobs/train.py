@@ -21,7 +21,7 @@ from jensen.data import Dataset, load_data
 from jensen.data.sources import reference
 from jensen.errors import CapabilityError, ConfigError, DataError, DataWarning, did_you_mean
 from jensen.jobs.run import Run, check_conditions, open_run
-from jensen.jobs.while_training import Diary
+from jensen.jobs.while_training import Diary, can_note
 from jensen.objectives.prior import prior_objective, take_all_but_priors
 from jensen.registry import MODEL, build, configure, find, flatten, nest, override
 from jensen.training.folder import Folder
@@ -237,7 +237,7 @@ def fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run
                 ranges.check(data.split(part).x, data.split(part).index)
     train_split = data.split("train").to(run.schema, device)
     valid = data.splits["valid"].to(run.schema, device) if "valid" in data.splits else None
-    if run.schema.is_text and run.folder is not None and run.capabilities.sample:
+    if can_note(run):
         listener = Diary(run, listener, resume)
     trainer = Trainer(run.model, train_split, valid, settings, run.folder, listener)
     with run.folder.in_training() if run.folder is not None else nullcontext():

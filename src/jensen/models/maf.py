@@ -34,7 +34,7 @@ def maf(
     *,
     layers: Size = 5,
     hidden: list[Size] = [128, 128],
-    activation: Activation = "relu",
+    activation: Activation = "silu",
     residual: bool = False,
     order: Literal["reversed", "random"] = "reversed",
     normalize: bool = True,

@@ -41,7 +41,7 @@ def realnvp(
     channels: Size = 64,
     blocks: Annotated[int, Field(ge=0)] = 1,
     kernel: Literal[1, 3] = 3,
-    activation: Activation = "relu",
+    activation: Activation = "silu",
     map: Literal["affine", "spline"] = "affine",
     bound: Annotated[float, Field(gt=0)] = 2.0,
     bins: Size = 8,

@@ -4,7 +4,7 @@
 
 with f rational-quadratic on [−b, b] and the identity outside. θ comes from half of the elements, for the other half
 (coupling: density and sampling in one pass each), or from the elements before (autoregressive: a sample takes one step
-an element). Between layers stands a learned linear map, P L U, or a permutation.
+an element). Between layers stands a learned linear map, P L U, that starts as a permutation, or a permutation.
 
 Durkan, Bekasov, Murray and Papamakarios, "Neural spline flows", 2019, arXiv:1906.04032.
 """
@@ -12,6 +12,7 @@ Durkan, Bekasov, Murray and Papamakarios, "Neural spline flows", 2019, arXiv:190
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -36,7 +37,7 @@ from jensen.transforms.coupling import half
 from jensen.transforms.permutation import shuffle
 
 Shape = tuple[int, ...]
-MIXERS = {"linear": LULinear, "permutation": shuffle, "none": None}
+MIXERS = {"linear": partial(LULinear, start="permutation"), "permutation": shuffle, "none": None}
 
 
 @flow("spline", paper="Durkan, Bekasov, Murray and Papamakarios 2019, arXiv:1906.04032")
@@ -49,7 +50,7 @@ def spline(
     bins: Annotated[int, Field(ge=1, le=500)] = 8,
     tails: Annotated[float, Field(gt=0)] = 5.0,
     hidden: list[Size] = [128, 128],
-    activation: Activation = "relu",
+    activation: Activation = "silu",
     between: Literal["linear", "permutation", "none"] = "linear",
     normalize: bool = True,
 ) -> Transform:

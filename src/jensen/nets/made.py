@@ -68,7 +68,7 @@ class MADE(Causal):
         self.arrange(self.orders[ordering])
 
     def arrange(self, order: Tensor) -> None:
-        if not torch.equal(self.net.order, order):
+        if not torch.equal(self.net.order, order.to(self.net.order.device)):
             self.net.set_order(order)
 
     def _scaled(self, x: Tensor) -> Tensor:

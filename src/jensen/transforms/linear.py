@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,12 @@ class LULinear(Transform):
 
     It acts on a vector, or on the channels of every pixel of a picture: Glow's invertible 1×1 convolution. Density is
     the direction without a solve; the other takes two triangular ones. s = b tanh(a / b) with b = 4 keeps the pivots
-    away from zero. It starts as a random rotation.
+    away from zero.
+
+    Args:
+        shape: of the event.
+        start: a random "rotation", as for the channels of pictures, or a random "permutation", which leaves columns
+            of a table what they are until training mixes them.
 
     Kingma and Dhariwal, "Glow", 2018, arXiv:1807.03039, section 3.2; for vectors: Oliva et al. 2018, arXiv:1801.09819.
     """
@@ -29,13 +35,16 @@ class LULinear(Transform):
     order: Tensor
     sign: Tensor
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: Shape, start: Literal["rotation", "permutation"] = "rotation"):
         super().__init__()
         self.domain_shape = self.codomain_shape = tuple(shape)
         self._pixels = math.prod(shape[1:])
         n = shape[0]
-        rotation = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))[0]
-        permutation, lower, upper = torch.linalg.lu(rotation)
+        if start == "rotation":
+            matrix = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))[0]
+        else:
+            matrix = torch.eye(n, dtype=torch.float64)[torch.randperm(n)]
+        permutation, lower, upper = torch.linalg.lu(matrix)
         pivots = upper.diagonal()
         size = pivots.abs().log().clamp(-0.99 * BOUND, 0.99 * BOUND)
         raw = BOUND * torch.atanh(size / BOUND)
