@@ -217,7 +217,8 @@ class Model(nn.Module):
                 met = met.tempered(heat)  # pyright: ignore[reportAttributeAccessIssue]
             if nucleus < 1 and factor.name == self.data:
                 if not hasattr(met, "nucleus"):
-                    raise ValueError(f"a nucleus needs a choice among classes, and {factor.name} is {type(met).__name__}")
+                    of = type(met).__name__
+                    raise ValueError(f"a nucleus needs a choice among classes, and {factor.name} is {of}")
                 met = met.nucleus(nucleus)  # pyright: ignore[reportAttributeAccessIssue]
             if how and factor.name in how:
                 met = met.sampled(how[factor.name])  # pyright: ignore[reportAttributeAccessIssue]
