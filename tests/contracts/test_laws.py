@@ -10,6 +10,7 @@ import inspect
 import math
 import pickle
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +84,7 @@ class Variant:
 def variants() -> list[Variant]:
     """Every model as it comes on all data that it takes, and with every component in every slot."""
     found = []
-    tried: set[tuple[str, str, str]] = set()  # what several flows share is tried in the first of them
+    tried: dict[tuple[str, str, str], set[frozenset[str]]] = defaultdict(set)  # in models that share these slots
     for model in sorted(names(MODEL), key=lambda name: toy(name)[1].capabilities("").sequential_steps):  # quick first
         slots = {k: s.role for k, s in find(MODEL, model).settings.items() if s.role}
         shared = getattr(find(MODEL, model).function, "shares", frozenset())
@@ -96,7 +97,7 @@ def variants() -> list[Variant]:
                     continue  # the others see no gaps
                 if name == "set" and slot != "encoder":
                     continue  # elsewhere it is a network of numbers as others are
-                if "gaps" in data and shared and (data, "", str(sorted(shared))) in tried:
+                if "gaps" in data and shared and any(shared <= of for of in tried[data, "", ""]):
                     continue  # all flows, and all causal networks, are completed alike
                 default = find(MODEL, model).settings[slot].default if slot else None
                 if slot and name == default:
@@ -105,7 +106,8 @@ def variants() -> list[Variant]:
                     continue  # what they do does not depend on the kind of data
                 if slot and slots[slot] == "flow" and data != "real table":
                     continue  # each flow is a model itself, tried on all data
-                if slot in shared and (data, slot, name) in tried:
+                alone = "pictures" in data and model in names("causal")  # each of them meets all kinds of pixels
+                if slot in shared and not alone and any(shared <= of for of in tried[data, slot, name]):
                     continue
                 settings = dict(quick)
                 if slot:
@@ -118,9 +120,9 @@ def variants() -> list[Variant]:
                 except ConfigError:  # does not fit these data
                     continue
                 found.append(variant)
-                tried.add((data, "", str(sorted(shared))))
+                tried[data, "", ""].add(shared)
                 if slot in shared:
-                    tried.add((data, slot, name))
+                    tried[data, slot, name].add(shared)
     return found
 
 
