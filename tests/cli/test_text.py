@@ -139,3 +139,27 @@ def test_sentences_between_sentences(jensen, trained, lines):
     assert len(jensen("interpolate", run, "--steps", 5, "--out", "-").out.splitlines()) == 5
     assert jensen("report", run).code == 0
     assert "path 1" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_column_of_texts_given_labels(jensen, fails, tmp_path):
+    """From the table to texts of a label, with what comes by stdin as a table too."""
+    rows = ["id,kind,said", *(f"{i},{'pet' if i % 2 else 'car'},{'a cat' if i % 2 else 'vroom'}" for i in range(60))]
+    (tmp_path / "said.csv").write_text("\n".join(rows) + "\n")
+    options = ("--text", "column=said", "--label", "kind")
+    answer = jensen("data", tmp_path / "said.csv", *options)
+    assert "lines, each a datum, of at most 6 characters" in answer.out
+    assert [line.split()[0] for line in answer.out.splitlines() if line.startswith(("car", "pet"))] == ["car", "pet"]
+    run, more = tmp_path / "run", ("conditional=true", "train.batch_size=8", "--epochs", 60, "--lr", 0.02)
+    assert jensen("train", "rnn", tmp_path / "said.csv", *SMALL, *options, *more, "--out", run).code == 0
+    answer = jensen("sample", run, "--given", "kind=pet", "-n", 5, "--nucleus", 0.6, "--out", "-")
+    assert answer.out.splitlines() == ["a cat"] * 5
+    fails(jensen("sample", run, "-n", 5, "--out", "-"), 2, "expected a value of kind, as kind=VALUE")
+    table = "said,kind\na cat,pet\nvroom,car\na cat,car\n"
+    answer = jensen("score", run, "-", "--json", "--out", tmp_path / "rows.csv", stdin=table)
+    assert json.loads(answer.out)["n"] == 3
+    likely, _, odd = (float(line.split(",")[-1]) for line in (tmp_path / "rows.csv").read_text().splitlines()[1:])
+    assert odd < likely - 1
+    fails(jensen("score", run, "-", stdin="said\na cat\n"), 3, "expected labels in the column 'kind'")
+    fails(jensen("score", run, "-", stdin="text\na cat\n"), 2, "no column 'said'")
+    answer = jensen("impute", run, "-", "--gap", "_", "--out", "-", stdin="kind,said\npet,a c_t\n")
+    assert answer.out == "a cat\n"

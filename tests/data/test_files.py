@@ -304,7 +304,9 @@ def test_unknown_names_paths_and_things(tmp_path):
     with pytest.raises(ConfigError, match="got list"):
         load_data([1, 2])
     (tmp_path / "a.xls").write_text("")
-    with pytest.raises(DataError, match=r"a\.xls: expected a folder of pictures or of sound, or a file ending in"):
+    with pytest.raises(
+        DataError, match=r"a\.xls: expected a folder of pictures, of sound or of texts, or a file ending in"
+    ):
         load_data(tmp_path / "a.xls")
 
 

@@ -81,7 +81,7 @@ def test_words_keep_the_frequent_ones():
     assert tokens.encode(" b  c\n").tolist() == [3, 0, 2]
     assert tokens.decode([3, 0, 2, 1, tokens.end]) == f"b {UNKNOWN}\na"
     assert tokens.decode(tokens.encode("a b\nb a")) == "a b\nb a"
-    assert Tokens.of_words(["a b\nb"], None, lines=True).symbols == (UNKNOWN, "b", "a")
+    assert Tokens.of_words(["a b\nb"], None, lines=True).symbols == (UNKNOWN, "b", "\n", "a")
 
 
 @given(ANY)

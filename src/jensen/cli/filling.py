@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jensen.cli.inputs import STDIN, open_run, stdin_file
+from jensen.cli.inputs import STDIN, comes_as_text, open_run, stdin_file
 from jensen.cli.options import DataSplit, Device, Json, Limit, Out, RunData, RunFolder, Seed
 from jensen.cli.printing import note, print_json
 from jensen.cli.progress import ShareProgress
@@ -112,7 +112,9 @@ def impute(
         if data == STDIN:
             from jensen.data.sources import open_source
 
-            given = replace(open_source(stack.enter_context(stdin_file(text))), name="stdin", origin="stdin")
+            given = replace(
+                open_source(stack.enter_context(stdin_file(comes_as_text(opened)))), name="stdin", origin="stdin"
+            )
         progress = stack.enter_context(ShareProgress("filling in"))
         if text:
             found: Any = opened.fill_texts(given, gap or "", listener=progress, **common)

@@ -42,7 +42,12 @@ def data_for(run: Run, ref: str | None) -> Any:
         return ref
     from jensen.data import load_data
 
-    return read_stdin(lambda path: load_data(path, schema=run.schema), run.schema.is_text)
+    return read_stdin(lambda path: load_data(path, schema=run.schema), comes_as_text(run))
+
+
+def comes_as_text(run: Run) -> bool:
+    """Whether what comes by stdin is a text: a model of a column of texts is sent tables."""
+    return run.schema.is_text and run.schema.container != "pandas"
 
 
 def read_stdin(load: Callable[[Path], Dataset], text: bool = False) -> Dataset:

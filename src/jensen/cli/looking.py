@@ -247,6 +247,7 @@ def _print_text(report: Mapping[str, Any]) -> None:
         for name, s in splits.items()
     ]
     print_table(headers, rows, numbers=headers[1:-1])
+    _print_labels(splits)
     typer.echo(f"\nbegins  {found['begins']!r}")
 
 

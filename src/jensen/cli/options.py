@@ -72,7 +72,8 @@ Text = Annotated[
     typer.Option(
         "--text",
         metavar="KEY=VALUE",
-        help="Of a text: tokens=characters, bytes, words or bpe; lines=true, a datum a line; length; vocabulary.",
+        help="Of a text: tokens=characters, bytes, words or bpe; lines=true, a datum a line; length; vocabulary; "
+        "column, of a table.",
     ),
 ]
 Sound = Annotated[

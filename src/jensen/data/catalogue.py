@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jensen.data import audio, density, download, files, pictures, shapes, splits, tables, text_files
-from jensen.data.raw import ALL, SPLITS, Part, Raw
+from jensen.data.raw import ALL, SPLITS, Part, Raw, Texts
 from jensen.errors import DataError
 
 _ANOMALY = ("normal", "anomaly")
@@ -218,7 +218,8 @@ def _read_tinyshakespeare(path: Path) -> Raw:
     text = text_files.text_of(path)
     test = len(text) - round(0.1 * len(text))
     valid = test - round(0.05 * len(text))
-    return Raw({}, texts={"train": text[:valid], "valid": text[valid:test], "test": text[test:]})
+    parts = {"train": text[:valid], "valid": text[valid:test], "test": text[test:]}
+    return Raw({}, texts={name: Texts([part]) for name, part in parts.items()})
 
 
 def _read_member(name: str, path: Path) -> Raw:

@@ -150,7 +150,7 @@ class TensorSplit:
         x = torch.cat([stream[shift:], stream[: shift + len(flat) - len(stream)]]).view_as(self.x)
         last = (x == end).any(1)
         x[last] = x[last].masked_fill((x[last] == end).cummax(1).values, end)
-        return TensorSplit(x)
+        return TensorSplit(x, self.y)  # of one text, which has one label
 
     def rows(self, index: torch.Tensor) -> TensorSplit:
         """The rows at an index or a mask, with all that belongs to them."""

@@ -1,4 +1,4 @@
-"""Reading files: .npz, .npy, .csv[.gz], .parquet, .wav, .flac, .txt[.gz], pictures, folders of these or of sound."""
+"""Reading files: tables, arrays, texts, sound and pictures, and folders of the last three."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from jensen.data import audio, pictures, tables
+from jensen.data import audio, pictures, tables, text_files
 from jensen.data.raw import ALL, SPLITS, Part, Raw
-from jensen.data.text_files import read_text
 from jensen.errors import DataError
 
 OF_COMMAS = "a table of comma-separated values in UTF-8"
@@ -30,14 +29,16 @@ def read_path(path: Path) -> Raw:
         DataError: the format is not known, or the file is corrupt or does not hold what it should.
     """
     if path.is_dir():
-        return audio.read_folder(path) if audio.holds_sound(path) else pictures.read_folder(path)
+        if audio.holds_sound(path):
+            return audio.read_folder(path)
+        return text_files.read_folder(path) if text_files.holds_text(path) else pictures.read_folder(path)
     for ending, read in READERS.items():
         if path.name.lower().endswith(ending):
             return read(path)
     if path.suffix.lower() in pictures.SUFFIXES:
         return pictures.read_file(path)
     known = f"{', '.join(READERS)}, .png or another of pictures"
-    raise DataError(f"{path}: expected a folder of pictures or of sound, or a file ending in {known}")
+    raise DataError(f"{path}: expected a folder of pictures, of sound or of texts, or a file ending in {known}")
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -238,8 +239,8 @@ READERS: dict[str, Callable[[Path], Raw]] = {
     ".parquet": _read_parquet,
     ".wav": audio.read_file,
     ".flac": audio.read_file,
-    ".txt": read_text,
-    ".txt.gz": read_text,
+    ".txt": text_files.read_text,
+    ".txt.gz": text_files.read_text,
 }
 
 

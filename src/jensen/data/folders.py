@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,15 @@ import numpy as np
 from jensen.data.raw import ALL, SPLITS
 
 
-def find_files(folder: Path, suffixes: Collection[str]) -> dict[str, tuple[Path, list[Path]]]:
+def find_files(folder: Path, endings: Iterable[str]) -> dict[str, tuple[Path, list[Path]]]:
     """The folder of each split, or of `all`, with its files in the order of their names; hidden ones left out."""
     own = [name for name in SPLITS if (folder / name).is_dir()]
     roots = {name: folder / name for name in own} if "train" in own else {ALL: folder}
-    return {name: (root, _files(root, suffixes)) for name, root in roots.items()}
+    return {name: (root, _files(root, tuple(endings))) for name, root in roots.items()}
 
 
-def _files(root: Path, suffixes: Collection[str]) -> list[Path]:
-    found = (path for path in [*root.glob("*"), *root.glob("*/*")] if path.suffix.lower() in suffixes)
+def _files(root: Path, endings: tuple[str, ...]) -> list[Path]:
+    found = (path for path in [*root.glob("*"), *root.glob("*/*")] if path.name.lower().endswith(endings))
     return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
 

@@ -25,8 +25,8 @@ from jensen.data.fitting import fit_pictures, fit_sound, fit_table
 from jensen.data.raw import ALL
 from jensen.data.rows import Rows, take_apart
 from jensen.data.schema import Schema
-from jensen.data.sources import Source, by_position, open_source, reference
-from jensen.data.text import fit_rows, load_text, refuse_columns
+from jensen.data.sources import Source, by_position, open_source, reference, texts_of_column
+from jensen.data.text import as_texts, column_of_text, fit_rows, load_text, refuse_columns
 from jensen.data.told import sidecar
 from jensen.data.views import named_view, view_of
 from jensen.errors import ConfigError, DataError, did_you_mean
@@ -62,10 +62,10 @@ def load_data(
     """Load a data set by name, from a path or from memory, split it and give it a schema.
 
     Args:
-        ref: a registered name; a path to .npz, .npy, .csv[.gz], .parquet, .wav, .flac or a folder of pictures or of
-            sound; an array, a tensor, a pandas or polars frame, or a list of texts; a frame or a list of texts for each
-            of `train`, `valid` and `test`, or arrays that are named as in an .npz (`train`, `train_labels`, `test`,
-            ...); or a `Dataset`, returned as it is unless options ask for more.
+        ref: a registered name; a path to .npz, .npy, .csv[.gz], .parquet, .wav, .flac, .txt[.gz] or a folder of
+            pictures, of sound or of texts; an array, a tensor, a pandas or polars frame, or a list of texts; a frame
+            for each of `train`, `valid` and `test`, or arrays or lists of texts that are named as in an .npz (`train`,
+            `train_labels`, `test`, ...); or a `Dataset`, returned as it is unless options ask for more.
         binarize: make 0/1 pictures of grey ones: `static`, drawn once with the seed, or `dynamic`, the
             training split drawn afresh in each batch and the others once.
         seed: of the split and the binarisation.
@@ -89,7 +89,8 @@ def load_data(
         rate: of sound, in Hz, to which recordings of another are resampled; by default that of most of them.
         levels, encoding: of sound, what a waveform is quantised to: 256 levels unless said otherwise, by the law
             "mu-law" (the default) or "linear".
-        text: of text, what its tokens are and what a datum is: see `jensen.data.text.TextOptions`.
+        text: of text, what its tokens are, what a datum is, and which column of a table holds it: see
+            `jensen.data.text.TextOptions`.
         schema: that of a trained model, which these data must fit. Registered data sets are split as ever;
             other data that bring no split of their own are one split, `all`.
         gaps: cells of a table may be empty, NaN in its rows, whatever the trained model whose schema it takes.
@@ -125,11 +126,22 @@ def load_data(
     if missing and source.columns is None:
         raise ConfigError(f"missing: expected a table with columns, got something else ({source.name})")
     beside = sidecar(ref, source.columns) if schema is None else {}
+    column = column_of_text(text, schema)
+    if source.raw.texts is not None and schema is None and column is not None:
+        raise ConfigError(f"text: column: expected a table with columns, got texts ({source.name})")
+    if column is not None and source.raw.named:
+        options.pop("label")
+        if schema is None:
+            label = label or source.label
+            source = texts_of_column(source, column, label, "text: column")
+        else:
+            source = as_texts(source, schema, label)
     if source.raw.texts is not None:
-        refuse_columns({**options, "drop": drop, "given": given, "kinds": kinds}, of_sound, source)
-        return load_text(source, text, schema, seed, shares, recipe)
+        refuse_columns({**options, "drop": drop, "given": given, "kinds": kinds}, of_sound, source, column)
+        return load_text(source, text, schema, seed, shares, recipe, label)
     if text:
-        raise ConfigError(f"text: expected a text, got something else ({source.name})")
+        hint = "; say which column holds it, as --text column=NAME" if source.raw.named else ""
+        raise ConfigError(f"text: expected a text, got something else ({source.name}){hint}")
     audio.check_options(length, rate, levels, encoding, source, schema)
     if source.raw.holds_recordings:
         clips = audio.cut(source.raw, schema if schema is not None and schema.is_sound else None, **of_sound)

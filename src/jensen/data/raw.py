@@ -39,6 +39,27 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """The texts of a part, as they were read.
+
+    Attributes:
+        texts: one or several, (N,).
+        y: labels of any dtype, (N,), None for none; None where nothing has one.
+        names: where each comes from, for messages, (N,); None where that is what holds them all.
+        apart: each is a line of what they come from, and not a file of lines.
+    """
+
+    texts: Sequence[str]
+    y: np.ndarray | None = None
+    names: Sequence[str] | None = None
+    apart: bool = False
+
+    def __post_init__(self) -> None:
+        if self.y is not None and len(self.y) != len(self.texts):
+            raise DataError(f"expected {len(self.texts)} labels, one for each text, got {len(self.y)}")
+
+
+@dataclass(frozen=True)
 class Raw:
     """What a file or a package holds: its own splits, or one part named `all`.
 
@@ -49,7 +70,7 @@ class Raw:
         published: 0/1 pictures whose binarisation is part of the data set, from grey ones.
         notes: what was done on reading, for the description.
         sound: what clips are, and how they become levels; None for all else.
-        texts: in place of parts, a text or several, of each split; None for all else.
+        texts: in place of parts, the texts of each split; None for all else.
         usual: options of text where nothing else is said.
         given_levels: pictures that are given have values 0..given_levels-1; None for all else.
     """
@@ -61,7 +82,7 @@ class Raw:
     published: bool = False
     notes: tuple[str, ...] = field(default=())
     sound: Field | None = None
-    texts: Mapping[str, str | Sequence[str]] | None = None
+    texts: Mapping[str, Texts] | None = None
     usual: Mapping[str, Any] = field(default_factory=dict)
     given_levels: int | None = None
 

@@ -71,7 +71,7 @@ def take_apart(
     y = taken.get("label", part.y)
     return Rows(
         x,
-        None if y is None else _label_names(y, source),
+        None if y is None else label_names(y, source),
         _weights(taken["weight"], source) if "weight" in taken else None,
         _groups(taken["group"], source) if "group" in taken else part.group,
         _times(taken["time"], source) if "time" in taken else None,
@@ -79,7 +79,7 @@ def take_apart(
     )
 
 
-def _label_names(y: Any, source: Source) -> np.ndarray:
+def label_names(y: Any, source: Source) -> np.ndarray:
     """Labels as the names of their classes, None for an empty cell, (N,)."""
     import pandas
 

@@ -80,13 +80,14 @@ class Schema(BaseModel):
         return cls(fields=(field,), **extra)
 
     @classmethod
-    def of_text(cls, length: int, tokens: Tokens, **extra: Any) -> Schema:
+    def of_text(cls, length: int, tokens: Tokens, name: str = "x", **extra: Any) -> Schema:
         """Schema of rows of so many tokens, lines of a text or windows of it.
 
         Args:
-            extra: further attributes of the schema.
+            name: of the column that holds the texts, where they are one of a table.
+            extra: further attributes of the schema (`classes`, ...).
         """
-        field = Field(name="x", kind="text", shape=(length,), levels=tokens.count, dtype="object", tokens=tokens)
+        field = Field(name=name, kind="text", shape=(length,), levels=tokens.count, dtype="object", tokens=tokens)
         return cls(fields=(field,), **extra)
 
     @classmethod

@@ -14,7 +14,7 @@ import torch
 from jensen.data import files, tables
 from jensen.data.catalogue import ENTRIES, lookup
 from jensen.data.dataset import Dataset, Split
-from jensen.data.raw import ALL, SPLITS, Part, Raw
+from jensen.data.raw import ALL, SPLITS, Part, Raw, Texts
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError, DataError, did_you_mean, nearest
 
@@ -75,7 +75,7 @@ def _open(ref: Any) -> Source:
     if isinstance(ref, torch.Tensor):
         ref = ref.detach().cpu().numpy()
     if _are_texts(ref):
-        return Source(Raw({}, texts={ALL: list(ref)}), "texts")
+        return Source(Raw({}, texts={ALL: Texts(list(ref), apart=True)}), "texts")
     if isinstance(ref, np.ndarray):
         return Source(files.raw_arrays({ALL: ref}, {}, "array"), "array")
     if _is_frame(ref):
@@ -85,22 +85,67 @@ def _open(ref: Any) -> Source:
 
 
 def _open_splits(data: Mapping[str, Any]) -> Source:
-    """A frame or a list of texts for each split, or arrays that are named as in an .npz.
+    """A frame or a list of texts for each split, or arrays or lists of texts that are named as in an .npz.
 
     Raises:
-        ConfigError: frames stand beside something else.
+        ConfigError: frames or texts stand beside something else.
         DataError: columns differ, or arrays are no data.
     """
     parts = {str(name): part for name, part in data.items()}
     if any(_is_frame(part) for part in parts.values()):
         return Source(Raw(_frames(parts), named=True), "frames", container="pandas")
-    if parts and all(name in SPLITS and _are_texts(part) for name, part in parts.items()):
-        return Source(Raw({}, texts={name: list(part) for name, part in parts.items()}), "texts")
+    if any(name in (*SPLITS, "X") and _are_texts(part) for name, part in parts.items()):
+        return Source(Raw({}, texts=_texts(parts)), "texts")
     arrays = {
         name: part.detach().cpu().numpy() if isinstance(part, torch.Tensor) else np.asarray(part)
         for name, part in parts.items()
     }
     return Source(files.named_arrays(arrays, "arrays", "arrays"), "arrays")
+
+
+def _texts(parts: Mapping[str, Any]) -> dict[str, Texts]:
+    """Lists of texts `train`, `valid`, `test` or `X`, and labels `train_labels`, or `y`."""
+    names = [name for name in SPLITS if name in parts] or ["X"]
+    of = {name: (f"{name}_labels", f"{name}_y") if name != "X" else ("y", "labels", "X_labels") for name in names}
+    known = [*names, *(label for labels in of.values() for label in labels)]
+    for name in parts:
+        if name not in known:
+            raise ConfigError(f"data: expected texts for {', '.join(names)} and their labels, got {name!r} beside them")
+    found = {}
+    for name, labels in of.items():
+        if not _are_texts(parts[name]):
+            raise ConfigError(f"data: {name}: expected a list of texts as in the others")
+        y = next((np.array(list(parts[label]), dtype=object) for label in labels if label in parts), None)
+        found[ALL if name == "X" else name] = Texts(list(parts[name]), y, apart=True)
+    return found
+
+
+def texts_of_column(source: Source, column: str, label: str | None, option: str) -> Source:
+    """Texts that are a column of a table, with labels that are another.
+
+    Args:
+        option: what names the column, for messages.
+
+    Raises:
+        ConfigError: there are no columns, or none of these names.
+        DataError: the column holds no text.
+    """
+    found, empty = {}, 0
+    for name, part in source.raw.parts.items():
+        cells: Any = tables.take_column(part, column, option, source.name)
+        y: Any = tables.take_column(part, label, "label", source.name) if label else None
+        there = cells.notna().to_numpy()
+        odd = [i for i in np.flatnonzero(there) if not isinstance(cells.iloc[i], str)]
+        if odd:
+            where = f"column {column!r}, {source.line(int(odd[0]))}"
+            raise DataError(f"{source.name}: {where}: expected a text, got {cells.iloc[odd[0]]}")
+        empty += int((~there).sum())
+        rows = np.flatnonzero(there)
+        names = [f"{source.name}, column {column!r}, row {row + 1}" for row in rows]
+        labels = None if y is None else y.to_numpy(dtype=object)[rows]
+        found[name] = Texts(cells.to_numpy(dtype=object)[rows].tolist(), labels, names, apart=True)
+    notes = (*source.raw.notes, *((f"{empty:,} rows without a text were left out",) if empty else ()))
+    return replace(source, raw=Raw({}, texts=found, notes=notes, usual={"lines": True}))
 
 
 def _frames(parts: Mapping[str, Any]) -> dict[str, Part]:

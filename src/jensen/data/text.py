@@ -9,15 +9,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jensen.data import splits
+from jensen.data import splits, tables
 from jensen.data.dataset import Dataset, Split
-from jensen.data.raw import ALL, SPLITS
+from jensen.data.raw import ALL, SPLITS, Texts
+from jensen.data.rows import label_names
 from jensen.data.schema import Schema
-from jensen.data.sources import Source
+from jensen.data.sources import Source, texts_of_column
 from jensen.data.text_tokens import AMOUNTS, UNKNOWN, Tokens
 from jensen.errors import ConfigError, DataError, DataWarning, did_you_mean
 
@@ -34,15 +35,17 @@ class TextOptions:
 
     Attributes:
         tokens: characters, bytes, words or bpe, byte pairs learned from the training text.
-        lines: each line is a datum; else the text is one, cut into windows.
+        lines: each line, or each cell of a column, is a datum; else each text is cut into windows.
         length: tokens of a row; of lines, by default those of the longest and its end.
         vocabulary: number of words, of which `<unk>` is one, or of byte pairs.
+        column: of a table, the column that holds the texts.
     """
 
     tokens: str = "characters"
     lines: bool = False
     length: int | None = None
     vocabulary: int | None = None
+    column: str | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | None, usual: Mapping[str, Any] | None = None) -> TextOptions:
@@ -78,6 +81,32 @@ class TextOptions:
         return Tokens.of_byte_pairs(train, most, self.lines)
 
 
+def as_texts(source: Source, schema: Schema, label: str | None = None) -> Source:
+    """A table as the texts of one of its columns, where a trained model's texts were that; all else as it is.
+
+    Args:
+        label: the column of labels; that of the schema where it is there and nothing is said.
+    """
+    column = column_of_text(None, schema)
+    if column is None or source.raw.texts is not None or not source.raw.named:
+        return source
+    label = label or (schema.label if source.has(schema.label) else None)
+    return texts_of_column(source, column, label, "as in training")
+
+
+def column_of_text(options: Mapping[str, Any] | None, schema: Schema | None) -> str | None:
+    """The column of a table that holds the texts: of options, or of a trained model's schema; None where it is none.
+
+    Raises `ConfigError` where it is no name.
+    """
+    if schema is None:
+        column = (options or {}).get("column")
+        if column is not None and not isinstance(column, str):
+            raise ConfigError(f"text: column: expected a name, got {column!r}")
+        return column
+    return schema.names[0] if schema.is_text and schema.container == "pandas" else None
+
+
 # Rows
 
 
@@ -88,10 +117,14 @@ def load_text(
     seed: int,
     shares: splits.Fractions,
     recipe: tuple[str, dict[str, Any]] | None,
+    label: str | None = None,
 ) -> Dataset:
     """A data set of the texts of a source; see `load_data`.
 
-    A text without splits is cut by position, the last part being test; lines are shuffled.
+    A text without splits is cut by position, the last part being test; lines and several texts are shuffled.
+
+    Args:
+        label: the column that labels came from, where there is one.
 
     Raises:
         ConfigError: wrong options, or data that are none for the schema.
@@ -109,14 +142,18 @@ def load_text(
         tokens = schema.tokens
         chosen = TextOptions(tokens.unit, tokens.lines, schema.event_shape[0])
     whole = schema is not None and not source.registered
-    parts, notes = _parts(texts, chosen, seed, shares, whole, source.name)
+    parts, notes = _parts(source, chosen, seed, shares, whole)
     if schema is None:
-        train = [text for text, _ in parts["train"]]
-        everything = [text for part in parts.values() for text, _ in part]
+        train = [piece.text for piece in parts["train"]]
+        everything = [piece.text for part in parts.values() for piece in part]
         tokens = chosen.learn(train, everything)
+        labels = {piece.label for part in parts.values() for piece in part if piece.label is not None}
+        classes = source.raw.classes or tuple(sorted(labels, key=tables.order)) or None
     else:
-        tokens = schema.tokens
-    coded = {name: [_Coded.of(tokens, text, source.name, line) for text, line in part] for name, part in parts.items()}
+        tokens, classes = schema.tokens, schema.classes
+    if all(part.y is None for part in texts.values()):
+        classes = None  # of these data, whatever the model knows
+    coded = {name: [_Coded.of(tokens, piece) for piece in part] for name, part in parts.items()}
     if chosen.lines:
         longest = max((len(document.ids) for part in coded.values() for document in part), default=0)
         length = chosen.length or longest + 1
@@ -125,10 +162,10 @@ def load_text(
             notes.append(f"{cut:,} lines of more than {length} {tokens.words} were cut")
             if schema is not None:
                 _warn_of_cut(parts, coded, cut, length, tokens, source.name)
-        rows = {name: _lines(part, tokens, length) for name, part in coded.items()}
+        rows = {name: _lines(part, tokens, length, classes) for name, part in coded.items()}
     else:
         length = chosen.length or LENGTHS[tokens.unit]
-        rows = {name: _windows(part, tokens, length) for name, part in coded.items()}
+        rows = {name: _windows(part, tokens, length, classes) for name, part in coded.items()}
         notes.append(f"windows of {length} {tokens.words}")
     hidden = sum(
         int(split.amounts[:, AMOUNTS.index("hidden")].sum()) for split in rows.values() if split.amounts is not None
@@ -136,7 +173,8 @@ def load_text(
     if hidden:
         notes.append(f"{hidden:,} words that are not among the {tokens.end:,} known became {UNKNOWN}")
     if schema is None:
-        schema = Schema.of_text(length, tokens)
+        of = {"container": "pandas"} if chosen.column else {}
+        schema = Schema.of_text(length, tokens, chosen.column or "x", classes=classes, label=label, **of)
     description = "; ".join(filter(None, [source.description, *source.raw.notes, *notes]))
     return Dataset(source.name, schema, rows, description, source.origin, recipe)
 
@@ -149,23 +187,28 @@ def _warn_of_cut(
     tokens: Tokens,
     name: str,
 ) -> None:
-    both = ((line, len(one.ids)) for part in parts for (_, line), one in zip(parts[part], coded[part], strict=True))
-    line, found = next(pair for pair in both if pair[1] > length)
+    both = ((piece, len(one.ids)) for part in parts for piece, one in zip(parts[part], coded[part], strict=True))
+    piece, found = next(pair for pair in both if pair[1] > length)
     which = f"{cut:,} lines" if cut > 1 else "1 line"
     warnings.warn(
-        f"{name}: of {which} only the first {length} {tokens.words} are taken, as the model takes no more; line {line} "
-        f"has {found:,}",
+        f"{name}: of {which} only the first {length} {tokens.words} are taken, as the model takes no more; "
+        f"{f'{piece.name}, ' if piece.name != name else ''}line {piece.line} has {found:,}",
         DataWarning,
         stacklevel=2,
     )
 
 
-def refuse_columns(options: Mapping[str, Any], of_sound: Mapping[str, Any], source: Source) -> None:
-    """Raises `ConfigError` where options speak of columns, pictures or sound."""
+def refuse_columns(
+    options: Mapping[str, Any], of_sound: Mapping[str, Any], source: Source, column: str | None = None
+) -> None:
+    """Raises `ConfigError` where options speak of columns, pictures or sound.
+
+    Args:
+        column: of a table, that which holds the texts.
+    """
+    why = "a text has none" if column is None else f"not taken where a column, {column!r}, holds the texts"
     problems = [
-        f"{name}: a text has none ({source.name})"
-        for name, value in options.items()
-        if value not in (None, "none", [], {})
+        f"{name}: {why} ({source.name})" for name, value in options.items() if value not in (None, "none", [], {})
     ]
     problems += [
         f"sound: {name}: expected recordings of sound, got a text ({source.name}); see the options of text"
@@ -176,27 +219,31 @@ def refuse_columns(options: Mapping[str, Any], of_sound: Mapping[str, Any], sour
         raise ConfigError(problems)
 
 
-Pieces = list[tuple[str, int]]  # texts, each with the line of the file at which it begins
+class Piece(NamedTuple):
+    """A text, where it comes from, the line there at which it begins, and its label, None for none."""
+
+    text: str
+    name: str
+    line: int
+    label: str | None = None
+
+
+Pieces = list[Piece]
 
 
 def _parts(
-    texts: Mapping[str, str | Sequence[str]],
-    chosen: TextOptions,
-    seed: int,
-    shares: splits.Fractions,
-    whole: bool,
-    name: str,
+    source: Source, chosen: TextOptions, seed: int, shares: splits.Fractions, whole: bool
 ) -> tuple[dict[str, Pieces], list[str]]:
     """The texts of each split, and what was done to them."""
     notes: list[str] = []
-    pieces = {part: texts_of(text, chosen.lines) for part, text in texts.items()}
-    empty = sum(not text for part in pieces.values() for text, _ in part)
+    pieces = {part: pieces_of(texts, chosen.lines, source) for part, texts in (source.raw.texts or {}).items()}
+    empty = sum(not piece.text for part in pieces.values() for piece in part)
     if empty:
         notes.append(f"{empty:,} empty {'lines' if chosen.lines else 'texts'} were left out")
-    pieces = {part: [piece for piece in found if piece[0]] for part, found in pieces.items()}
+    pieces = {part: [piece for piece in found if piece.text] for part, found in pieces.items()}
     for part, found in pieces.items():
         if not found:
-            raise DataError(f"{name}: {part}: expected a text, got an empty one")
+            raise DataError(f"{source.name}: {part}: expected a text, got an empty one")
     if whole:
         return pieces, notes
     if ALL in pieces:
@@ -212,24 +259,32 @@ def _cut(pieces: Pieces, chosen: TextOptions, seed: int, shares: splits.Fraction
     """Lines at random; one text by position, in order train, valid, test."""
     if chosen.lines or len(pieces) > 1:
         return {part: [pieces[i] for i in rows] for part, rows in splits.cut(len(pieces), seed, shares).items()}
-    text, first = pieces[0]
-    n = len(text)
+    (whole,) = pieces
+    text, n = whole.text, len(whole.text)
     if n < 3:
         return {"train": pieces}
     valid, test = (max(1, round(n * share)) if share else 0 for share in shares[1:])
     ends = [0, max(1, n - valid - test), n - test, n]
     parts = zip(SPLITS, ends[:-1], ends[1:], strict=True)
-    return {part: [(text[a:b], first + text.count("\n", 0, a))] for part, a, b in parts if b > a}
+    line = whole.line
+    cuts = {part: (a, b) for part, a, b in parts if b > a}
+    return {part: [whole._replace(text=text[a:b], line=line + text.count("\n", 0, a))] for part, (a, b) in cuts.items()}
 
 
-def texts_of(text: str | Sequence[str], lines: bool) -> Pieces:
-    """The texts that a text, or several, are: themselves, or lines without their ends, `\\n` or `\\r\\n`."""
-    if not lines:
-        return [(text, 1)] if isinstance(text, str) else [(one, i + 1) for i, one in enumerate(text)]
-    found = text.split("\n") if isinstance(text, str) else [one.removesuffix("\n") for one in text]
-    if isinstance(text, str) and found[-1] == "":
-        found.pop()
-    return [(line.removesuffix("\r"), i + 1) for i, line in enumerate(found)]
+def pieces_of(texts: Texts, lines: bool, source: Source) -> Pieces:
+    """What texts consist of: themselves, or their lines without ends, `\n` or `\r\n`."""
+    labels = [None] * len(texts.texts) if texts.y is None else label_names(texts.y, source)
+    found = []
+    for i, text in enumerate(texts.texts):
+        name, first = (source.name, i + 1 if texts.apart else 1) if texts.names is None else (texts.names[i], 1)
+        if not lines:
+            found.append(Piece(text, name, first, labels[i]))
+            continue
+        parts = [text.removesuffix("\n")] if texts.apart else text.split("\n")
+        if not texts.apart and parts[-1] == "":
+            parts.pop()
+        found += [Piece(line.removesuffix("\r"), name, first + j, labels[i]) for j, line in enumerate(parts)]
+    return found
 
 
 @dataclass(frozen=True)
@@ -238,17 +293,27 @@ class _Coded:
 
     ids: np.ndarray
     amounts: np.ndarray
+    label: str | None
 
     @classmethod
-    def of(cls, tokens: Tokens, text: str, name: str, line: int) -> _Coded:
+    def of(cls, tokens: Tokens, piece: Piece) -> _Coded:
+        text, name, line, label = piece
         try:
             ids, ends = tokens.spans(text, name, line)
         except UnicodeEncodeError as e:
             raise DataError(f"{name}, line {line}: expected text, got half a character ({e.reason})") from None
-        return cls(ids, tokens.amounts(text, ids, ends))
+        return cls(ids, tokens.amounts(text, ids, ends), label)
 
 
-def _lines(documents: Sequence[_Coded], tokens: Tokens, length: int) -> Split:
+def _positions(labels: Sequence[str | None], classes: tuple[str, ...] | None) -> np.ndarray | None:
+    """Labels as positions among the classes, (N,), -1 for none and for one that is not among them."""
+    if classes is None:
+        return None
+    position: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
+    return np.array([position.get(label, -1) for label in labels], dtype=np.int64)
+
+
+def _lines(documents: Sequence[_Coded], tokens: Tokens, length: int, classes: tuple[str, ...] | None) -> Split:
     """A row each: the tokens of a line, then `end`. The line's end counts as one of everything that is counted."""
     x = np.full((len(documents), length), tokens.end, dtype=np.int32)
     amounts = np.zeros((len(documents), len(AMOUNTS)), dtype=np.int64)
@@ -258,15 +323,15 @@ def _lines(documents: Sequence[_Coded], tokens: Tokens, length: int) -> Split:
         amounts[row] = document.amounts[:kept].sum(0)
         if kept < length:
             amounts[row, : AMOUNTS.index("hidden")] += 1
-    return Split(x, amounts=amounts)
+    return Split(x, _positions([document.label for document in documents], classes), amounts=amounts)
 
 
-def _windows(texts: Sequence[_Coded], tokens: Tokens, length: int) -> Split:
+def _windows(texts: Sequence[_Coded], tokens: Tokens, length: int, classes: tuple[str, ...] | None) -> Split:
     """Rows of so many tokens, one after another; what is left of a text is a row that `end` fills.
 
     An end between two texts counts as one of everything that is counted, as a line's does; that of the last does not.
     """
-    x, amounts, starts = [], [], []
+    x, amounts, starts, labels = [], [], [], []
     for i, text in enumerate(texts):
         count = -(-len(text.ids) // length)
         ids = np.full(count * length, tokens.end, dtype=np.int32)
@@ -278,7 +343,9 @@ def _windows(texts: Sequence[_Coded], tokens: Tokens, length: int) -> Split:
         x.append(ids.reshape(count, length))
         amounts.append(sizes.reshape(count, length, -1).sum(1))
         starts.append(np.arange(count) == 0)
-    return Split(np.concatenate(x), amounts=np.concatenate(amounts), starts=np.concatenate(starts))
+        labels += [text.label] * count
+    y = _positions(labels, classes)
+    return Split(np.concatenate(x), y, amounts=np.concatenate(amounts), starts=np.concatenate(starts))
 
 
 def fit_rows(x: Any, source: Source, schema: Schema) -> np.ndarray:

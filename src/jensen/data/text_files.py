@@ -1,4 +1,4 @@
-"""Reading text: UTF-8, packed by gzip or not."""
+"""Reading text: UTF-8, packed by gzip or not; a file, one a split, or folders of them, one a class."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jensen.data.raw import ALL, SPLITS, Raw
+from jensen.data.folders import find_files, folder_labels
+from jensen.data.raw import ALL, SPLITS, Raw, Texts
 from jensen.errors import DataError
+
+ENDINGS = (".txt", ".txt.gz")
 
 
 def read_text(path: Path) -> Raw:
@@ -18,7 +21,29 @@ def read_text(path: Path) -> Raw:
     Raises:
         DataError: it is empty or corrupt, or holds bytes that are no UTF-8, naming the line.
     """
-    return Raw({}, texts={ALL: text_of(path)})
+    return Raw({}, texts={ALL: Texts([text_of(path)])})
+
+
+def holds_text(folder: Path) -> bool:
+    """Whether there are text files in a folder or in folders inside it."""
+    return any(paths for _, paths in find_files(folder, ENDINGS).values())
+
+
+def read_folder(folder: Path) -> Raw:
+    """The texts in a folder, a file each. Subfolders are classes; `train`, `valid` and `test` are splits.
+
+    Files are taken in the order of their names, and empty ones left out.
+
+    Raises:
+        DataError: as `read_text`.
+    """
+    texts, empty = {}, 0
+    for name, (root, paths) in find_files(folder, ENDINGS).items():
+        kept = [path for path in paths if path.stat().st_size]
+        empty += len(paths) - len(kept)
+        if kept:
+            texts[name] = Texts([text_of(path) for path in kept], folder_labels(root, kept), [str(p) for p in kept])
+    return Raw({}, texts=texts, notes=(f"{empty:,} empty files were left out",) if empty else ())
 
 
 def read_splits(path: Path, usual: Mapping[str, Any]) -> Raw:
@@ -27,7 +52,8 @@ def read_splits(path: Path, usual: Mapping[str, Any]) -> Raw:
     for other in found.values():
         if not other.is_file():
             raise DataError(f"{other}: expected beside {path.name}, not found")
-    return Raw({}, texts={split: text_of(other) for split, other in found.items()}, usual=usual)
+    texts = {split: Texts([text_of(other)], names=[str(other)]) for split, other in found.items()}
+    return Raw({}, texts=texts, usual=usual)
 
 
 def text_of(path: Path) -> str:

@@ -59,8 +59,6 @@ class Tokens(BaseModel):
             counts.update(word.decode() for word in _WORDS.findall(text.encode()))
         counts.pop(UNKNOWN, None)
         kept = sorted(counts, key=lambda word: (-counts[word], word))
-        if lines:
-            kept = [word for word in kept if word != NEWLINE]
         return cls(unit="words", symbols=(UNKNOWN, *kept[: None if most is None else max(0, most - 1)]), lines=lines)
 
     @classmethod

@@ -8,7 +8,7 @@ its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,17 @@ import torch
 from torch import Tensor
 
 from jensen.core import seeded
+from jensen.data import Split
 from jensen.data.raw import ALL
 from jensen.data.sources import open_source
-from jensen.data.text import texts_of
+from jensen.data.text import Piece, as_texts, pieces_of
 from jensen.data.text_tokens import Tokens
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.completing import complete, sequential
 from jensen.jobs.filled import Effort
+from jensen.jobs.given import context_of
 from jensen.jobs.job import job
-from jensen.jobs.run import Run
+from jensen.jobs.run import Run, check_conditions
 
 FEW = 10  # effective draws below which a text is named in a warning
 LISTED = 10  # lines that a warning names
@@ -148,35 +150,49 @@ def fill_texts(
         problems.append("data: expected a text with gaps, a file or a list of texts")
     if problems:
         raise ConfigError(problems)
-    source, tokens, size = open_source(data), run.schema.tokens, run.schema.event_shape[0]
+    tokens, size, source = run.schema.tokens, run.schema.event_shape[0], as_texts(open_source(data), run.schema)
     if source.raw.texts is None or list(source.raw.texts) != [ALL]:
         raise ConfigError(f"{source.name}: expected one text with gaps, a file or a list of texts")
-    pieces = texts_of(source.raw.texts[ALL], tokens.lines)
-    rows = [_read(tokens, text, gap, source.name, line) for text, line in pieces]
+    pieces = pieces_of(source.raw.texts[ALL], tokens.lines, source)
+    rows = [_read(tokens, piece, gap) for piece in pieces]
+    context = _context(run, pieces)
     if tokens.lines:
-        for (ids, missing, _), (_, line) in zip(rows, pieces, strict=True):
+        for (ids, missing, _), piece in zip(rows, pieces, strict=True):
             if missing.any() and len(ids) > size:
-                raise DataError(f"{source.name}, line {line}: expected at most {size} {tokens.words}, got {len(ids):,}")
+                raise DataError(
+                    f"{piece.name}, line {piece.line}: expected at most {size} {tokens.words}, got {len(ids):,}"
+                )
     told, count = 0, sum(int(missing.sum()) for _, missing, _ in rows)
     sizes, drawn = np.full(len(rows), np.inf), np.empty((draws, len(rows)), dtype=object)
     with seeded(seed, run.device):
-        for i, ((ids, missing, parts), (text, _)) in enumerate(zip(rows, pieces, strict=True)):
-            drawn[:, i] = text
+        for i, ((ids, missing, parts), piece) in enumerate(zip(rows, pieces, strict=True)):
+            drawn[:, i] = piece.text
             whole = np.tile(ids, (draws, 1))
             for window, here in _windows(missing, size):
-                whole[:, here], ess = _fill(run, whole, window, here, missing, particles)
+                own = {name: value[i : i + 1] for name, value in context.items()}
+                whole[:, here], ess = _fill(run, whole, window, here, missing, particles, own)
                 sizes[i] = min(sizes[i], ess)
                 told += int(here.sum())
                 if listener is not None:
                     listener(told / count)
             if missing.any() and sizes[i]:
                 drawn[:, i] = [_whole(tokens, row, missing, parts) for row in whole]
-    lines, filled = np.array([line for _, line in pieces]), np.array([int(missing.sum()) for _, missing, _ in rows])
+    lines, filled = np.array([piece.line for piece in pieces]), np.array([int(missing.sum()) for _, missing, _ in rows])
     return FilledTexts(drawn, lines, filled, sizes, tokens.words)
 
 
-def _read(tokens: Tokens, text: str, gap: str, name: str, line: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _context(run: Run, pieces: Sequence[Piece]) -> dict[str, Tensor]:
+    """What the model is given of each text, by name, (n,). Raises `DataError` where a text has no label."""
+    classes = list(run.schema.classes or ())
+    y = np.array([classes.index(piece.label) if piece.label in classes else -1 for piece in pieces])
+    part = Split(np.empty((len(pieces), 0)), None if all(piece.label is None for piece in pieces) else y)
+    check_conditions(run.model, run.schema, part)
+    return context_of(run, y if "y" in run.model.context else None, None)
+
+
+def _read(tokens: Tokens, piece: Piece, gap: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The tokens of a text, (L,), any number where one is missing; where that is; and what stands around gaps."""
+    text, name, line, _ = piece
     mark = rf"(?<!\S){re.escape(gap)}(?!\S)" if tokens.unit == "words" else re.escape(gap)
     ids, missing, parts, column = [], [], re.split(mark, text), 1
     for i, part in enumerate(parts):
@@ -213,13 +229,20 @@ def _windows(missing: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray
 
 
 def _fill(
-    run: Run, whole: np.ndarray, window: slice, here: np.ndarray, missing: np.ndarray, particles: int
+    run: Run,
+    whole: np.ndarray,
+    window: slice,
+    here: np.ndarray,
+    missing: np.ndarray,
+    particles: int,
+    context: Mapping[str, Tensor],
 ) -> tuple[np.ndarray, float]:
     """Draws (M, C) of what is missing `here` in a window, given the rest of it, and their effective number.
 
     Args:
         whole: a text, M times, (M, L), filled in as far as it was before this window.
         here, missing: what is to be filled in now, and all that is to be in the end, (L,).
+        context: what the model is given of the text, (1, ...) by name.
     """
     draws, size, end = len(whole), run.schema.event_shape[0], run.schema.tokens.end
     before = np.cumsum(here) == 0
@@ -240,7 +263,7 @@ def _fill(
         run,
         torch.from_numpy(rows).to(run.device, torch.get_default_dtype()),
         of_run(unknown, beyond if lines else ~beyond),  # a window's end is none of its text's
-        {},
+        {name: value.expand(len(rows), *value.shape[1:]) for name, value in context.items()},
         draws if alike else 1,
         particles,
         keep,

@@ -33,7 +33,7 @@ def check_context(run: Run, context: int) -> None:
     name = run.spec["model"]
     if not run.schema.is_text or run.schema.tokens.lines:
         raise CapabilityError(f"--context: only a window of a text has tokens before it; {name} is not of such data")
-    if run.model.likelihood != EXACT or run.model.context:
+    if run.model.likelihood != EXACT or run.model.hidden:
         raise CapabilityError(f"--context: {name} has no exact p(token | those before it) of a text alone")
     length = run.schema.event_shape[0]
     if context >= length:
@@ -54,17 +54,18 @@ def log_p_in_context(model: Model, tensors: TensorSplit, chosen: Tensor, context
         CapabilityError: it is not known which windows begin a text.
     """
     factor = model.p[model.data]
-    met: Any = factor.module()
-    assert isinstance(met, Autoregression)
     chosen = chosen.to(tensors.x.device)
     if tensors.starts is None:
         raise CapabilityError("--context: expected a text; of rows of tokens it is not known which follow one another")
-    x = as_in(model, tensors.take(chosen))[model.data]
+    batch = as_in(model, tensors.take(chosen))
+    x, given = batch[model.data], [batch[name] for name in factor.parents]  # the same of all windows of a text
+    met: Any = factor.module(*given)
+    assert isinstance(met, Autoregression)
     terms, length = met.terms(x).double(), x.shape[1]
     before = as_in(model, tensors.take((chosen - 1).clamp_min(0)))[model.data]
     follows = ~tensors.starts[chosen]
     passage = torch.cat([before, x], 1)[follows]  # (m, 2T)
-    fresh = length - context
+    fresh, met = length - context, factor.module(*(value[follows] for value in given))
     for start in range(fresh, length, fresh):
         seen = met.terms(passage[:, start : start + length]).double()
         terms[follows, start - fresh : start] = seen[:, context:]

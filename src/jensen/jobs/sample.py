@@ -84,8 +84,9 @@ def sample(
             raise ConfigError("--mean: a text has no mean; nucleus and temperature draw what is likelier")
         if isinstance(temperature, Mapping):
             raise ConfigError("--temperature: expected one number for a model of text, got one by name")
-        how, n = ways(run, sampling or {}), USUAL if n is None else n
-        return write_on(run, n, prefix, length, temperature, nucleus, seed, given, given_from, how)
+        how = ways(run, sampling or {})
+        asked = given if isinstance(given, Given) else _given_of_texts(run, n, given, given_from)
+        return write_on(run, asked, prefix, length, temperature, nucleus, seed, how)
     if prefix or length is not None:
         name = "prefix" if prefix else "length"
         raise ConfigError(f"--{name}: expected a model of text, got one of {run.schema.kind} data")
@@ -118,6 +119,12 @@ def sample(
                 raise ConfigError(f"--{'temperature' if nucleus == 1 else 'nucleus'}: {e}") from None
             parts.append(expected(run, values) if mean else values[run.model.data])
     return restore(run, torch.cat(parts), mean, asked)
+
+
+def _given_of_texts(run: Run, n: int | None, given: Mapping[str, Any] | None, given_from: Any) -> Given:
+    if not run.model.conditions and (given or given_from is not None):
+        raise ConfigError("--given: the model is given nothing with a text; --prefix says how it begins")
+    return read_given(run, n, given, given_from, USUAL)
 
 
 def _check_temperature(run: Run, temperature: float | Mapping[str, float]) -> None:

@@ -13,6 +13,7 @@ from jensen.conditionals.autoregressive import Autoregression
 from jensen.core import seeded
 from jensen.distributions import Categorical, Symbols
 from jensen.errors import CapabilityError, ConfigError, DataError
+from jensen.jobs.given import Given
 from jensen.jobs.run import Run
 
 ROWS = 64  # texts at once
@@ -21,17 +22,15 @@ ROWS = 64  # texts at once
 @torch.no_grad()
 def write_on(
     run: Run,
-    n: int,
+    given: Given,
     prefix: str = "",
     length: int | None = None,
     temperature: float = 1.0,
     nucleus: float = 1.0,
     seed: int = 0,
-    given: Any = None,
-    given_from: Any = None,
     how: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
-    """n texts, (n,), that begin with a prefix; see `jensen.jobs.sample`.
+    """Texts, (n,), that begin with a prefix, one for each row of what is given; see `jensen.jobs.sample`.
 
     Raises:
         CapabilityError: a prefix or more than a window, of a model that hides something: what is hidden would have to
@@ -41,10 +40,6 @@ def write_on(
     """
     tokens, size = run.schema.tokens, run.schema.event_shape[0]
     problems = []
-    if n < 1:
-        problems.append(f"-n: expected >= 1, got {n}")
-    if given or given_from is not None:
-        problems.append("--given: a text has no columns; --prefix says how it begins")
     if not 0 < nucleus <= 1:
         problems.append(f"--nucleus: expected a share in (0, 1], got {nucleus}")
     if length is not None and tokens.lines:
@@ -63,47 +58,59 @@ def write_on(
         raise ConfigError(problems)
     wanted = length or (size if len(begun) < size else len(begun) + size)
     how = how or {}
-    alone = not run.model.p[run.model.data].parents
+    alone = all(name not in run.model.p for name in run.model.p[run.model.data].parents)
     if (len(begun) or wanted > size) and not alone:
         raise CapabilityError(
             f"{run.spec['model']} hides what a text is drawn from, so it cannot go on from a beginning; leave out "
             f"{'--prefix' if len(begun) else '--length'}"
         )
-    texts = []
+    texts = np.empty(given.n, dtype=object)
     with seeded(seed, run.device):
-        for start in range(0, n, ROWS):
-            rows = min(ROWS, n - start)
+        for first in range(0, given.n, ROWS):
+            rows = torch.arange(first, min(first + ROWS, given.n))
+            context = {name: value[rows] for name, value in given.context.items()}
             if alone:
-                starts = _starts(run, rows, begun, temperature, nucleus)
-                drawn = [_go_on(run, start, wanted, temperature, nucleus, how) for start in starts]
+                starts = _starts(run, len(rows), context, begun, temperature, nucleus)
+                drawn = [(of, _go_on(run, start, _of(context, of), wanted, temperature, nucleus, how))
+                         for of, start in starts]  # fmt: skip
             else:
-                drawn = [_whole(run, rows, temperature, nucleus, how)]
-            texts += [tokens.decode(row) for part in drawn for row in part.long().cpu().numpy()]
-    return np.array(texts, dtype=object)
+                every = torch.arange(len(rows))
+                drawn = [(every, _whole(run, len(rows), context, temperature, nucleus, how))]
+            for of, part in drawn:
+                for row, text in zip(rows[of].tolist(), part.long().cpu().numpy(), strict=True):
+                    texts[row] = tokens.decode(text)
+    return texts
 
 
-def _whole(run: Run, n: int, temperature: float, nucleus: float, how: Mapping[str, Any]) -> Tensor:
-    """Texts by way of what is hidden, (n, T)."""
+def _of(context: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    return {name: value[rows.to(value.device)] for name, value in context.items()}
+
+
+def _density(run: Run, context: Mapping[str, Tensor]) -> Any:
+    """p(text | context)."""
     factor = run.model.p[run.model.data]
-    values = run.model.sample(n, temperature=1.0, how=how) if not factor.parents else _above(run, n, how)
-    met = factor.module(*(values[name] for name in factor.parents))
-    return _sharpened(met, temperature, nucleus).sample(() if met.batch_shape else (n,))
+    return factor.module(*(context[name] for name in factor.parents))
 
 
-def _above(run: Run, n: int, how: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What p draws before the text."""
-    values: dict[str, Tensor] = {}
+def _whole(
+    run: Run, n: int, context: Mapping[str, Tensor], temperature: float, nucleus: float, how: Mapping[str, Any]
+) -> Tensor:
+    """Texts by way of what is hidden, (n, T)."""
+    values = dict(context)
     for factor in run.model.p:
         if factor.name == run.model.data:
             break
         met = factor.module(*(values[name] for name in factor.parents))
         met = met.sampled(how[factor.name]) if factor.name in how else met
         values[factor.name] = met if isinstance(met, Tensor) else met.sample(() if met.batch_shape else (n,))
-    return values
+    met = _density(run, values)
+    return _sharpened(met, temperature, nucleus).sample(() if met.batch_shape else (n,))
 
 
-def _starts(run: Run, n: int, begun: np.ndarray, temperature: float, nucleus: float) -> list[Tensor]:
-    """How n texts begin, in tokens, (rows, t) for each t that there is.
+def _starts(
+    run: Run, n: int, context: Mapping[str, Tensor], begun: np.ndarray, temperature: float, nucleus: float
+) -> list[tuple[Tensor, Tensor]]:
+    """How n texts begin, in tokens, (rows, t) for each t that there is, with which of the n these rows are.
 
     Of a text that begins with some bytes the tokens may be those of the beginning; or those of its first part, and then
     one that holds the rest and more, as a space is part of the word after it. Each has its chance,
@@ -116,21 +123,22 @@ def _starts(run: Run, n: int, begun: np.ndarray, temperature: float, nucleus: fl
     whole = torch.from_numpy(begun).to(run.device, torch.get_default_dtype())
     seen = _remembered(whole[None], size)[0]
     longer = tokens.longer(seen.long().tolist())
-    met = _sharpened(run.model.p[run.model.data].module(), temperature, 1.0)
+    met = _sharpened(_density(run, context), temperature, 1.0)
     if not longer or (met.of.network.order.diff() < 0).any():
-        return [whole.expand(n, -1)]
-    window = torch.nn.functional.pad(seen, (0, size - len(seen)))[None]
-    log_p = met.factors(window).logits[0, : len(seen)].log_softmax(-1)
-    upto = torch.nn.functional.pad(log_p.gather(1, seen.long()[:, None])[:, 0].cumsum(0), (1, 0))
-    chances = torch.stack([upto[-1], *(upto[j] + log_p[j, t] for j, t in longer)])
-    which = Categorical(chances, 0)
+        return [(torch.arange(n), whole.expand(n, -1))]
+    window = torch.nn.functional.pad(seen, (0, size - len(seen))).expand(n if met.batch_shape else 1, -1)
+    log_p = met.factors(window).logits[:, : len(seen)].log_softmax(-1)
+    upto = log_p.gather(2, seen.long()[None, :, None].expand(len(log_p), -1, -1))[:, :, 0].cumsum(1)
+    upto = torch.nn.functional.pad(upto, (1, 0))
+    chances = torch.stack([upto[:, -1], *(upto[:, j] + log_p[:, j, t] for j, t in longer)], 1)
+    which = Categorical(chances.expand(n, -1), 0)
     which = which.nucleus(nucleus) if nucleus < 1 else which
-    starts: dict[int, list[Tensor]] = {}
-    for i in which.sample((n,)).long().tolist():
+    starts: dict[int, list[tuple[int, Tensor]]] = {}
+    for row, i in enumerate(which.sample().long().tolist()):
         j, t = longer[i - 1] if i else (len(seen) - 1, int(begun[-1]))
         start = torch.cat([whole[: len(whole) - len(seen) + j], whole.new_tensor([t])])
-        starts.setdefault(len(start), []).append(start)
-    return [torch.stack(rows) for rows in starts.values()]
+        starts.setdefault(len(start), []).append((row, start))
+    return [(torch.tensor([row for row, _ in some]), torch.stack([s for _, s in some])) for some in starts.values()]
 
 
 def _remembered(text: Tensor, size: int) -> Tensor:
@@ -138,10 +146,18 @@ def _remembered(text: Tensor, size: int) -> Tensor:
     return text if text.shape[1] < size else text[:, -(size // 2) :]
 
 
-def _go_on(run: Run, text: Tensor, wanted: int, temperature: float, nucleus: float, how: Mapping[str, Any]) -> Tensor:
+def _go_on(
+    run: Run,
+    text: Tensor,
+    context: Mapping[str, Tensor],
+    wanted: int,
+    temperature: float,
+    nucleus: float,
+    how: Mapping[str, Any],
+) -> Tensor:
     """Texts (n, wanted) from how they begin, (n, t), a window at a time."""
     n, size, end, name = len(text), run.schema.event_shape[0], run.schema.tokens.end, run.model.data
-    met = _sharpened(run.model.p[name].module(), temperature, nucleus)
+    met = _sharpened(_density(run, context), temperature, nucleus)
     met = met.sampled(how[name]) if name in how else met
     while text.shape[1] < wanted and not (text == end).any(1).all():
         kept = _remembered(text, size)

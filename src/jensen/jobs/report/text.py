@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from jensen.core import EXACT
 from jensen.jobs.encode import interpolate, reconstruct
+from jensen.jobs.given import Given, given_as
 from jensen.jobs.report.page import escaped, figure, table
 from jensen.jobs.report.subject import NoData, Subject
 from jensen.jobs.run import Run
@@ -21,16 +23,19 @@ NUCLEUS = 0.9
 
 def samples(run: Run, subject: Subject) -> tuple[str, str]:
     """New texts, as they are and from the likelier tokens only."""
-    lines = run.schema.tokens.lines
+    lines, classes = run.schema.tokens.lines, run.schema.classes
     n = LINES if lines else SCREENS
-    body = _texts("samples", sample(run, n), lines)
-    body += _texts(f"a second look: from the likeliest tokens alone, those of {NUCLEUS:.0%}", _likely(run, n), lines)
+    given, under, heads = Given(n), "", [""] * n
+    if run.model.conditions and classes:
+        n = max(n, min(LINES, len(classes)))
+        given = given_as(run, subject.few(n)[1], n)
+        heads = [f"{classes[i]}: " for i in given.context["y"].tolist()]
+        under = " Before each stands the label that it was given."
+    body = _texts("samples", sample(run, given=given), heads, lines)
+    likely = sample(run, given=given, nucleus=NUCLEUS)
+    body += _texts(f"a second look: from the likeliest tokens alone, those of {NUCLEUS:.0%}", likely, heads, lines)
     what = "lines" if lines else "windows of text"
-    return f"New {what} that the model dreams up. Only the first are samples; the others read better.", body
-
-
-def _likely(run: Run, n: int) -> np.ndarray:
-    return sample(run, n, nucleus=NUCLEUS)
+    return f"New {what} that the model dreams up. Only the first are samples; the others read better.{under}", body
 
 
 def shows_surprise(run: Run) -> bool:
@@ -47,7 +52,8 @@ def surprise(run: Run, subject: Subject) -> tuple[str, str]:
     for row, own in zip(part.x, bits, strict=True):
         pieces = tokens.pieces(row)
         marked = "".join(_mark(piece, b, most) for piece, b in zip(pieces, own, strict=False))
-        texts.append(figure(f"<pre>{marked}</pre>", f"{own[: len(pieces)].mean():.2f} bits a token on average"))
+        ended = own[: len(pieces) + 1]  # the end of the text counts, where the row holds it
+        texts.append(figure(f"<pre>{marked}</pre>", f"{ended.mean():.2f} bits a token on average"))
     return (
         "How much each token of texts that the model was not trained on surprises it, −log₂ p given those before it: "
         f"the darker behind it the more, up to {most:.1f} bits, which is what it is where all are equally likely.",
@@ -93,6 +99,8 @@ def interpolation(run: Run, subject: Subject) -> tuple[str, str]:
     return "Texts on the way from one datum to another: the likeliest at points between their codes z.", body
 
 
-def _texts(caption: str, texts: np.ndarray, lines: bool) -> str:
-    joined = "\n".join(escaped(text) for text in texts) if lines else "</pre><pre>".join(map(escaped, texts))
+def _texts(caption: str, texts: np.ndarray, heads: Sequence[str], lines: bool) -> str:
+    """Texts, and what stands before each."""
+    shown = [f"<b>{escaped(head)}</b>{escaped(text)}" for head, text in zip(heads, texts, strict=True)]
+    joined = ("\n" if lines else "</pre><pre>").join(shown)
     return figure(f"<pre>{joined}</pre>", caption)
