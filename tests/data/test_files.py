@@ -410,3 +410,23 @@ def test_description():
     }
     assert sum(report["splits"]["train"]["labels"].values()) == report["splits"]["train"]["rows"]
     assert describe(load_data(GREY))["values"]["max"] == 255
+
+
+def test_pictures_one_or_three_pixels_wide_come_as_samples_are_written():
+    """(N, C, H, W) where channels could stand first or last, and it is said; where only one fits, that one."""
+    rng = np.random.default_rng(0)
+    for shape, found in (
+        ((9, 1, 5, 3), (1, 5, 3)),
+        ((9, 3, 5, 1), (3, 5, 1)),
+        ((9, 1, 1, 1), (1, 1, 1)),
+        ((9, 5, 1, 3), (3, 5, 1)),
+        ((9, 5, 7, 1), (1, 5, 7)),
+        ((9, 3, 7, 5), (3, 7, 5)),
+    ):
+        x = rng.integers(0, 256, shape).astype(np.uint8)
+        data = load_data(x)
+        assert data.schema.event_shape == found
+        assert ("was taken as (N, C, H, W)" in data.description) == (shape[1] in (1, 3) and shape[3] in (1, 3))
+        same = np.moveaxis(x, 3, 1) if shape[1:] != found else x
+        whole = load_data(same, schema=data.schema).split("all").x
+        np.testing.assert_array_equal(whole, same)

@@ -14,6 +14,7 @@ from jensen.errors import DataError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm"}
 _ROWS_AT_ONCE = 1024
+_CHANNELS = {1, 3}
 
 
 def pictures(
@@ -32,6 +33,8 @@ def pictures(
     for name, array in arrays.items():
         where = source if name == ALL else f"{source}: {name}"
         x, note = _levels(_channels_first(array, where), where)
+        if array.ndim == 4 and {array.shape[1], array.shape[3]} <= _CHANNELS:
+            notes.append(f"{where}: the shape {array.shape} was taken as (N, C, H, W)")
         first = x if first is None else first
         if x.shape[1:] != first.shape[1:]:
             raise DataError(f"{where}: expected pictures of shape {first.shape[1:]}, got {x.shape[1:]}")
@@ -42,11 +45,12 @@ def pictures(
 
 
 def _channels_first(array: np.ndarray, name: str) -> np.ndarray:
+    """(N, C, H, W), which is what is meant where both orders could be, as `sample` writes pictures."""
     if array.ndim == 3:
         array = array[:, None]
-    elif array.ndim == 4 and array.shape[3] in (1, 3):
+    elif array.ndim == 4 and array.shape[1] not in _CHANNELS and array.shape[3] in _CHANNELS:
         array = np.moveaxis(array, 3, 1)
-    elif array.ndim != 4 or array.shape[1] not in (1, 3):
+    elif array.ndim != 4 or array.shape[1] not in _CHANNELS:
         expected = "pictures (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3"
         raise DataError(f"{name}: expected {expected}, got shape {array.shape}")
     if array.size == 0:
