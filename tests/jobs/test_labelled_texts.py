@@ -13,7 +13,7 @@ import jensen
 from jensen.core import seeded
 from jensen.data import Schema
 from jensen.data.text_tokens import Tokens
-from jensen.errors import ConfigError, DataError
+from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.run import Run
 from jensen.registry import build
 
@@ -155,3 +155,35 @@ def test_reports_and_notes_while_training_name_labels(tmp_path):
     assert "<b>en: </b>" in page and "<b>&lt;nl&gt;: </b>" in page
     assert "bits a token on average" in page
     assert (tmp_path / "a" / "samples.txt").read_text().count("--- epoch") >= 1
+
+
+@pytest.mark.parametrize("kind", ["rnn", "transformer"])
+def test_a_hidden_code_stands_beside_the_label(kind):
+    """A sentence VAE given labels draws, encodes and reconstructs each text under its own."""
+    texts, labels = ["abab", "ab", "cdcd", "cd"] * 40, ["en", "en", "nl", "nl"] * 40
+    hidden = {"latents": 2, "encoder": kind, "likelihood": "autoregressive", "likelihood.network": "rnn"}
+    settings = {**hidden, "conditional": True, "train.lr": 0.02, "train.batch_size": 32}
+    run = jensen.train("vae", {"X": texts, "y": labels}, text={"lines": True}, settings=settings, epochs=12)
+    found = run.sample(100, given={"y": ["nl", "en"]}, nucleus=0.8)
+    assert all(set(text) <= set("cd") for text in found[::2])
+    assert all(set(text) <= set("ab") for text in found[1::2])
+    score = run.score({"X": texts[:4], "y": labels[:4]}, particles=500)
+    assert score.kind == "lower_bound" and abs(score.nats + math.log(2)) < 0.25  # two texts of each label
+    with pytest.raises(CapabilityError, match="leave out --prefix"):
+        run.sample(2, given={"y": "en"}, prefix="a")
+
+
+@pytest.mark.parametrize("kind", ["rnn", "transformer"])
+def test_an_encoder_is_told_the_label_and_sees_nothing_after_the_end(kind):
+    schema = Schema.of_text(6, Tokens.of_characters(["ab"], True), classes=("no", "yes"))
+    settings = {"latents": 2, "encoder": kind, "likelihood": "autoregressive", "likelihood.network": "rnn"}
+    with seeded(0):
+        model = build("vae", schema, {**settings, "conditional": True}).double().eval()
+    x = torch.tensor([[0, 1, 0, 2, 2, 2], [1, 1, 2, 2, 2, 2]]).double()
+    encode = model.q["z"].module
+    with torch.no_grad():
+        means = [encode(x, torch.tensor(y)).mean for y in ([0, 0], [0, 1])]
+        alone = encode(x[1:], torch.tensor([1])).mean
+    torch.testing.assert_close(means[0][0], means[1][0])
+    torch.testing.assert_close(means[1][1:], alone)
+    assert (means[0][1] - means[1][1]).abs().max() > 1e-3

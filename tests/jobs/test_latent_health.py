@@ -14,6 +14,7 @@ import jensen
 from jensen.conditionals.priors import Normal
 from jensen.core import Joint, Model, seeded
 from jensen.data import Dataset, Schema, Split
+from jensen.data.text_tokens import Tokens
 from jensen.distributions import DiagonalNormal
 from jensen.jobs import latent_health
 from jensen.jobs.diagnose import diagnose
@@ -276,3 +277,16 @@ def test_what_helps_against_holes_is_what_the_objective_has(settings, advised, n
         found = holes(linear_vae(stretch=4.0), {"x": data(400)}, settings)
     assert found is not None and not found.ok
     assert advised in found.try_ and not_advised not in found.try_
+
+
+def test_texts_are_looked_at_no_further_than_the_longest_allows():
+    """A short text in front does not stand for all: of it, nothing but its own tokens is computed."""
+    schema = Schema.of_text(30, Tokens.of_characters(["abcdefgh"], True))
+    hidden = {"latents": 2, "encoder": "rnn", "likelihood": "autoregressive", "likelihood.network": "rnn"}
+    model = build("vae", schema, hidden).eval()
+    x = torch.full((8, 30), 8.0)
+    x[:, 0] = 0.0
+    short = row_bytes(model, {"x": x[:1]})
+    x[5, :29] = 1.0
+    assert row_bytes(model, {"x": x}) > 8 * short
+    assert row_bytes(model, {"x": x}) == pytest.approx(row_bytes(model, {"x": x[5:6]}), rel=0.01)

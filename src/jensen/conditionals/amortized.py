@@ -99,6 +99,31 @@ class Onto(nn.Module):
         return self.merge(torch.cat([drawn, given.to(drawn.dtype)], 1))
 
 
+class Told(nn.Module):
+    """A network that reads a row of symbols and is told what is given with it.
+
+    Args:
+        reader: takes symbols already.
+        context: turns the conditions into one context.
+    """
+
+    takes_parents = True
+
+    def __init__(self, reader: nn.Module, context: Context):
+        super().__init__()
+        assert isinstance(reader, Reader)
+        reader.take_context(context.size)
+        self.reader, self.context = reader, context
+
+    @property
+    def output(self) -> nn.Module:
+        """Where an output bias can be set from the data."""
+        return self.reader.output
+
+    def forward(self, row: Tensor, *conditions: Tensor) -> Tensor:
+        return self.reader(row, self.context(*conditions).to(row.dtype))
+
+
 class Amortized(nn.Module):
     """p(value | parents): a network of the parents, then a head.
 
@@ -141,7 +166,7 @@ def encoding(network: Build, support: Support, head: Head, context: Context | No
     """q(z | x), or q(z | x, c) with a context: a network of data of that support.
 
     Raises:
-        ConfigError: the data are symbols, and something is given or the network takes numbers.
+        ConfigError: the data are symbols, and the network takes numbers.
     """
     seeing, join = reading(network, support, head.parameter_shape, context)
     return Amortized(seeing, head, join)
@@ -153,14 +178,13 @@ def reading(
     """A network of data of that support, and what joins them with a context, if there is one.
 
     Raises:
-        ConfigError: the data are symbols, and something is given or the network takes numbers.
+        ConfigError: the data are symbols, and the network takes numbers.
     """
     if support.columns or support.gaps:
         return _reading_cells(network, support, outputs, context)
-    if context is None:
-        return rescaled(network(support.shape, outputs), support), None
-    if support.kind == "symbol":
-        raise ConfigError("given: an encoder of texts takes no conditions")
+    if context is None or support.kind == "symbol":
+        seeing = rescaled(network(support.shape, outputs), support)
+        return (seeing if context is None else Told(seeing, context)), None
     join = Beside(context, Rescale(support.levels or 256) if support.kind == "levels" else None)
     return network(join.shape(support.shape), outputs), join
 

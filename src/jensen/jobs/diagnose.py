@@ -21,7 +21,7 @@ from jensen.jobs import cluster_health, code_health, flow_health, hole_health, l
 from jensen.jobs.finding import Finding
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
-from jensen.objectives.estimators import elbo, exact
+from jensen.objectives.estimators import WALKED, elbo, exact
 
 GAP_SHARE, GAP_NATS_PER_DIM = 0.05, 0.1  # between training data and others, of log p and in nats, that is large
 
@@ -72,7 +72,7 @@ def diagnose(
     run.model.eval()
     tensors = run.tensors(part)
     with seeded(seed, run.device):
-        most = latent_health.effort(run.model, tensors.take(slice(0, 1))).data
+        most = latent_health.effort(run.model, tensors.take(slice(0, WALKED))).data
     index = torch.from_numpy(run.pick(part, most if limit is None else min(limit, most), seed)).to(run.device)
     batch = tensors.take(index)
     look: list[Callable[[], Finding | None]] = [

@@ -25,7 +25,7 @@ from jensen.jobs.passages import check_context, log_p_in_context
 from jensen.jobs.precision import as_in, doubled, log_densities, precision
 from jensen.jobs.run import Run
 from jensen.objectives import refinement
-from jensen.objectives.estimators import ESTIMATORS, Estimate, rows_within
+from jensen.objectives.estimators import ESTIMATORS, WALKED, Estimate, rows_within
 
 DEFAULT_PARTICLES = {"exact": 1, "elbo": 1, "iw": 500, "prior": 5000, "ais": 16, "trace": 10}
 REFINABLE = ("elbo", "iw")  # estimators that draw from q
@@ -244,7 +244,7 @@ def _estimate(
 ) -> Estimate:
     estimates = []
     with seeded(seed, device):
-        rows = rows_within(model, as_in(model, tensors.take(slice(0, 1))), memory)
+        rows = rows_within(model, as_in(model, tensors.take(slice(0, WALKED))), memory)
     batch_size = BATCH if particles <= BATCH else BATCH // 10  # between two calls of the listener
     batch_size = max(batch_size, min(len(chosen) // CALLS, MOST // particles))
     batch_size = 1 if alone else batch_size

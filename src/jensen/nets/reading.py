@@ -1,6 +1,6 @@
 """Networks that read a datum as a row, from the first element to the last, and say what they have seen.
 
-    h_t = embed(x_t)        y = core(h)        output = W y_e + b,  e the last element, or the end of a text
+    h_t = embed(x_t) + U c        y = core(h)        output = W y_e + b,  e the last element, or the end of a text
 
 The core is causal, so that y_e has seen all up to e and nothing of what fills the row after it.
 """
@@ -35,19 +35,27 @@ class Reader(nn.Module):
         self.core, self.outputs = core, tuple(outputs)
         self.output = nn.Linear(core.width, math.prod(outputs))
         self.end: int | None = None
+        self.context: nn.Linear | None = None
 
     def take_symbols(self, count: int, end: int | None) -> None:
         """From now on x are whole numbers 0..count−1 without an order, and `end` stands after the last of a row."""
         self.embed, self.end = Symbols(self.core.width, count), end
 
-    def forward(self, x: Tensor) -> Tensor:
-        row = x.flatten(1)
+    def take_context(self, size: int) -> None:
+        """From now on it is told of each row what that stands under, (N, C)."""
+        self.context = nn.Linear(size, self.core.width, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        row, told = x.flatten(1), 0.0
+        if self.context is not None:
+            assert context is not None
+            told = self.context(context)[:, None]
         if self.end is None:
-            y = self.core(self.embed(row))[:, -1]
+            y = self.core(self.embed(row) + told)[:, -1]
         else:
             last = (row != self.end).sum(1).clamp(max=row.shape[1] - 1)  # the first end, or the last place
             seen = row[:, : int(last.max()) + 1]
-            y = self.core(self.embed(seen))[torch.arange(len(row), device=row.device), last]
+            y = self.core(self.embed(seen) + told)[torch.arange(len(row), device=row.device), last]
         return self.output(y).reshape(len(x), *self.outputs)
 
 

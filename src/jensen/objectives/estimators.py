@@ -242,28 +242,34 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 
 
+WALKED = 8  # data by which the work on one is measured
+
+
 def row_bytes(model: Model, observed: Observed) -> int:
     """What the modules put out while one row (a particle of a datum) is walked, in bytes: a measure of its work.
 
     Args:
-        observed: one datum or more; the first is walked.
+        observed: one datum or more, of which the first are walked together: among texts, the longest of them counts.
     """
-    counted = [0]
+    found: dict[int, Tensor] = {}  # held, so that no two have one place in memory; a module may hand on another's
 
-    def count(module: torch.nn.Module, inputs: object, output: object) -> None:
+    def keep(module: torch.nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
-            counted[0] += output.numel() * output.element_size()
+            place = output.untyped_storage().data_ptr()
+            if place not in found or found[place].numel() < output.numel():
+                found[place] = output
 
-    first = {name: value[:1] for name, value in observed.items()}
-    leaves = [m for m in model.modules() if not list(m.children())]
-    hooks = [m.register_forward_hook(count) for m in leaves]
+    first = {name: value[:WALKED] for name, value in observed.items()}
+    n = len(next(iter(first.values())))
+    hooks = [m.register_forward_hook(keep) for m in model.modules()]
     try:
         with torch.no_grad():
             model.evidence(first)
     finally:
         for hook in hooks:
             hook.remove()
-    return counted[0] + 8 * sum(v.numel() for v in first.values())
+    counted = sum(output.numel() * output.element_size() for output in found.values())
+    return (counted + 8 * sum(v.numel() for v in first.values())) // n
 
 
 def rows_within(model: Model, observed: Observed, megabytes: float) -> int:
@@ -273,7 +279,7 @@ def rows_within(model: Model, observed: Observed, megabytes: float) -> int:
     terms).
 
     Args:
-        observed: one datum or more; the first is walked.
+        observed: as of `row_bytes`.
     """
     device = next(iter(observed.values())).device.type
     most = int(megabytes * 2**20 / (4 * row_bytes(model, observed)))
