@@ -205,9 +205,9 @@ def test_the_gaps_are_those_of_normals_and_sum_to_the_whole():
 def test_large_models_are_looked_at_with_less(monkeypatch):
     """Fewer data, particles and draws, in proportion to what a row's walk puts out; below some, no search at all."""
     schema = Schema.of_pictures((1, 4, 4), levels=2)
-    small, large = (build("vae", schema, {"decoder.hidden": [size]}).eval() for size in (16, 4096))
+    small, large = (build("vae", schema, {"decoder.hidden": [size]}).eval() for size in (16, 6000))
     batch = {"x": torch.zeros(1000, 1, 4, 4)}
-    assert row_bytes(large, batch) > 9 * row_bytes(small, batch)
+    assert row_bytes(large, batch) > 8 * row_bytes(small, batch)
     monkeypatch.setattr(latent_health, "WORK", row_bytes(small, batch) * 1000 * 150)
     usual, less = effort(small, batch), effort(large, batch)
     affordable = 150_000 * row_bytes(small, batch) // row_bytes(large, batch)
@@ -226,7 +226,8 @@ def test_overfitting_is_not_told_of_data_that_are_ordered():
     parts = overfitting_apart(model, {"x": data(3000, 7)}, {"x": test[by_size]})
     assert abs(parts["decoder"]) < 4 * parts["decoder_stderr"]
     first = {"x": test[by_size][: effort(model, {"x": test}).refined]}
-    assert overfitting_apart(model, {"x": data(3000, 7)}, first)["decoder"] < -10 * parts["decoder_stderr"]
+    misled = overfitting_apart(model, {"x": data(3000, 7)}, first)
+    assert misled["decoder"] < -8 * misled["decoder_stderr"]
 
 
 def test_a_code_that_tells_next_to_nothing_is_not_called_well():

@@ -24,7 +24,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from jensen.core import ESTIMATE, EXACT, LOWER_BOUND, Joint, Model, evidence
+from jensen.core import ESTIMATE, EXACT, LOWER_BOUND, Joint, Model, evidence, seeded
 from jensen.errors import CapabilityError
 
 Observed = Mapping[str, Tensor]
@@ -263,8 +263,8 @@ def row_bytes(model: Model, observed: Observed) -> int:
     n = len(next(iter(first.values())))
     hooks = [m.register_forward_hook(keep) for m in model.modules()]
     try:
-        with torch.no_grad():
-            model.evidence(first)
+        with seeded(0, next(iter(first.values())).device), torch.no_grad():  # what is drawn after it is as without it
+            _ = model.evidence(first).log_w  # densities are computed where they are asked for
     finally:
         for hook in hooks:
             hook.remove()
