@@ -24,11 +24,12 @@ from jensen.data import Schema
 from jensen.nets.causal import Dilated, SequenceNet
 from jensen.registry import build
 
+SEED = 0
 SETTINGS = {"width": 32, "skip": 64, "blocks": 3, "layers": 10, "positions": False, "likelihood": "categorical"}
 
 
 def made(samples: int) -> Autoregression:
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     factor = build("wavenet", Schema.of_sound(samples, 8000), SETTINGS).p["x"].module.eval()
     with torch.no_grad():
         for p in factor.parameters():  # as uneven as after training, so that the past matters
@@ -47,7 +48,7 @@ def prefix_pass(density: Autoregression, x: Tensor, u: Tensor, t: int) -> Tensor
     assert isinstance(network, SequenceNet) and isinstance(network.core, Dilated)
     start = max(0, t - network.core.receptive_field)  # the first vector of a pass stands for none, and is not seen then
     last = network(x[:, start : t + 1])[:, :, -1]
-    return density.of.element(t)(last).quantile(u[:, t : t + 1])[:, 0]
+    return density.of.elements()(t)(last).quantile(u[:, t : t + 1])[:, 0]
 
 
 @torch.no_grad()
@@ -90,6 +91,7 @@ def main() -> None:
     table = interleave(contestants, rounds, unit="samples/s")
     core: Any = density.of.network.core  # pyright: ignore
     extra = {
+        "seed": SEED,
         "settings": SETTINGS,
         "layers": len(core.dilations),
         "receptive_field": core.receptive_field,
