@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from jensen.nets.linear import Linear
 from jensen.nets.resnet import resize
 from jensen.nets.stack import Stack
 
@@ -76,7 +77,7 @@ def leave(width: int, shape: tuple[int, ...], size: Size2) -> Stack:
     """From `width` channels to the shape of a head's parameters, or to a row of numbers for the whole picture."""
     kernel = 3 if min(size) > 2 else 1
     if len(shape) == 1 and size != (1, 1):
-        return Stack(nn.SiLU(), nn.Flatten(), nn.Linear(width * math.prod(size), shape[0]))
+        return Stack(nn.SiLU(), nn.Flatten(), Linear(width * math.prod(size), shape[0]))
     return Stack(nn.SiLU(), nn.Conv2d(width, shape[0], kernel, padding=kernel // 2), *from_picture(shape))
 
 

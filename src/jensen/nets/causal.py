@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jensen.nets.linear import Linear
 from jensen.nets.stack import Activation, activation
 
 Step = Callable[[Tensor | None], Tensor]
@@ -113,7 +114,7 @@ class Numbers(nn.Module):
 
     def __init__(self, width: int, middle: float = 0.0, unit: float = 1.0, logarithm: bool = False):
         super().__init__()
-        self.linear = nn.Linear(1, width)
+        self.linear = Linear(1, width)
         self.middle, self.unit, self.logarithm = middle, unit, logarithm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -181,9 +182,9 @@ class SequenceNet(Causal):
         self.embed, self.core = embed, core
         self.breadth = 8 * core.width
         self.first = nn.Parameter(0.1 * torch.randn(core.width))
-        self.context = nn.Linear(context, core.width, bias=False) if context else None
+        self.context = Linear(context, core.width, bias=False) if context else None
         self.positions = nn.Parameter(0.1 * torch.randn(self.dims, core.width)) if positions else None
-        self.output = nn.Linear(core.width, per_element)
+        self.output = Linear(core.width, per_element)
         nn.init.zeros_(self.output.bias)
         self.hidden_share = 0.0
 
@@ -246,8 +247,8 @@ class Window(Core):
     def __init__(self, width: int, memory: int, layers: int, act: Activation):
         super().__init__()
         self.width, self.memory = width, memory
-        self.join = nn.Linear(memory * width, width)
-        rest = [part for _ in range(layers - 1) for part in (nn.Linear(width, width), activation(act))]
+        self.join = Linear(memory * width, width)
+        rest = [part for _ in range(layers - 1) for part in (Linear(width, width), activation(act))]
         self.after = nn.Sequential(activation(act), *rest)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -281,13 +282,13 @@ class Dilated(Core):
         self.width = width
         self.dilations = [2**i for _ in range(blocks) for i in range(layers)]
         count = len(self.dilations)
-        self.gates = nn.ModuleList(nn.Linear(2 * width, 2 * width) for _ in range(count))  # (V, W)
-        self.outs = nn.ModuleList(nn.Linear(width, width + skip) for _ in range(count))  # (R, S)
+        self.gates = nn.ModuleList(Linear(2 * width, 2 * width) for _ in range(count))  # (V, W)
+        self.outs = nn.ModuleList(Linear(width, width + skip) for _ in range(count))  # (R, S)
         for out in self.outs:
             assert isinstance(out, nn.Linear)
             with torch.no_grad():  # so that the stream keeps its size, however many layers
                 out.weight[:width].mul_(count**-0.5)
-        self.last = nn.Sequential(nn.ReLU(), nn.Linear(skip, width), nn.ReLU())
+        self.last = nn.Sequential(nn.ReLU(), Linear(skip, width), nn.ReLU())
         self.skip = skip
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jensen.nets.linear import columns
 from jensen.nets.stack import Stack
 
 
@@ -36,4 +37,4 @@ class FeaturesFirst(Stack):
 
 def _linear(layer: Any, h: Tensor) -> Tensor:
     """(inputs, N) to (outputs, N)."""
-    return torch.addmm(layer.bias.unsqueeze(1), layer.weight, h)
+    return columns(h, layer.weight, layer.bias)

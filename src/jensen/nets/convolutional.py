@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from jensen.errors import ConfigError
 from jensen.nets import stack
+from jensen.nets.linear import Linear
 from jensen.nets.stack import Activation, Rate, Size, Stack
 from jensen.registry import component
 
@@ -255,9 +256,9 @@ def _dense(inputs: Shape, hidden: int, outputs: Shape, activation: Activation) -
     """`(N, *inputs)` to `(N, prod(outputs))` by way of one hidden layer."""
     return [
         *stack.flatten(inputs),
-        nn.Linear(math.prod(inputs), hidden),
+        Linear(math.prod(inputs), hidden),
         stack.activation(activation),
-        nn.Linear(hidden, math.prod(outputs)),
+        Linear(hidden, math.prod(outputs)),
     ]
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from jensen.nets import stack
+from jensen.nets.linear import Linear
 from jensen.nets.stack import Activation, Rate, Size, Stack
 from jensen.registry import component
 
@@ -23,7 +24,7 @@ def linear(inputs: Shape, outputs: Shape) -> Stack:
     >>> linear((1, 28, 28), (20,))(torch.zeros(5, 1, 28, 28)).shape
     torch.Size([5, 20])
     """
-    return _perceptron(inputs, outputs, [], lambda n, m: [nn.Linear(n, m)])
+    return _perceptron(inputs, outputs, [], lambda n, m: [Linear(n, m)])
 
 
 @component("network", "mlp")
@@ -50,7 +51,7 @@ def mlp(
     """
 
     def layer(n: int, m: int) -> list[nn.Module]:
-        return [nn.Linear(n, m), stack.activation(activation)]
+        return [Linear(n, m), stack.activation(activation)]
 
     return _perceptron(inputs, outputs, hidden, layer, dropout, input_dropout)
 
@@ -81,7 +82,7 @@ def gated(
     """
 
     def layer(n: int, m: int) -> list[nn.Module]:
-        return [nn.Linear(n, 2 * m), nn.GLU()]  # W and V in one matrix product
+        return [Linear(n, 2 * m), nn.GLU()]  # W and V in one matrix product
 
     return _perceptron(inputs, outputs, hidden, layer, dropout, input_dropout)
 
@@ -118,10 +119,10 @@ def residual(
     return Stack(
         *stack.flatten(inputs),
         *stack.dropout(input_dropout),
-        nn.Linear(math.prod(inputs), width),
+        Linear(math.prod(inputs), width),
         *(Residual(width, activation, dropout) for _ in range(blocks)),
         nn.LayerNorm(width),
-        nn.Linear(width, math.prod(outputs)),
+        Linear(width, math.prod(outputs)),
         *stack.unflatten(outputs),
     )
 
@@ -133,10 +134,10 @@ class Residual(nn.Module):
         super().__init__()
         self.branch = nn.Sequential(
             nn.LayerNorm(width),
-            nn.Linear(width, width),
+            Linear(width, width),
             stack.activation(activation),
             *stack.dropout(dropout),
-            nn.Linear(width, width),
+            Linear(width, width),
         )
 
     def forward(self, h: Tensor) -> Tensor:
@@ -156,4 +157,4 @@ def _perceptron(
     widths = [math.prod(inputs), *hidden]
     for n, m in pairwise(widths):
         layers += [*layer(n, m), *stack.dropout(dropout)]
-    return Stack(*layers, nn.Linear(widths[-1], math.prod(outputs)), *stack.unflatten(outputs))
+    return Stack(*layers, Linear(widths[-1], math.prod(outputs)), *stack.unflatten(outputs))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from jensen.nets.linear import Linear
+
 Smooth = Literal["tanh", "softplus", "silu"]
 FREQUENCIES = 3  # of time: cos πkt, k = 1, 2, 3
 
@@ -51,12 +53,12 @@ class PerceptronField(nn.Module):
     ):
         super().__init__()
         dims = math.prod(shape)
-        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise([dims, *hidden]))
-        self.condition = nn.Linear(FREQUENCIES + context, 2 * sum(hidden))
+        self.layers = nn.ModuleList(Linear(n, m) for n, m in pairwise([dims, *hidden]))
+        self.condition = Linear(FREQUENCIES + context, 2 * sum(hidden))
         with torch.no_grad():
             self.condition.bias[: sum(hidden)] += 1
         self.register_buffer("rates", math.pi * torch.arange(1, FREQUENCIES + 1.0), persistent=False)
-        self.output = nn.Linear(hidden[-1], dims)
+        self.output = Linear(hidden[-1], dims)
         if start_at_zero:
             nn.init.zeros_(self.output.weight)
             nn.init.zeros_(self.output.bias)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from jensen.nets.linear import columns
+
 STRIP, STRIPS = 32, 8  # least width of a strip of a matrix, and how many at most: finer ones cost more than they save
 
 
@@ -45,7 +47,7 @@ class MaskedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * self.mask
-        return weight @ x if self.bias is None else torch.addmm(self.bias.unsqueeze(1), weight, x)
+        return weight @ x if self.bias is None else columns(x, weight, self.bias)
 
 
 class Tiles(NamedTuple):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from jensen.nets.linear import add_product
 from jensen.nets.masked_linear import column
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class InPlace(Walk):
     def _multiply(self, products: list[Product], known: Tensor, result: Tensor) -> None:
         for weight, seen, rows, adds in products:
             if adds:
-                result[rows].addmm_(weight, known[seen])
+                add_product(result[rows], weight, known[seen])
             else:
                 torch.mm(weight, known[seen], out=result[rows])
 

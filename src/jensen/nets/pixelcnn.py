@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jensen.nets.causal import Causal, Step, raster
+from jensen.nets.linear import Linear
 from jensen.nets.masked import MaskedMLP
 
 
@@ -154,7 +155,7 @@ class Colours(nn.Module):
         if colours > 1:
             self.net = MaskedMLP(colours, per_element, [hidden], context=width)
         else:
-            self.net = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, per_element))
+            self.net = nn.Sequential(Linear(width, hidden), nn.ReLU(), Linear(hidden, per_element))
 
     @property
     def last(self) -> Any:
@@ -199,7 +200,7 @@ class Layer(nn.Module):
         self.across = nn.Conv2d(2 * width, 2 * width, 1, bias=False)
         self.out = nn.Conv2d(width, width, 1)
         self.drop = nn.Dropout(dropout)
-        self.context = nn.Linear(context, 4 * width, bias=False) if context else None
+        self.context = Linear(context, 4 * width, bias=False) if context else None
 
     @property
     def above(self) -> int:

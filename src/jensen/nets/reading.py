@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from jensen.errors import ConfigError
 from jensen.nets.causal import Core, Numbers, Symbols
+from jensen.nets.linear import Linear
 from jensen.nets.recurrent import Recurrent
 from jensen.nets.stack import Rate, Size
 from jensen.nets.transformer import Transformer
@@ -33,7 +34,7 @@ class Reader(nn.Module):
         super().__init__()
         self.embed: nn.Module = Numbers(core.width)
         self.core, self.outputs = core, tuple(outputs)
-        self.output = nn.Linear(core.width, math.prod(outputs))
+        self.output = Linear(core.width, math.prod(outputs))
         self.end: int | None = None
         self.context: nn.Linear | None = None
 
@@ -43,7 +44,7 @@ class Reader(nn.Module):
 
     def take_context(self, size: int) -> None:
         """From now on it is told of each row what that stands under, (N, C)."""
-        self.context = nn.Linear(size, self.core.width, bias=False)
+        self.context = Linear(size, self.core.width, bias=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         row, told = x.flatten(1), 0.0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from jensen.errors import ConfigError
 from jensen.nets import stack
 from jensen.nets.convolutional import ResidualConv, double, group_norm, halve
+from jensen.nets.linear import Linear
 from jensen.nets.stack import Activation, Rate, Size, Stack
 from jensen.registry import component
 
@@ -74,11 +75,11 @@ def resnet(
             layers += [halve(width, width, size), *residuals()]
         layers += [Resized(coarse)]
     else:
-        layers += [nn.Linear(inputs[0], width * math.prod(coarse)), nn.Unflatten(1, (width, *coarse))]
+        layers += [Linear(inputs[0], width * math.prod(coarse)), nn.Unflatten(1, (width, *coarse))]
     layers += residuals()
     if len(outputs) != 3:
         layers += [group_norm(width), stack.activation(activation)]
-        return Stack(*layers, nn.Flatten(), nn.Linear(width * math.prod(coarse), math.prod(outputs)))
+        return Stack(*layers, nn.Flatten(), Linear(width * math.prod(coarse), math.prod(outputs)))
     for size in [*reversed(_steps(_size(outputs), coarse))][:-1]:
         layers += [Resized(size), nn.Conv2d(width, width, 3, padding=1), *residuals()]
     layers += [group_norm(width), stack.activation(activation)]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from jensen.nets import stack
 from jensen.nets.cells import Cells
+from jensen.nets.linear import Linear
 from jensen.nets.stack import Activation, Size
 from jensen.registry import component
 
@@ -36,13 +37,13 @@ class SetNetwork(nn.Module):
     ):
         super().__init__()
         self.outputs, self.width = outputs, width
-        layers: list[nn.Module] = [stack.activation(activation), nn.Linear(width, width)]
-        self.each = nn.Sequential(*layers, stack.activation(activation), nn.Linear(width, width))
+        layers: list[nn.Module] = [stack.activation(activation), Linear(width, width)]
+        self.each = nn.Sequential(*layers, stack.activation(activation), Linear(width, width))
         layers = []
         for n, m in pairwise([width, *hidden]):
-            layers += [stack.activation(activation), nn.Linear(n, m)]
+            layers += [stack.activation(activation), Linear(n, m)]
         self.body = nn.Sequential(*layers, stack.activation(activation))
-        self.output = nn.Linear([width, *hidden][-1], math.prod(outputs))
+        self.output = Linear([width, *hidden][-1], math.prod(outputs))
         self.take_cells(Cells(math.prod(inputs), False))
 
     def take_cells(self, cells: Cells) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from jensen.nets.attention import causal_attention
 from jensen.nets.causal import Core
+from jensen.nets.linear import Linear
 
 HALF = 0.5**0.5
 
@@ -63,8 +64,8 @@ class Block(nn.Module):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
+        self.mlp = nn.Sequential(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width))
         self.drop = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, turn: Tensor) -> Tensor:

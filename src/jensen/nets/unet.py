@@ -21,6 +21,7 @@ from jensen.errors import ConfigError
 from jensen.nets import dense, stack
 from jensen.nets.context import Joined
 from jensen.nets.convolutional import group_norm
+from jensen.nets.linear import Linear
 from jensen.nets.stack import Activation, Rate, Size
 from jensen.registry import component
 
@@ -61,7 +62,7 @@ class UNet(nn.Module):
         self.embed = None
         if context:
             act = stack.activation(activation), stack.activation(activation)
-            self.embed = nn.Sequential(nn.Linear(context, size), act[0], nn.Linear(size, size), act[1])
+            self.embed = nn.Sequential(Linear(context, size), act[0], Linear(size, size), act[1])
 
         def several(first: int, width: int, attend: bool) -> nn.ModuleList:
             widths = [first, *[width] * (blocks - 1)]
@@ -123,7 +124,7 @@ class Block(nn.Module):
         super().__init__()
         self.before, self.first = group_norm(n), nn.Conv2d(n, m, 3, padding=1)
         self.between, self.second = group_norm(m), nn.Conv2d(m, m, 3, padding=1)
-        self.context = nn.Linear(context, 2 * m) if context else None
+        self.context = Linear(context, 2 * m) if context else None
         self.activations = nn.ModuleList(stack.activation(activation) for _ in range(2))
         self.dropout = nn.Sequential(*stack.dropout(dropout))
         self.skip = nn.Conv2d(n, m, 1) if n != m else nn.Identity()

@@ -1,0 +1,147 @@
+"""Linear maps, y = W x + b, by the faster of the two libraries that PyTorch has for products of matrices.
+
+PyTorch leaves products of float32 matrices on a CPU to MKL, which does not use AVX-512 on processors of AMD; oneDNN,
+which PyTorch uses for convolutions, does, and takes half the time there. Both add up in float32. Elsewhere, where
+products are small, and in all that differentiates twice, transforms or casts, this is `torch.nn.functional.linear`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAST = 3 << 19  # multiplications from which oneDNN is faster
+LEAST_GRADIENT, NARROW = 1 << 22, 48  # the same of a weight's gradient, whose sums are long: and its least side
+
+
+class Linear(nn.Linear):
+    """`(N, inputs)` to `(N, outputs)`, a `torch.nn.Linear` in all but its speed."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b, (*, outputs), of x (*, inputs) and W (outputs, inputs)."""
+    if not _quick(x, weight):
+        return F.linear(x, weight, bias)
+    return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _onednn(x, weight, bias)
+
+
+def _of_amd() -> bool:
+    try:
+        with Path("/proc/cpuinfo").open(errors="replace") as file:
+            return "AuthenticAMD" in file.read(1000)
+    except OSError:
+        return False
+
+
+ONEDNN = (
+    hasattr(torch.ops.mkldnn, "_linear_pointwise") and "AVX512" in torch.backends.cpu.get_cpu_capability() and _of_amd()
+)
+"""Whether oneDNN is the faster one here."""
+
+
+def _quick(x: Tensor, weight: Tensor) -> bool:
+    return (
+        ONEDNN
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and x.numel() * len(weight) >= LEAST
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _compiled(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@torch.library.custom_op("jensen::linear", mutates_args=())
+def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same as a step of its own of a compiled graph: PyTorch's compiler takes it with fixed weights alone."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@_compiled.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
+
+
+class _Linear(torch.autograd.Function):
+    """A linear map of which the products of both directions are oneDNN's, as far as these are faster."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # pyright: ignore
+        ctx.save_for_backward(x, weight)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        rows = g.flatten(0, -2)
+        below = to_weight = None
+        if of_x:
+            below = g @ weight if torch.is_grad_enabled() else _onednn(g, weight.T)
+        if of_weight:
+            to_weight = _weight_gradient(rows, x.flatten(0, -2))
+        return below, to_weight, rows.sum(0) if of_bias else None
+
+
+def _weight_gradient(g: Tensor, x: Tensor) -> Tensor:
+    """gᵀ x, (outputs, inputs), of g (N, outputs) and x (N, inputs)."""
+    outputs, inputs = g.shape[1], x.shape[1]
+    slow = min(outputs, inputs) < NARROW or len(x) * outputs * inputs < LEAST_GRADIENT
+    return g.T @ x if slow or torch.is_grad_enabled() else _onednn(g.T, x.T)
+
+
+# Features first
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """A B of matrices, (n, k) and (k, m), for where no gradient is asked for."""
+    return _onednn(a, b.T) if _quick(b, a) else a @ b
+
+
+def columns(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """W x + b, (outputs, N), of x (inputs, N) and W (outputs, inputs)."""
+    if not _quick(x, weight):
+        return torch.addmm(bias.unsqueeze(1), weight, x)
+    if torch.is_grad_enabled():
+        return _Columns.apply(x, weight, bias)
+    return _onednn(weight, x.T).add_(bias.unsqueeze(1))
+
+
+def add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add A B to what is there, (n, m), for where no gradient is asked for."""
+    if _quick(b, a):
+        to.add_(_onednn(a, b.T))
+    else:
+        to.addmm_(a, b)
+
+
+class _Columns(torch.autograd.Function):
+    """As `_Linear`, features first."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # pyright: ignore
+        ctx.save_for_backward(x, weight)
+        return _onednn(weight, x.T).add_(bias.unsqueeze(1))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        below = to_weight = None
+        if of_x:
+            below = weight.T @ g if torch.is_grad_enabled() else _onednn(weight.T, g.T)
+        if of_weight:
+            to_weight = g @ x.T if torch.is_grad_enabled() else _onednn(g, x)
+        return below, to_weight, g.sum(1) if of_bias else None
