@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from jensen.nets.linear import Linear
+from jensen.nets.products import Linear
 from jensen.nets.resnet import resize
 from jensen.nets.stack import Stack
 

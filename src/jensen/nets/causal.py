@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jensen.nets.linear import Linear
+from jensen.nets.products import Linear
 from jensen.nets.stack import Activation, activation
 
 Step = Callable[[Tensor | None], Tensor]

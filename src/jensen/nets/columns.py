@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jensen.nets.linear import columns
+from jensen.nets.products import columns
 from jensen.nets.stack import Stack
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from jensen.nets import stack
-from jensen.nets.linear import Linear
+from jensen.nets.products import Linear
 from jensen.nets.stack import Activation, Rate, Size, Stack
 from jensen.registry import component
 

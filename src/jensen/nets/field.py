@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from jensen.nets.linear import Linear
+from jensen.nets.products import Linear
 
 Smooth = Literal["tanh", "softplus", "silu"]
 FREQUENCIES = 3  # of time: cos πkt, k = 1, 2, 3

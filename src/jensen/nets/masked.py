@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jensen.nets.linear import ONEDNN, product
 from jensen.nets.masked_linear import MaskedLinear, Tiles, column
 from jensen.nets.masked_walk import Differentiable, InPlace, Plan, Walk
+from jensen.nets.products import ONEDNN, product
 from jensen.nets.stack import Activation
 
 

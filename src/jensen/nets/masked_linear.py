@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jensen.nets.linear import columns
+from jensen.nets.products import columns
 
 STRIP, STRIPS = 32, 8  # least width of a strip of a matrix, and how many at most: finer ones cost more than they save
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from jensen.nets.linear import add_product
 from jensen.nets.masked_linear import column
+from jensen.nets.products import add_product
 
 if TYPE_CHECKING:
     from jensen.nets.masked import MaskedMLP

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jensen.nets.causal import Causal, Step, raster
-from jensen.nets.linear import Linear
 from jensen.nets.masked import MaskedMLP
+from jensen.nets.products import Linear
 
 
 class PixelCNN(Causal):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from jensen.errors import ConfigError
 from jensen.nets.causal import Core, Numbers, Symbols
-from jensen.nets.linear import Linear
+from jensen.nets.products import Linear
 from jensen.nets.recurrent import Recurrent
 from jensen.nets.stack import Rate, Size
 from jensen.nets.transformer import Transformer

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from jensen.errors import ConfigError
 from jensen.nets import stack
 from jensen.nets.convolutional import ResidualConv, double, group_norm, halve
-from jensen.nets.linear import Linear
+from jensen.nets.products import Linear
 from jensen.nets.stack import Activation, Rate, Size, Stack
 from jensen.registry import component
 

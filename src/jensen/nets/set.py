@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from jensen.nets import stack
 from jensen.nets.cells import Cells
-from jensen.nets.linear import Linear
+from jensen.nets.products import Linear
 from jensen.nets.stack import Activation, Size
 from jensen.registry import component
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from jensen.nets.attention import causal_attention
 from jensen.nets.causal import Core
-from jensen.nets.linear import Linear
+from jensen.nets.products import Linear
 
 HALF = 0.5**0.5
 

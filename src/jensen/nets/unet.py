@@ -21,7 +21,7 @@ from jensen.errors import ConfigError
 from jensen.nets import dense, stack
 from jensen.nets.context import Joined
 from jensen.nets.convolutional import group_norm
-from jensen.nets.linear import Linear
+from jensen.nets.products import Linear
 from jensen.nets.stack import Activation, Rate, Size
 from jensen.registry import component
 
