@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness import arguments, interleave_processes, keep
 from jensen.cli.memory import keep_freed_memory
@@ -37,17 +37,29 @@ def model() -> Model:
         ).eval()
 
 
+def plain_network(ours: nn.Module) -> nn.Sequential:
+    """The same layers as PyTorch has them."""
+    layers = []
+    for layer in ours:  # pyright: ignore[reportGeneralTypeIssues]
+        if isinstance(layer, nn.Linear):
+            plain = nn.Linear(layer.in_features, layer.out_features)
+            plain.load_state_dict(layer.state_dict())
+            layer = plain
+        layers.append(layer)
+    return nn.Sequential(*layers)
+
+
 @torch.no_grad()
 def plain_loop(m: Model, x: Tensor) -> Tensor:
     """log p(x) of each picture, (n,), in nats."""
-    encoder, decoder = m.q["z"].module, m.p["x"].module
+    encoder, decoder = m.q["z"].module, plain_network(m.p["x"].module.network)
     rows = []
     for one in x:
         posterior = encoder(one[None])
         mean, scale = posterior.mean[0], posterior.stddev[0]
         noise = torch.randn(PARTICLES, LATENTS)
         z = mean + scale * noise
-        logits = decoder.network(z).flatten(1)
+        logits = decoder(z).flatten(1)
         target = one.flatten().expand_as(logits)
         log_x = -F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(1)
         log_prior = -0.5 * (z**2 + math.log(2 * math.pi)).sum(1)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jensen.nets.products import Linear
+from jensen.nets.products import Linear, linear
 from jensen.nets.stack import Activation, activation
 
 Step = Callable[[Tensor | None], Tensor]
@@ -301,13 +301,13 @@ class Dilated(Core):
         for dilation, (gate, gate_bias, out, out_bias) in zip(self.dilations, self.weights, strict=True):
             v, w = gate.split(self.width, 1)
             back = min(dilation, length)
-            past = F.pad(F.linear(h[:, : length - back], v), (0, 0, back, 0))
-            a, g = (past + F.linear(h, w, gate_bias)).chunk(2, 2)
+            past = F.pad(linear(h[:, : length - back], v), (0, 0, back, 0))
+            a, g = (past + linear(h, w, gate_bias)).chunk(2, 2)
             outputs.append(torch.tanh(a) * torch.sigmoid(g))
-            h = h + F.linear(outputs[-1], out[: self.width], out_bias[: self.width])
+            h = h + linear(outputs[-1], out[: self.width], out_bias[: self.width])
         s = torch.cat([out[self.width :] for _, _, out, _ in self.weights], 1)
         bias = sum(out_bias[self.width :] for _, _, _, out_bias in self.weights)
-        return self.last(F.linear(torch.cat(outputs, 2), s, bias))  # pyright: ignore[reportArgumentType]
+        return self.last(linear(torch.cat(outputs, 2), s, bias))  # pyright: ignore[reportArgumentType]
 
     @property
     def weights(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
