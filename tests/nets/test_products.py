@@ -47,10 +47,16 @@ ROWS = {
 
 
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("weight", ["as it is", "transposed", "masked"])
+@pytest.mark.parametrize("weight", ["as it is", "transposed", "masked", "part of longer rows", "one row"])
 def test_rows_of_any_strides(used, rows, weight):
     x = ROWS[rows]()
-    w = {"as it is": torch.randn(O, I), "transposed": torch.randn(I, O).T, "masked": torch.randn(O, I).tril()}[weight]
+    w = {
+        "as it is": torch.randn(O, I),
+        "transposed": torch.randn(I, O).T,
+        "masked": torch.randn(O, I).tril(),
+        "part of longer rows": torch.randn(O, 2 * I)[:, 5 : I + 5],
+        "one row": torch.randn(1, I).expand(O, I),
+    }[weight]
     b = torch.randn(O)
     with torch.no_grad():
         found = linear(x, w, b)
@@ -115,6 +121,19 @@ def test_columns(used, needed):
     theirs = torch.autograd.grad((w @ x + b[:, None]).square().sum(), chosen)
     for a, c in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, c, rtol=1e-3, atol=0.05)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 2000), (20, 130), (130, 20), (21, 128), (128, 43)])
+def test_parts_of_tables_of_few_columns(used, inputs, outputs):
+    """Which PyTorch's product of oneDNN takes hundreds of times as long for, or refuses."""
+    whole, w, b = torch.randn(1000, inputs + 3), torch.randn(outputs, inputs), torch.randn(outputs)
+    x = whole[:, 1 : inputs + 1]
+    for y in (linear(x, w.requires_grad_(), b), columns(x.T, w, b).T):
+        truth = F.linear(x, w, b)
+        torch.testing.assert_close(y, truth, rtol=1e-4, atol=1e-4)
+        mine, theirs = (torch.autograd.grad(v.sum(), [w])[0] for v in (y, truth))
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-2)
+    assert used
 
 
 def test_products_of_matrices(used):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEAST = 3 << 19  # multiplications from which oneDNN is faster
+LEAST = 5 << 18  # multiplications from which oneDNN is faster
 LEAST_GRADIENT, NARROW = 1 << 22, 48  # the same of a weight's gradient, whose sums are long: and its least side
 
 
@@ -59,18 +59,26 @@ def _quick(x: Tensor, weight: Tensor) -> bool:
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.compiler.is_compiling():
-        return _compiled(x, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return torch.ops.jensen.linear(x, weight, bias)
+    return _product(x, weight, bias)
 
 
-@torch.library.custom_op("jensen::linear", mutates_args=())
-def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same as a step of its own of a compiled graph: PyTorch's compiler takes it with fixed weights alone."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+# A step of its own of a compiled graph: PyTorch's compiler takes that product with fixed weights alone.
+_LIBRARY = torch.library.Library("jensen", "DEF")
+_LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 
 
-@_compiled.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+@torch.library.impl(_LIBRARY, "linear", "CPU")
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not (x.is_contiguous() or (x.dim() == 2 and x.T.is_contiguous())):
+        x = x.contiguous()
+    if not (weight.is_contiguous() or weight.T.is_contiguous()):  # parts of longer rows are very slow, or refused
+        weight = weight.contiguous()
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+
+
+@torch.library.register_fake("jensen::linear", lib=_LIBRARY)
+def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], len(weight))
 
 
