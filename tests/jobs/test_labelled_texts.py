@@ -147,12 +147,14 @@ def test_archives_hold_labels_and_give_texts_back(tmp_path):
 
 
 def test_reports_and_notes_while_training_name_labels(tmp_path):
-    texts, labels = ["abab", "ab", "cdcd", "cd"] * 20, ["en", "en", "<nl>", "<nl>"] * 20
+    texts, labels = ["ab.", "ab.", "cd.", "cd."] * 20, ["en", "en", "<nl>", "<nl>"] * 20
     settings = {**SMALL["rnn"], "conditional": True}
-    options = {"text": {"lines": True}, "settings": settings, "epochs": 2, "out": tmp_path / "a"}
+    settings |= {"train.lr": 0.03, "train.batch_size": 8}
+    options = {"text": {"lines": True}, "settings": settings, "epochs": 10, "out": tmp_path / "a"}
     run = jensen.train("rnn", {"X": texts, "y": labels}, **options)
     page = run.report(tmp_path / "a.html", data={"X": texts, "y": labels}).read_text()
     assert "<b>en: </b>" in page and "<b>&lt;nl&gt;: </b>" in page
+    assert "<b>en: </b>ab.\n" in page  # with its full stop
     assert "bits a token on average" in page
     assert (tmp_path / "a" / "samples.txt").read_text().count("--- epoch") >= 1
 

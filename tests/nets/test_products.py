@@ -89,6 +89,18 @@ def test_the_gradient_in_large_weights_is_by_it_too(used):
     torch.testing.assert_close(g, truth, rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize("rows", ROWS)
+def test_what_follows_may_work_in_place(used, rows):
+    layer, x = Linear(I, O), ROWS[rows]().requires_grad_()
+    mine = torch.autograd.grad(layer(x).relu_().sum(), [x, layer.weight])
+    theirs = torch.autograd.grad(F.linear(x, layer.weight, layer.bias).relu().sum(), [x, layer.weight])
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-2)
+    y = columns(torch.randn(I, N), layer.weight, layer.bias).relu_()
+    torch.autograd.grad(y.sum(), [layer.weight])
+    assert used
+
+
 def test_gradients_of_gradients(used):
     layer, x = Linear(I, O), torch.randn(N, I, requires_grad=True)
     first = columns(x.T, layer.weight, layer.bias)

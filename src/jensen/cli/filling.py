@@ -39,7 +39,8 @@ def impute(
         int | None,
         typer.Option(
             metavar="M",
-            help="So many draws, numbered .imp, of rows .id; 0 is the table with its gaps; without: their mean.",
+            help="So many draws, numbered .imp, of rows .id; 0 is the table with its gaps; without: their mean, "
+            "of pictures and sound one.",
             show_default=False,
         ),
     ] = None,

@@ -297,7 +297,7 @@ def check_conditions(model: Model, schema: Schema, split: Split) -> None:
         more = ", ..." if len(schema.classes or ()) > 10 else ""
         raise DataError(
             f"the model is conditional: expected a label {where} for every row, one of {classes}{more}; "
-            f"row {row + 1} has none"
+            f"row {row + 1} has none of these"
         )
 
 

@@ -29,7 +29,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b, (*, outputs), of x (*, inputs) and W (outputs, inputs)."""
     if not _quick(x, weight):
         return F.linear(x, weight, bias)
-    return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _onednn(x, weight, bias)
+    if not torch.is_grad_enabled():
+        return _onednn(x, weight, bias)
+    # What a function of its own puts out may be overwritten by what follows, but only where it is no view.
+    return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
 
 
 def _of_amd() -> bool:
@@ -94,13 +97,12 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        rows = g.flatten(0, -2)
         below = to_weight = None
         if of_x:
             below = g @ weight if torch.is_grad_enabled() else _onednn(g, weight.T)
         if of_weight:
-            to_weight = _weight_gradient(rows, x.flatten(0, -2))
-        return below, to_weight, rows.sum(0) if of_bias else None
+            to_weight = _weight_gradient(g, x)
+        return below, to_weight, g.sum(0) if of_bias else None
 
 
 def _weight_gradient(g: Tensor, x: Tensor) -> Tensor:

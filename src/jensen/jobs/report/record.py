@@ -36,6 +36,7 @@ def numbers(run: Run) -> tuple[str, str]:
     scores = _latest(run.folder.scores() if run.folder else [])
     for s in scores:
         how = "" if s["particles"] == 1 else f", {s['particles']:,} particles"
+        how += f", each token given {s['context']:,} before it" if s.get("context") else ""
         what = f"{s['data']}, {s['split']} part, {s['n']:,} data"
         rows.append(
             [
@@ -312,7 +313,7 @@ def _kind_of(run: Run, monitor: str) -> str:
 
 def _latest(scores: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The last score of each kind, tightest first."""
-    last = {(s["data"], s["split"], s["estimator"], s["particles"], s["subset"]): s for s in scores}
+    last = {(s["data"], s["split"], s["estimator"], s["particles"], s["subset"], s.get("context")): s for s in scores}
     order = {"exact": 0, "iw": 1, "ais": 2, "prior": 3, "elbo": 4}
     return sorted(last.values(), key=lambda s: (order.get(s["estimator"], 9), -s["particles"]))
 

@@ -11,7 +11,7 @@ import numpy as np
 from jensen.core import EXACT
 from jensen.jobs.encode import interpolate, reconstruct
 from jensen.jobs.given import Given, given_as
-from jensen.jobs.report.page import escaped, figure, table
+from jensen.jobs.report.page import figure, table
 from jensen.jobs.report.subject import NoData, Subject
 from jensen.jobs.run import Run
 from jensen.jobs.sample import sample
@@ -101,6 +101,6 @@ def interpolation(run: Run, subject: Subject) -> tuple[str, str]:
 
 def _texts(caption: str, texts: np.ndarray, heads: Sequence[str], lines: bool) -> str:
     """Texts, and what stands before each."""
-    shown = [f"<b>{escaped(head)}</b>{escaped(text)}" for head, text in zip(heads, texts, strict=True)]
+    shown = [f"<b>{html.escape(head)}</b>{html.escape(text)}" for head, text in zip(heads, texts, strict=True)]
     joined = ("\n" if lines else "</pre><pre>").join(shown)
     return figure(f"<pre>{joined}</pre>", caption)
