@@ -9,7 +9,7 @@
 
 The naive sampler takes D full passes. It is timed on every so many of them, spread evenly (`share` says how many), and
 the rest is taken to cost the same: a full pass does not depend on what has been drawn. For the transformer, whose
-context grows, naive means a pass over the context so far. Both draw the same numbers from the same noise, as the tests
+context grows, naive means a pass over the context so far. Naive passes take products of matrices as PyTorch does. Both draw the same numbers from the same noise, as the tests
 check. Untrained weights: the work does not depend on them.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness import arguments, interleave, keep
+from harness import arguments, as_pytorch_does, interleave, keep
 from jensen.cli.memory import keep_freed_memory
 from jensen.conditionals.autoregressive import Autoregressive
 from jensen.conditionals.heads import Support
@@ -77,7 +77,7 @@ def contestants(kind: str) -> tuple[dict[str, Callable[[], int]], float]:
             a_naive_pass(of, x, step)
         return rows * share  # pyright: ignore[reportReturnType]  # of a sample that much
 
-    return {"jensen": ours, "naive": naive}, share
+    return {"jensen": ours, "naive": as_pytorch_does(naive)}, share
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from jensen.nets import products
+
 
 def arguments(about: str | None, **defaults: Any) -> argparse.Namespace:
     """Options common to all benchmarks, and a benchmark's own with their defaults."""
@@ -54,6 +56,19 @@ def interleave(contestants: dict[str, Callable[[], int]], rounds: int, unit: str
 
 
 Factory = Callable[..., Callable[[], int]]
+
+
+def as_pytorch_does(work: Callable[[], int]) -> Callable[[], int]:
+    """The same work with products of matrices as PyTorch takes them by itself: what naive code would cost."""
+
+    def plain() -> int:
+        ours, products.ONEDNN = products.ONEDNN, False
+        try:
+            return work()
+        finally:
+            products.ONEDNN = ours
+
+    return plain
 
 
 def interleave_processes(

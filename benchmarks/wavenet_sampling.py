@@ -7,7 +7,7 @@ Three blocks of dilations 1, 2, ..., 512, widths 32 and 64, 256 levels, float32.
 would take minutes, so that a round measures so many steps of them, spread evenly: "full passes" run the network on the
 whole clip for one sample, as `Autoregression.from_noise_naively` does; "prefix passes" on no more than the sample can
 depend on, what is known and within the receptive field. All draw from the same noise; at the measured steps the passes
-must draw what the walk drew, in float64.
+must draw what the walk drew, in float64. They take products of matrices as PyTorch does by itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness import arguments, interleave, keep
+from harness import arguments, as_pytorch_does, interleave, keep
 from jensen.conditionals.autoregressive import Autoregression
 from jensen.data import Schema
 from jensen.nets.causal import Dilated, SequenceNet
@@ -85,8 +85,8 @@ def main() -> None:
 
     contestants: dict[str, Callable[[], int]] = {
         "walk": walk,
-        "prefix passes": by_passes(prefix_pass),
-        "full passes": by_passes(full_pass),
+        "prefix passes": as_pytorch_does(by_passes(prefix_pass)),
+        "full passes": as_pytorch_does(by_passes(full_pass)),
     }
     table = interleave(contestants, rounds, unit="samples/s")
     core: Any = density.of.network.core  # pyright: ignore
