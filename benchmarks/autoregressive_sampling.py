@@ -8,9 +8,9 @@
 - transformer: 256 tokens out of 256, 4 layers of width 128, one at once.
 
 The naive sampler takes D full passes, with products of matrices as PyTorch takes them by itself. It is timed on every
-so many of them, spread evenly (`share` says how many), and the rest is taken to cost the same: a full pass does not depend
-on what has been drawn. For the transformer, whose context grows, naive means a pass over the context so far. Both draw
-the same numbers from the same noise, as the tests check. Untrained weights: the work does not depend on them.
+so many of them, spread evenly (`share` says how many), and the rest is taken to cost the same: a full pass does not
+depend on what has been drawn. For the transformer, whose context grows, naive means a pass over the context so far.
+Both draw the same numbers from the same noise, as the tests check. Untrained weights: the work does not depend on them.
 """
 
 from __future__ import annotations
