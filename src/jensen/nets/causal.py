@@ -123,14 +123,17 @@ class Numbers(nn.Module):
 
 
 class Symbols(nn.Module):
-    """Whole numbers 0..count−1 as vectors of their own, `(*)` to `(*, width)`."""
+    """Whole numbers 0..count−1 as vectors of their own, `(*)` to `(*, width)`.
+
+    What lies between them or beyond, as draws of a density of real numbers do, is taken for the nearest.
+    """
 
     def __init__(self, width: int, count: int):
         super().__init__()
         self.embedding = nn.Embedding(count, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.embedding(x.long())
+        return self.embedding(x.round().clamp(0, self.embedding.num_embeddings - 1).long())
 
 
 class Core(nn.Module):

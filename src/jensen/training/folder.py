@@ -186,8 +186,13 @@ class Folder:
         """Remove what a run writes, and nothing else."""
         known = (self.spec_path, self.schema_path, self.model_path, self.state_path, self.metrics_path,
                  self.scores_path, self.report_path)  # fmt: skip
-        for path in known:
+        for path in (*known, *self.samples()):
             path.unlink(missing_ok=True)
+
+    def samples(self) -> list[Path]:
+        """What was noted of samples in training."""
+        names = ("samples.txt", "samples.png", "samples-[0-9]*.wav")
+        return [path for name in names for path in self.path.glob(name)]
 
     def discard(self) -> None:
         """Remove what a run writes, and the folder where nothing else is in it."""
