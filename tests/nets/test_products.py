@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jensen.nets import products as module
+from jensen.nets.masked import MaskedMLP
 from jensen.nets.products import Linear, add_product, columns, linear, product
 
 I, O, N = 96, 112, 320
@@ -187,3 +188,22 @@ def test_a_compiled_layer_gives_the_same():
     compiled = torch.compile(lambda x: linear(x, layer.weight, layer.bias).square().mean())
     for a, b in zip(torch.autograd.grad(compiled(x), list(layer.parameters())), truth, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_masked_network_is_the_same_by_either(used, monkeypatch, dtype):
+    """As whole products, and in strips where oneDNN takes none: values and all gradients."""
+    net = MaskedMLP(24, 2, [256, 256]).to(dtype)
+    x = torch.randn(400, 24, dtype=dtype, requires_grad=True)
+
+    def found() -> list[Tensor]:
+        y = net(x)
+        return [y, *torch.autograd.grad(y.sin().sum(), [x, *net.parameters()])]
+
+    mine = found()
+    assert bool(used) == (dtype == torch.float32)
+    monkeypatch.setattr(module, "ONEDNN", False)
+    assert net.linears[1].tiles is not None
+    near = 1e-3 if dtype == torch.float32 else 1e-10
+    for a, b in zip(mine, found(), strict=True):
+        torch.testing.assert_close(a, b, rtol=near, atol=near)

@@ -43,7 +43,7 @@ class Diary:
         self.run, self.listener, self.folder = run, listener, run.folder.path
         self.began, self.spent = time.perf_counter(), 0.0
         if not resume:
-            for old in self.folder.glob("samples*.*"):
+            for old in run.folder.samples():
                 old.unlink()
 
     def __call__(self, event: Event) -> None:

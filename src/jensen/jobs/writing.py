@@ -83,6 +83,7 @@ def write_on(
 
 
 def _of(context: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """What is given of some of the texts."""
     return {name: value[rows.to(value.device)] for name, value in context.items()}
 
 

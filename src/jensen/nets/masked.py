@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from jensen.nets.masked_linear import MaskedLinear, Tiles, column
 from jensen.nets.masked_walk import Differentiable, InPlace, Plan, Walk
-from jensen.nets.products import ONEDNN, product
+from jensen.nets.products import is_quick, product
 from jensen.nets.stack import Activation
 
 
@@ -225,7 +225,7 @@ def _restore_order(net: nn.Module, _: Any) -> None:
 
 def _cut(layer: MaskedLinear, x: Tensor) -> Tiles | None:
     """Whether the layer's product is taken in strips: as one, by the faster library, it takes less time than those."""
-    return None if ONEDNN else layer.tiles
+    return None if is_quick(x, layer.weight) else layer.tiles
 
 
 class _Fused(torch.autograd.Function):
@@ -284,12 +284,10 @@ class _Fused(torch.autograd.Function):
 
 def _weight_gradient(g: Tensor, h: Tensor, mask: Tensor, tiles: Tiles | None) -> Tensor:
     """(g hᵀ) ∘ M."""
-    if tiles is None and ONEDNN:
-        return product(g, h.T).mul_(mask)
     if tiles is None:
-        if len(h) < len(g):  # the product is much faster with the fewer rows
+        if len(h) < len(g) and not is_quick(h, g):  # that product is much faster with the fewer rows
             return torch.mul((h @ g.T).T, mask, out=torch.empty_like(mask))
-        return (g @ h.T).mul_(mask)
+        return product(g, h.T).mul_(mask)
     gradient = torch.zeros_like(mask)
     for rows, seen in tiles.rows:
         torch.mm(g[rows], h[seen].T, out=gradient[rows, seen])

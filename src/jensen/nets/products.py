@@ -27,7 +27,7 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b, (*, outputs), of x (*, inputs) and W (outputs, inputs)."""
-    if not _quick(x, weight):
+    if not is_quick(x, weight):
         return F.linear(x, weight, bias)
     if not torch.is_grad_enabled():
         return _onednn(x, weight, bias)
@@ -49,7 +49,8 @@ ONEDNN = (
 """Whether oneDNN is the faster one here."""
 
 
-def _quick(x: Tensor, weight: Tensor) -> bool:
+def is_quick(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN takes their product: x has as many numbers as rows times inputs, W (outputs, inputs)."""
     return (
         ONEDNN
         and x.dtype == weight.dtype == torch.float32
@@ -97,19 +98,20 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        below = to_weight = None
-        if of_x:
-            below = g @ weight if torch.is_grad_enabled() else _onednn(g, weight.T)
-        if of_weight:
-            to_weight = _weight_gradient(g, x)
-        return below, to_weight, g.sum(0) if of_bias else None
+        below = _gradient(g, weight) if of_x else None
+        return below, _weight_gradient(g, x) if of_weight else None, g.sum(0) if of_bias else None
+
+
+def _gradient(a: Tensor, b: Tensor) -> Tensor:
+    """A B of matrices, (n, k) and (k, m), that can be differentiated where derivatives of derivatives are asked for."""
+    return a @ b if torch.is_grad_enabled() else _onednn(a, b.T)
 
 
 def _weight_gradient(g: Tensor, x: Tensor) -> Tensor:
     """gᵀ x, (outputs, inputs), of g (N, outputs) and x (N, inputs)."""
     outputs, inputs = g.shape[1], x.shape[1]
     slow = min(outputs, inputs) < NARROW or len(x) * outputs * inputs < LEAST_GRADIENT
-    return g.T @ x if slow or torch.is_grad_enabled() else _onednn(g.T, x.T)
+    return g.T @ x if slow else _gradient(g.T, x)
 
 
 # Features first
@@ -117,12 +119,12 @@ def _weight_gradient(g: Tensor, x: Tensor) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """A B of matrices, (n, k) and (k, m), for where no gradient is asked for."""
-    return _onednn(a, b.T) if _quick(b, a) else a @ b
+    return _onednn(a, b.T) if is_quick(b, a) else a @ b
 
 
 def columns(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """W x + b, (outputs, N), of x (inputs, N) and W (outputs, inputs)."""
-    if not _quick(x, weight):
+    if not is_quick(x, weight):
         return torch.addmm(bias.unsqueeze(1), weight, x)
     if torch.is_grad_enabled():
         return _Columns.apply(x, weight, bias)
@@ -131,7 +133,7 @@ def columns(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
     """Add A B to what is there, (n, m), for where no gradient is asked for."""
-    if _quick(b, a):
+    if is_quick(b, a):
         to.add_(_onednn(a, b.T))
     else:
         to.addmm_(a, b)
@@ -149,9 +151,5 @@ class _Columns(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        below = to_weight = None
-        if of_x:
-            below = weight.T @ g if torch.is_grad_enabled() else _onednn(weight.T, g.T)
-        if of_weight:
-            to_weight = g @ x.T if torch.is_grad_enabled() else _onednn(g, x)
-        return below, to_weight, g.sum(1) if of_bias else None
+        below = _gradient(weight.T, g) if of_x else None
+        return below, _gradient(g, x.T) if of_weight else None, g.sum(1) if of_bias else None
