@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from jensen.conditionals.amortized import set_precision
-from jensen.training.hardware import pick_precision
+from jensen.hardware import pick_precision
 from jensen.training.trainer import FIRST_ROWS, Trainer
 from jensen.training.workers import together
 

@@ -21,12 +21,12 @@ from jensen.core import Joint, Model
 from jensen.data import Dataset, Schema, Split, TensorSplit
 from jensen.distributions import DiagonalNormal
 from jensen.errors import ConfigError, DataError, ResourceError, TrainingError
+from jensen.hardware import has_bfloat16, pick_device, pick_precision
 from jensen.jobs.run import open_run
 from jensen.jobs.train import train
 from jensen.objectives import Batch, GradientPhase, Objective, Stage, Terms, UpdatePhase
 from jensen.training.adam import LeanAdam
 from jensen.training.folder import Folder, load_tensors
-from jensen.training.hardware import has_bfloat16, pick_device, pick_precision
 from jensen.training.pace import Pace
 from jensen.training.position import Position
 from jensen.training.settings import Settings, training_settings

@@ -30,8 +30,8 @@ _MAGIC = {
 
 def open_run(path: str, device: str = "auto") -> Run:
     """A trained model from its folder, on a device."""
+    from jensen.hardware import pick_device
     from jensen.jobs.run import open_run as opened
-    from jensen.training.hardware import pick_device
 
     return opened(path, str(pick_device(device)))
 

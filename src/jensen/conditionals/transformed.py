@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call
 
+from jensen.nets.products import lower_products
 from jensen.transforms import Transform
 from jensen.transforms.compilation import Way, compiled, forward_and_ladj, inverse_and_ladj, is_compiled
 
@@ -90,6 +91,7 @@ class Transformed(Distribution):
     def _apply(self, way: Way, rows: Tensor) -> tuple[Tensor, Tensor]:
         """A direction of the transform, compiled where training asks for it."""
         if isinstance(self.transform, nn.Module) and is_compiled(len(rows)):
+            lower_products()
             way = compiled(way)
         return way(rows, self._context(len(rows)), self.transform)
 

@@ -39,6 +39,7 @@ from jensen.codecs.walk import coded
 from jensen.core import Model, seeded
 from jensen.data import Schema, Split
 from jensen.errors import CapabilityError, ConfigError, DataError, IntegrityError, did_you_mean
+from jensen.hardware import threads
 from jensen.jobs.encode import decode, represent
 from jensen.jobs.given import Given
 from jensen.jobs.job import job
@@ -46,7 +47,6 @@ from jensen.jobs.precision import as_in, doubled
 from jensen.jobs.run import Run, check_conditions, open_run
 from jensen.jobs.sample import restore
 from jensen.training.folder import write_atomically
-from jensen.training.hardware import threads
 
 BATCH = 500
 MEMORY = 1 << 25  # probabilities of a batch that are there at once

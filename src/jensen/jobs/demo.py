@@ -20,6 +20,7 @@ from PIL import Image
 from jensen.core import Score
 from jensen.data import load_data
 from jensen.errors import ConfigError
+from jensen.hardware import threads
 from jensen.jobs import pictures
 from jensen.jobs.latent_map import latent_map
 from jensen.jobs.report import Section, page, sections
@@ -28,7 +29,6 @@ from jensen.jobs.sample import sample
 from jensen.jobs.score import score
 from jensen.jobs.train import train
 from jensen.training.folder import Folder, write_atomically
-from jensen.training.hardware import threads
 from jensen.training.trainer import Event
 from jensen.units import bits
 

@@ -20,12 +20,12 @@ from jensen.core import Model, seeded
 from jensen.data import Dataset, load_data
 from jensen.data.sources import reference
 from jensen.errors import CapabilityError, ConfigError, DataError, DataWarning, did_you_mean
+from jensen.hardware import has_bfloat16, pick_device
 from jensen.jobs.run import Run, check_conditions, open_run
 from jensen.jobs.while_training import Diary, can_note
 from jensen.objectives.prior import prior_objective, take_all_but_priors
 from jensen.registry import MODEL, build, configure, find, flatten, nest, override
 from jensen.training.folder import Folder
-from jensen.training.hardware import has_bfloat16, pick_device
 from jensen.training.settings import OF_BUDGET, Settings, ignored, training_settings
 from jensen.training.trainer import Event, Trainer
 

@@ -7,6 +7,8 @@ products are small, and in all that differentiates twice, transforms or casts, t
 
 from __future__ import annotations
 
+import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+log = logging.getLogger(__name__)
 LEAST = 5 << 18  # multiplications from which oneDNN is faster
 LEAST_GRADIENT, NARROW = 1 << 22, 48  # the same of a weight's gradient, whose sums are long: and its least side
 
@@ -84,6 +87,31 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 @torch.library.register_fake("jensen::linear", lib=_LIBRARY)
 def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], len(weight))
+
+
+@functools.cache
+def lower_products() -> None:
+    """Let compiled graphs call oneDNN itself, and write the rows it multiplies as it wants them.
+
+    PyTorch's compiler promises nothing of what this builds on; without it graphs come back to Python for each product.
+    """
+    try:
+        from torch._inductor.ir import ExternKernel
+        from torch._inductor.lowering import fallback_handler, register_lowering
+
+        call = fallback_handler(torch.ops.mkldnn._linear_pointwise.default, add_to_fallback_set=False)
+
+        def lowered(x: Any, weight: Any, bias: Any) -> Any:
+            weight = ExternKernel.realize_input(weight)
+            weight.freeze_layout()
+            layout = weight.get_layout()
+            if not (layout.is_contiguous() or layout.is_transposed()):
+                weight = ExternKernel.require_contiguous(weight)
+            return call(ExternKernel.require_contiguous(x), weight, bias, "none", [], "")
+
+        register_lowering(torch.ops.jensen.linear, type_promotion_kind=None)(lowered)
+    except (ImportError, AttributeError, TypeError) as e:
+        log.info("compiled graphs take products by way of Python: %s", e)
 
 
 class _Linear(torch.autograd.Function):

@@ -20,11 +20,11 @@ from jensen.conditionals.amortized import set_precision
 from jensen.core import Model, seeded
 from jensen.data.dataset import Index, TensorSplit
 from jensen.errors import ConfigError, IntegrityError, JensenError, ResourceError, TrainingError
+from jensen.hardware import out_of_memory, pick_device, pick_precision, threads
 from jensen.objectives import GradientPhase, Objective, Stage, Terms, UpdatePhase
 from jensen.training.adam import LeanAdam
 from jensen.training.averaging import Average
 from jensen.training.folder import Folder, load_tensors, save_tensors
-from jensen.training.hardware import out_of_memory, pick_device, pick_precision, threads
 from jensen.training.interruption import Interruption
 from jensen.training.means import Means
 from jensen.training.optimizers import no_optimizer, optimizer_of, restore, state_of

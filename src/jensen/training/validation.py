@@ -11,8 +11,8 @@ from torch import Tensor
 from jensen.core import Model, seeded
 from jensen.data.dataset import Index
 from jensen.errors import TrainingError
+from jensen.hardware import out_of_memory
 from jensen.objectives import Objective
-from jensen.training.hardware import out_of_memory
 from jensen.training.workers import Workers
 
 ROWS = 1000  # data a batch

@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jensen.hardware import threads
 from jensen.transforms.monotone import Monotone
 from jensen.transforms.transform import Transform
 
 ROWS = 4096  # walked at a time: what the steps come back to stays in the processor's cache
+SMALL = 1 << 24  # multiplications a step for which threads wait for one another longer than they work
 
 
 class MaskedAutoregressive(Transform):
@@ -88,9 +90,11 @@ class MaskedAutoregressive(Transform):
     def _walk_in_place(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """x, and z and θ in the order of the walk."""
         z = _elements_first(z).T.index_select(0, self.network.order).T
-        walk, xs, x, f = self.network.walk(len(z), context), [z] * z.shape[1], None, self.monotone.forward
-        for d, column in zip(self.network.order.tolist(), z.split(1, 1), strict=True):
-            xs[d] = x = f(column, walk.step(x))
+        weights = sum(p.numel() for p in self.network.parameters())
+        with threads(1 if len(z) * weights < SMALL * z.shape[1] else None):
+            walk, xs, x, f = self.network.walk(len(z), context), [z] * z.shape[1], None, self.monotone.forward
+            for d, column in zip(self.network.order.tolist(), z.split(1, 1), strict=True):
+                xs[d] = x = f(column, walk.step(x))
         return torch.cat([x.T for x in xs]).T, z, walk.found
 
 

@@ -61,7 +61,11 @@ def compiled(way: Way) -> Way:
     later processes.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")  # torch's word to itself
-    fast, failed, worked = torch.compile(way, dynamic=False, fullgraph=True), WeakSet(), WeakSet()
+    options: dict[str, Any] = {
+        "size_asserts": False,
+        "alignment_asserts": False,
+    }  # by the hundred they cost a twentieth of a step
+    fast, failed, worked = torch.compile(way, dynamic=False, fullgraph=True, options=options), WeakSet(), WeakSet()
 
     def run(x: Tensor, context: Tensor | None, transform: Any) -> tuple[Tensor, Tensor]:
         if transform in failed:
