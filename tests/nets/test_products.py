@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from jensen.nets import products as module
 from jensen.nets.masked import MaskedMLP
-from jensen.nets.products import Linear, add_product, columns, linear, product
+from jensen.nets.products import Linear, columns, linear, product, put_product, quick_from
 
 I, O, N = 96, 112, 320
 
@@ -153,10 +154,14 @@ def test_parts_of_tables_of_few_columns(used, inputs, outputs):
 def test_products_of_matrices(used):
     a, b, c = torch.randn(O, I), torch.randn(I, N), torch.randn(O, N)
     torch.testing.assert_close(product(a, b), a @ b, rtol=1e-4, atol=1e-4)
-    held = torch.cat([c, c])
-    add_product(held[:O], a, b)
-    torch.testing.assert_close(held, torch.cat([c + a @ b, c]), rtol=1e-4, atol=1e-4)
-    assert len(used) == 2
+    for adds in (False, True):
+        for quick in (False, True):
+            held = torch.cat([c, c])
+            put_product(held[:O], a, b, adds, quick)
+            torch.testing.assert_close(held, torch.cat([c * adds + a @ b, c]), rtol=1e-4, atol=1e-4)
+    assert len(used) == 3
+    assert quick_from(b) == module.LEAST / N
+    assert quick_from(b.double()) == math.inf
 
 
 def test_what_is_small_or_of_another_kind_stays_as_it_was(used):

@@ -140,6 +140,11 @@ class MaskedMLP(nn.Module):
     def act(self) -> _Act:
         return ACTIVATIONS[self.activation]
 
+    @property
+    def size(self) -> int:
+        """How many weights its layers have."""
+        return sum(layer.weight.numel() for layer in self.linears)
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """`(N, P, D)`, features first in memory.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jensen.nets.masked_linear import column
-from jensen.nets.products import add_product
+from jensen.nets.products import put_product, quick_from
 
 if TYPE_CHECKING:
     from jensen.nets.masked import MaskedMLP
@@ -36,6 +36,8 @@ class Product(NamedTuple):
     """A part of a layer's result: weights times rows of its input."""
 
     weight: Tensor
+    size: int
+    """How many numbers it has."""
     seen: slice
     """Rows of the input."""
     rows: slice
@@ -115,7 +117,8 @@ def _products(matrix: Tensor, known: list[int], ends: list[int], adds: bool = Fa
                 done[level + 1] = known[d]
                 if begin < end and taken < known[d]:
                     weight = matrix[begin - ends[0] : end - ends[0], taken : known[d]]
-                    products.append(Product(weight, slice(taken, known[d]), slice(begin, end), adds or taken > 0))
+                    seen, adds_here = slice(taken, known[d]), adds or taken > 0
+                    products.append(Product(weight, weight.numel(), seen, slice(begin, end), adds_here))
         steps.append(products)
     return steps
 
@@ -131,6 +134,7 @@ class InPlace(Walk):
         self.plan = net.plan
         self.plan.refresh()
         self.buffers = [self.plan.matrices[0].new_empty(sum(sizes), rows) for sizes in self.plan.sizes]
+        self.quick_from = quick_from(self.buffers[0])
         for buffer in self.buffers[:-1]:
             buffer[0].fill_(1)
         if net.context is not None and context is not None:
@@ -160,11 +164,8 @@ class InPlace(Walk):
         return self.views[d]
 
     def _multiply(self, products: list[Product], known: Tensor, result: Tensor) -> None:
-        for weight, seen, rows, adds in products:
-            if adds:
-                add_product(result[rows], weight, known[seen])
-            else:
-                torch.mm(weight, known[seen], out=result[rows])
+        for weight, size, seen, rows, adds in products:
+            put_product(result[rows], weight, known[seen], adds, size >= self.quick_from)
 
 
 class Differentiable(Walk):

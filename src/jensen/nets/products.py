@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,14 @@ ONEDNN = (
 
 def is_quick(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN takes their product: x has as many numbers as rows times inputs, W (outputs, inputs)."""
+    return x.numel() * len(weight) >= LEAST and _can_be_quick(x, weight)
+
+
+def _can_be_quick(x: Tensor, weight: Tensor) -> bool:
     return (
         ONEDNN
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
-        and x.numel() * len(weight) >= LEAST
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
     )
@@ -159,12 +163,23 @@ def columns(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _onednn(weight, x.T).add_(bias.unsqueeze(1))
 
 
-def add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add A B to what is there, (n, m), for where no gradient is asked for."""
-    if is_quick(b, a):
+def put_product(to: Tensor, a: Tensor, b: Tensor, adds: bool, quick: bool) -> None:
+    """Write A B, (n, m), or add it to what is there, for where no gradient is asked for.
+
+    Args:
+        quick: whether oneDNN takes it.
+    """
+    if not quick:
+        to.addmm_(a, b) if adds else torch.mm(a, b, out=to)
+    elif adds:
         to.add_(_onednn(a, b.T))
     else:
-        to.addmm_(a, b)
+        to.copy_(_onednn(a, b.T))
+
+
+def quick_from(x: Tensor) -> float:
+    """How many weights a matrix has at least for oneDNN to take its product with columns of numbers, x (*, N)."""
+    return LEAST / x.shape[-1] if _can_be_quick(x, x) else math.inf
 
 
 class _Columns(torch.autograd.Function):

@@ -90,8 +90,7 @@ class MaskedAutoregressive(Transform):
     def _walk_in_place(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """x, and z and θ in the order of the walk."""
         z = _elements_first(z).T.index_select(0, self.network.order).T
-        weights = sum(p.numel() for p in self.network.parameters())
-        with threads(1 if len(z) * weights < SMALL * z.shape[1] else None):
+        with threads(1 if len(z) * self.network.size < SMALL * z.shape[1] else None):
             walk, xs, x, f = self.network.walk(len(z), context), [z] * z.shape[1], None, self.monotone.forward
             for d, column in zip(self.network.order.tolist(), z.split(1, 1), strict=True):
                 xs[d] = x = f(column, walk.step(x))
