@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,8 +41,8 @@ class Product(NamedTuple):
     """How many numbers it has."""
     seen: slice
     """Rows of the input."""
-    rows: slice
-    """Rows of the result."""
+    rows: slice | None
+    """Rows of the result; None for those of the step."""
     adds: bool
     """Whether it is added to what they hold; else they hold nothing yet."""
 
@@ -106,19 +107,23 @@ def _products(matrix: Tensor, known: list[int], ends: list[int], adds: bool = Fa
         ends: how many rows of the result there are at the start and after each step.
         adds: whether the result holds something already.
     """
-    steps, levels = [], [size for size in BLOCKS if size == 1 or size < len(ends) - 1]
+    steps, dims = [], len(ends) - 1
+    levels = [size for size in BLOCKS if size == 1 or size < dims]
+    if len(levels) == 2:
+        levels[0] = math.ceil(dims / math.ceil(dims / levels[0]))  # as even as can be; several levels fit as they are
     done = [0] * (1 + len(levels))
     """Of the input, what the blocks in hand have taken: at each level what was known as they began."""
-    for d in range(len(ends) - 1):
+    for d in range(dims):
         begin, products = ends[d], []
         for level, size in enumerate(levels):
             if d % size == 0:
-                end, taken = ends[min(d + size, len(ends) - 1)], done[level]
+                end, taken = ends[min(d + size, dims)], done[level]
                 done[level + 1] = known[d]
                 if begin < end and taken < known[d]:
                     weight = matrix[begin - ends[0] : end - ends[0], taken : known[d]]
-                    seen, adds_here = slice(taken, known[d]), adds or taken > 0
-                    products.append(Product(weight, weight.numel(), seen, slice(begin, end), adds_here))
+                    rows = slice(begin, end) if size > 1 else None
+                    seen = slice(taken, known[d])
+                    products.append(Product(weight, weight.numel(), seen, rows, adds or taken > 0))
         steps.append(products)
     return steps
 
@@ -141,8 +146,8 @@ class InPlace(Walk):
             self.buffers[0][1 : self.plan.given] = context.T
         slots = [buffer.split(sizes)[1:] for buffer, sizes in zip(self.buffers, self.plan.sizes, strict=True)]
         self.x_rows = slots[0]
-        self.units = list(zip(*slots[1:-1], strict=True)) or [()] * net.dims
-        """For each step and hidden layer where its units go."""
+        self.own = list(zip(*slots[1:], strict=True))
+        """For each step and layer where what it computes goes."""
         self.found = self.buffers[-1].view(net.dims, net.per_element, rows).permute(2, 1, 0)
         """Of all variables met so far, `(N, P, D)`, in the order of the walk."""
         self.views = self.found.split(1, 2)
@@ -152,20 +157,25 @@ class InPlace(Walk):
         if x is not None:
             self.x_rows[d - 1].copy_(x.T)
         act, h = self.net.act.in_place, None
-        for i, products in enumerate(self.plan.steps[d]):
-            self._multiply(products, self.buffers[i], self.buffers[i + 1])
+        for i, (products, units) in enumerate(zip(self.plan.steps[d], self.own[d], strict=True)):
+            self._multiply(products, self.buffers[i], self.buffers[i + 1], units)
             if i < self.last:
-                units = self.units[d][i]
                 if self.net.residual and i % 2 == 0:
                     h = units.clone() if h is None else units.add_(h).clone()
                 act(units)
         if self.plan.direct:
-            self._multiply(self.plan.direct[d], self.buffers[0], self.buffers[-1])
+            self._multiply(self.plan.direct[d], self.buffers[0], self.buffers[-1], self.own[d][-1])
         return self.views[d]
 
-    def _multiply(self, products: list[Product], known: Tensor, result: Tensor) -> None:
+    def _multiply(self, products: list[Product], known: Tensor, result: Tensor, own: Tensor) -> None:
         for weight, size, seen, rows, adds in products:
-            put_product(result[rows], weight, known[seen], adds, size >= self.quick_from)
+            to = own if rows is None else result[rows]
+            if size >= self.quick_from:
+                put_product(to, weight, known[seen], adds)
+            elif adds:
+                to.addmm_(weight, known[seen])
+            else:
+                torch.mm(weight, known[seen], out=to)
 
 
 class Differentiable(Walk):

@@ -163,18 +163,10 @@ def columns(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _onednn(weight, x.T).add_(bias.unsqueeze(1))
 
 
-def put_product(to: Tensor, a: Tensor, b: Tensor, adds: bool, quick: bool) -> None:
-    """Write A B, (n, m), or add it to what is there, for where no gradient is asked for.
-
-    Args:
-        quick: whether oneDNN takes it.
-    """
-    if not quick:
-        to.addmm_(a, b) if adds else torch.mm(a, b, out=to)
-    elif adds:
-        to.add_(_onednn(a, b.T))
-    else:
-        to.copy_(_onednn(a, b.T))
+def put_product(to: Tensor, a: Tensor, b: Tensor, adds: bool) -> None:
+    """Write A B by oneDNN, (n, m), or add it to what is there, for where no gradient is asked for."""
+    found = _onednn(a, b.T)
+    to.add_(found) if adds else to.copy_(found)
 
 
 def quick_from(x: Tensor) -> float:

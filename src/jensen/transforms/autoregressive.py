@@ -75,8 +75,9 @@ class MaskedAutoregressive(Transform):
         return _joined(xs)
 
     def _has_gradients(self, z: Tensor, context: Tensor | None) -> bool:
-        inputs = (z, context, *self.parameters())
-        return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+        if not torch.is_grad_enabled():
+            return False
+        return any(t is not None and t.requires_grad for t in (z, context, *self.parameters()))
 
     def _walk(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         order = self.network.order.tolist()

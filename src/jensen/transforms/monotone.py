@@ -71,6 +71,7 @@ class AffineMap(Monotone):
     def __init__(self, bound: float = 2.0):
         super().__init__()
         self.bound = bound
+        self._lowest = torch.tensor(-bound, dtype=torch.float64)  # a number for any device, at hand for each step
 
     def forward_and_ladj(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         if _by_hand():
@@ -85,7 +86,7 @@ class AffineMap(Monotone):
     def forward(self, z: Tensor, parameters: Tensor) -> Tensor:
         raw, t = parameters.unbind(1)
         u = (raw * (2 / self.bound)).sigmoid_()
-        return torch.addcmul(t, torch.rsub(u, -self.bound, alpha=-2 * self.bound).exp_(), z)
+        return torch.addcmul(t, torch.add(self._lowest, u, alpha=2 * self.bound).exp_(), z)
 
 
 def _affine(v: Tensor, parameters: Tensor, bound: float, inverse: bool) -> tuple[Tensor, Tensor]:
