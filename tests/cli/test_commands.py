@@ -406,6 +406,13 @@ def test_compare(jensen, trained, ppca, table):
     assert found["runs"][0]["n"] == 80
 
 
+def test_a_report_to_stdout(jensen, vae, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = jensen("report", vae, "--out", "-")
+    assert answer.code == 0 and answer.out.startswith("<!") and answer.out.rstrip().endswith("</html>")
+    assert not list(tmp_path.iterdir())
+
+
 def test_report(jensen, vae, tmp_path):
     pytest.importorskip("jensen.jobs.report")
     answer = jensen("report", vae, "--out", tmp_path / "r.html")

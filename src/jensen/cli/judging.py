@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from jensen.cli.options import DataSplit, Device, Json, Limit, RunData, RunFolde
 from jensen.cli.printing import note, print_json, warnings_as_notes
 from jensen.cli.progress import TrainingProgress, working
 from jensen.cli.training import sigterm_as_interrupt
+from jensen.cli.writing import STDOUT
 from jensen.errors import ConfigError
 
 
@@ -104,7 +106,13 @@ def report(
     run: RunFolder,
     out: Annotated[
         str | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Where to; by default RUN/report.html.", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Where to, or - for stdout; by default RUN/report.html.",
+            show_default=False,
+        ),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -112,9 +120,13 @@ def report(
     if out is not None and Path(out).is_dir():
         raise ConfigError(f"--out: {out} is a folder, expected a file, as report.html")
     opened = open_run(run, device)
-    with working("writing the report"):
-        path = opened.report(out)
-    note(f"wrote {path}")
+    with tempfile.TemporaryDirectory() as folder:
+        with working("writing the report"):
+            path = opened.report(Path(folder) / "report.html" if out == STDOUT else out)
+        if out == STDOUT:
+            typer.echo(Path(path).read_text(encoding="utf-8"), nl=False)
+        else:
+            note(f"wrote {path}")
 
 
 def demo(
