@@ -56,7 +56,7 @@ def test_errors_are_relative_to_the_mean_and_to_the_usual_name():
 def test_candidates_that_lack_a_setting_are_left_out():
     both = {"without": Candidate("nade", {}), "with": Candidate("vae", {"encoder.hidden": [4]})}
     run = choose(table(), candidates=both, settings={"latents": 3}, epochs=1)
-    assert run.spec["chosen"] == {"best": "with", "errors": {}}
+    assert run.spec["chosen"] == {"best": "with", "errors": {}, "taken": ["with"], "seeds": 2}
     assert (run.spec["model"], run.spec["settings"]["latents"]) == ("vae", 3)
     with pytest.raises(ConfigError, match="latent"):
         choose(table(), candidates=both, settings={"latentz": 3}, epochs=1)

@@ -20,27 +20,34 @@ def choose(
     drop: Drop = None,
     kinds: Kinds = None,
     missing: Missing = None,
-    steps: Annotated[int, typer.Option(metavar="N", help="Steps of training of the one that is chosen.")] = 6000,
+    steps: Annotated[int, typer.Option(metavar="N", help="Steps of training of each that is chosen.")] = 6000,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", help="So many of each that is chosen, which fill in together.")
+    ] = 2,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a model that fills in a table well: of a few settings, the best on cells hidden for that.
+    """Train models that fill in a table well: of a few settings, the best on cells hidden for that.
 
     jensen choose people.csv --out runs/a
     jensen impute runs/a people.csv --out whole.csv
     """
     if data == STDIN:
         raise ConfigError("choose: expected a name or a path, as the run remembers where its data are")
-    if steps < 10:
-        raise ConfigError(f"--steps: expected >= 10, got {steps}")
+    low = {"steps": (steps, 10), "seeds": (seeds, 1)}
+    problems = [f"--{name}: expected >= {least}, got {value}" for name, (value, least) in low.items() if value < least]
+    if problems:
+        raise ConfigError(problems)
     from jensen.jobs.choose import choose as job
 
     options = {"label": label, "drop": column_names(drop) or (), "kinds": read_kinds(kinds), "missing": missing or ()}
     told = {key: value for key, value in options.items() if value}
     with warnings_as_notes():
-        run = job(data, out=out, overwrite=overwrite, steps=steps, seed=seed, listener=note, **told)
+        run = job(data, out=out, overwrite=overwrite, steps=steps, seeds=seeds, seed=seed, listener=note, **told)
     if as_json:
         print_json({"run": out, **run.spec["chosen"]})
     else:
-        typer.echo(f"chose {run.spec['chosen']['best']}; wrote {out}")
+        chosen = run.spec["chosen"]
+        of_each = f", {seeds} of each" if seeds > 1 else ""
+        typer.echo(f"chose {' and '.join(chosen['taken'])}{of_each}; wrote {out}")

@@ -70,6 +70,10 @@ def impute(
         int | None,
         typer.Option(metavar="S", help="Moves of a chain that are kept. [default: 300; pictures 100]"),
     ] = None,
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help="Another run of the same columns, to fill in with this one; repeat for more."),
+    ] = None,
     details: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="How each row was filled in: .csv, .parquet.", show_default=False),
@@ -104,7 +108,8 @@ def impute(
         note(f"showing {SHOWN} at random; --limit N shows N, an .npz holds all")
     text = opened.schema.is_text
     common = {"draws": 1 if draws is None else draws, "particles": particles, "seed": seed}
-    other = {"split": split, "limit": limit, "missing": mask, "region": region, "warmup": warmup, "steps": steps}
+    other = {"split": split, "limit": limit, "missing": mask, "region": region, "warmup": warmup, "steps": steps,
+             "ensemble": ensemble or None}  # fmt: skip
     if text and any(value is not None for value in other.values()):
         given_ones = ", ".join(f"--{name}" for name, value in other.items() if value is not None)
         raise ConfigError(f"{given_ones}: a text is filled in where --gap marks it")
@@ -120,6 +125,7 @@ def impute(
         if text:
             found: Any = opened.fill_texts(given, gap or "", listener=progress, **common)
         else:
+            other["ensemble"] = ensemble or ()
             found = opened.impute(given, gap=gap, method=method, listener=progress, **common, **other)
     if text:
         _write_texts(out, found, opened.schema.tokens.lines)

@@ -1,18 +1,21 @@
 """Choose how to fill in a table: of a few settings, those by which hidden cells come back best.
 
-A tenth of the cells that are there are hidden; each candidate learns from the rest and fills them in; the best one is
-trained anew on the table as it is. So the choice hangs on cells that are known, and on nothing else. In a large table
-a trial takes a part of the time that the last training has; a small one is learned by heart sooner or later, and so a
-trial is as long.
+A tenth of the cells that are there are hidden; each candidate learns from the rest and fills them in; those whose mean
+fills them in best are trained anew on the table as it is, each with several seeds, and fill in together. So the choice
+hangs on cells that are known, and on nothing else. In a large table a trial takes a part of the time that the last
+trainings have; a small one is learned by heart sooner or later, and so a trial is as long.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,8 @@ import numpy as np
 from jensen.data import Dataset, Schema, Split, load_data
 from jensen.data.columns import fitted
 from jensen.errors import ConfigError, DataError, DataWarning
+from jensen.jobs.averaging import averaged
+from jensen.jobs.imputation import Imputation
 from jensen.jobs.run import Run
 from jensen.jobs.train import check, train
 
@@ -29,6 +34,8 @@ STEPS = 6000  # of training
 TRIAL, LARGE = 0.4, 5000  # the share of them that a candidate is tried with where there are so many rows
 HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and at least so many
 PARTICLES = 100
+SEEDS = 2  # of each one that is chosen
+MEMBERS = "members"  # the folder in a run's where the others are that fill in with it
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,12 @@ def choose(
     epochs: int | None = None,
     minutes: float | None = None,
     batch_size: int = BATCH,
+    seeds: int = SEEDS,
     seed: int = 0,
     listener: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Run:
-    """Train a model that fills in this table well, its settings chosen by what it makes of hidden cells.
+    """Train models that fill in this table well, their settings chosen by what they make of hidden cells.
 
     Args:
         data: a table with gaps or without, as `load_data` takes it; rows of "train" are learned from.
@@ -80,20 +88,24 @@ def choose(
         candidates: models with their settings by name; where there is one alone, nothing is hidden.
         settings: of the model and of training, in place of what any candidate says of them; those whose model takes no
             such settings are left out.
-        steps, epochs, minutes, batch_size: how long to train; steps or epochs of the one that is chosen, or minutes of
+        steps, epochs, minutes, batch_size: how long to train; steps or epochs of each one that is chosen, or minutes of
             all trainings together.
-        seed: of the cells that are hidden, and of training.
+        seeds: how many are trained of each candidate that is chosen.
+        seed: of the cells that are hidden, and the first of training.
         listener: told in a line what was found of each candidate.
         options: of loading data.
 
     Returns:
-        The run, whose record says under `chosen` what each candidate's error was: 1 is as bad as the column's mean or
-        most frequent name, 0 is right throughout.
+        The run of the best one. Its `members` are the others, in folders inside its own; `impute` fills in by all. The
+        record says under `chosen` what each candidate's error was, and that of the mean of those that were taken: 1 is
+        as bad as the column's mean or most frequent name, 0 is right throughout.
 
     Raises:
-        ConfigError: the data are no table, or too few cells are there.
+        ConfigError: the data are no table, too few cells are there, or `seeds` is below 1.
         DataError: data that cannot be read.
     """
+    if seeds < 1:
+        raise ConfigError(f"seeds: expected >= 1, got {seeds}")
     loaded = data if isinstance(data, Dataset) and not options else load_data(data, **options)
     if loaded.schema.is_array:
         raise ConfigError(f"choose: expected a table, got {loaded.schema.fields[0].kind}")
@@ -107,17 +119,26 @@ def choose(
     }
     candidates = {name: own for name, own in candidates.items() if _takes(own)} or candidates
     length = Length(rows, steps, epochs, minutes, batch_size)
-    errors = {}
+    total = len(candidates) * length.trial * (len(candidates) > 1) + 2 * seeds
+    errors, taken = {}, tuple(candidates)
     if len(candidates) > 1:
-        errors = _errors(loaded, candidates, length, seed, listener)
-    best = min(candidates, key=lambda name: errors.get(name, 0.0))
+        errors, taken = _tried(loaded, candidates, length, total, seed, listener)
     whole = replace(loaded, schema=loaded.schema.with_gaps())
-    total = 1 + length.trial * len(errors)
-    chosen = candidates[best]
-    run = train(
-        chosen.model, whole, settings=chosen.settings, out=out, overwrite=overwrite, seed=seed, **length.of(1.0, total)
-    )
-    run.spec["chosen"] = {"best": best, "errors": errors}
+    last = length.of(2 / len(taken), total) if minutes is not None else length.of(1.0, total)
+    runs: list[Run] = []
+    for k in range(seeds):
+        for name in taken:
+            own = None if out is None else Path(out) if not runs else Path(out) / MEMBERS / str(len(runs))
+            one = candidates[name]
+            runs.append(
+                train(one.model, whole, settings=one.settings, out=own, overwrite=overwrite, seed=seed + k, **last)
+            )
+            if len(runs) == 1 and out is not None:
+                shutil.rmtree(Path(out) / MEMBERS, ignore_errors=True)  # of a run that was here before
+    run = runs[0]
+    run.spec["chosen"] = {"best": taken[0], "errors": errors, "taken": list(taken), "seeds": seeds}
+    run.spec["members"] = [f"{MEMBERS}/{k}" for k in range(1, len(runs))]
+    run.members = runs[1:]
     if run.folder is not None:
         run.folder.write_spec(run.spec)
     return run
@@ -168,14 +189,16 @@ class Length:
         return {"epochs": epochs, "batch_size": self.batch_size}
 
 
-def _errors(
+def _tried(
     loaded: Dataset,
     candidates: Mapping[str, Candidate],
     length: Length,
+    total: float,
     seed: int,
     listener: Callable[[str], None] | None,
-) -> dict[str, float]:
-    """The relative error of each candidate, of cells hidden from it. Raises `ConfigError` where they are few."""
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The relative error of each candidate and of the best mean of some, of cells hidden from them; and which these
+    are, the best one first. Raises `ConfigError` where cells are few."""
     schema, rows = loaded.schema.with_gaps(), loaded.split("train")
     there = np.argwhere(~np.isnan(rows.x))
     if not enough(rows):
@@ -186,18 +209,28 @@ def _errors(
     fewer = replace(rows, x=np.where(hidden, np.nan, rows.x))
     known = schema.model_copy(update={"fields": fitted(schema.fields, fewer.x, [fewer.x])}).with_gaps()
     tried = Dataset(loaded.name, known, {**loaded.splits, "train": fewer})
-    errors, total = {}, 1 + length.trial * len(candidates)
+    errors: dict[str, float] = {}
+    found: dict[str, Imputation] = {}
     for name, candidate in candidates.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # of cells that were hidden here; the last training says all
             run = train(
                 candidate.model, tried, settings=candidate.settings, seed=seed, **length.of(length.trial, total)
             )
-        filled = run.impute(tried, split="train", particles=PARTICLES, seed=seed).mean
-        errors[name] = relative_error(schema, filled, rows, hidden)
+        found[name] = run.impute(tried, split="train", particles=PARTICLES, seed=seed)
+        errors[name] = relative_error(schema, found[name].mean, rows, hidden)
         if listener is not None:
             listener(f"{name}: {errors[name]:.3f} of the error of the columns' means")
-    return errors
+    ordered = sorted(candidates, key=lambda name: errors[name])
+    groups = [some for size in range(1, len(ordered) + 1) for some in combinations(ordered, size)]
+    means = {some: averaged([found[name] for name in some]).mean for some in groups}
+    together = {some: relative_error(schema, mean, rows, hidden) for some, mean in means.items()}
+    taken = min(groups, key=lambda some: together[some])
+    if len(taken) > 1:
+        errors[" and ".join(taken)] = together[taken]
+        if listener is not None:
+            listener(f"the mean of {' and '.join(taken)}: {together[taken]:.3f}")
+    return errors, taken
 
 
 def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) -> float:

@@ -21,6 +21,7 @@ WAYS = {
     "ordered": "element by element",
     "importance": "by importance resampling",
     "mcmc": "by MCMC",
+    "ensemble": "by several models",
 }
 """How a datum can be filled in, in words."""
 FEW = 10  # effective draws below which a datum is named in a warning
@@ -46,7 +47,8 @@ class Imputation:
         missing: (n, *event), True where something was filled in.
         method: of each datum, "none", "direct" (all was missing: a sample of the model), "conditional" (by
             p(missing | observed) itself, means and spreads without an error of drawing), "ordered" (each number drawn
-            after all that is observed, from p(missing | observed) of that order), "importance" or "mcmc".
+            after all that is observed, from p(missing | observed) of that order), "importance", "mcmc", or
+            "ensemble" (by several models, each in a way of its own).
         effective_sample_size: of each datum, (n,): how many independent draws its mean is worth; inf where nothing
             was missing, or the mean is none of draws.
         r_hat: of each datum, (n,): near 1 where its chains agree; NaN where none ran.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from jensen.data import Dataset, Schema, Split
 from jensen.data.raw import ALL
 from jensen.data.sources import Source, open_source
 from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
+from jensen.jobs.averaging import averaged, check_same_columns
 from jensen.jobs.filled import Effort
 from jensen.jobs.filling import METHODS, fill
 from jensen.jobs.given import context_of
 from jensen.jobs.imputation import Imputation, imputation
 from jensen.jobs.job import job
-from jensen.jobs.run import Run, check_conditions
+from jensen.jobs.run import Run, check_conditions, open_run
 
 REGIONS = ("top", "bottom", "left", "right", "center")
 
@@ -42,10 +43,13 @@ def impute(
     warmup: int | None = None,
     steps: int | None = None,
     leapfrog: int | None = None,
+    ensemble: Sequence[Run | str | os.PathLike[str]] = (),
     seed: int = 0,
     listener: Callable[[float], None] | None = None,
 ) -> Imputation:
     """Fill in what is missing, each datum by itself: draws of p(missing | observed), and its mean.
+
+    A run that `choose` made fills in by all its members.
 
     A model that gives the density of the data themselves (a flow) has p(missing | observed) but for a constant. Few
     missing numbers are filled in by importance resampling, many by Hamiltonian chains; both say how many independent
@@ -63,6 +67,7 @@ def impute(
         particles: of importance resampling, of each datum.
         warmup, steps: moves of each of the chains, dropped and kept; by default 300 each, of pictures 100.
         leapfrog: at most so many leapfrog steps a move; by default 10, of pictures 16.
+        ensemble: further runs, or their folders, of the same columns: what is filled in is the mean over all.
         listener: told of the share done, in [0, 1].
 
     Raises:
@@ -73,6 +78,9 @@ def impute(
     asked = {"particles": particles, "warmup": warmup, "steps": steps, "leapfrog": leapfrog}
     effort = replace(Effort.usual(run), **{name: value for name, value in asked.items() if value is not None})
     _check(run, draws, method, effort, region, gap)
+    others = [other if isinstance(other, Run) else open_run(other, str(run.device)) for other in ensemble]
+    runs = [member for one in (run, *others) for member in (one, *one.members)]
+    check_same_columns(runs)
     data, holes = _without_gaps(run, data)
     source = open_source(data, run.schema.missing) if data is not None and not isinstance(data, Dataset) else data
     _, _, part = run.split(source, split, **({} if source is None else {"gaps": True}))
@@ -82,21 +90,30 @@ def impute(
     if run.schema.is_array and not mask.any():
         kind, option = ("sound", "gap") if run.schema.is_sound else ("pictures", "region")
         raise ConfigError(f"impute: say what is missing of the {kind}, with {option} or missing")
-    check_conditions(run.model, run.schema, part)
-    frame = _frame(data, source, part)
-    with seeded(seed, run.device):
-        part = replace(part, x=_values(run, part))
-        filled = fill(
-            run,
-            run.schema.prepare(part.x).to(run.device),
-            torch.from_numpy(mask).to(run.device),
-            {name: v for name, v in context_of(run, part.y, part.c).items() if name in run.model.context},
-            draws,
-            method,
-            effort,
-            listener,
-        )
-    return imputation(run.schema, filled, part, mask, frame, known=holes is None)
+    for member in runs:
+        check_conditions(member.model, member.schema, part)
+    frame, found = _frame(data, source, part), []
+    for k, member in enumerate(runs):
+        told = None if listener is None else _part_of(listener, k, len(runs))
+        with seeded(seed + k, member.device):
+            own = replace(part, x=_values(member, part))
+            filled = fill(
+                member,
+                member.schema.prepare(own.x).to(member.device),
+                torch.from_numpy(mask).to(member.device),
+                {name: v for name, v in context_of(member, own.y, own.c).items() if name in member.model.context},
+                draws,
+                method,
+                effort,
+                told,
+            )
+        found.append(imputation(member.schema, filled, own, mask, frame, known=holes is None))
+    return averaged(found, seed)
+
+
+def _part_of(listener: Callable[[float], None], k: int, of: int) -> Callable[[float], None]:
+    """Told of the share that is done of the k-th of so many parts, it tells that of all."""
+    return lambda share: listener((k + share) / of)
 
 
 def region_mask(shape: tuple[int, ...], region: str) -> np.ndarray:

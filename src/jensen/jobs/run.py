@@ -56,7 +56,7 @@ class Run:
         """What a pickle holds: record, schema and weights, as a run folder does; neither data nor folder."""
         weights = {name: t.detach().cpu().contiguous().clone() for name, t in self.model.state_dict().items()}
         return {"spec": self.spec, "schema": self.schema.model_dump_json(), "weights": save(weights), "log": self.log,
-                "precision": str(precision(self.model)).removeprefix("torch.")}  # fmt: skip
+                "precision": str(precision(self.model)).removeprefix("torch."), "members": self.members}  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the model of the record anew, on the CPU, and load its weights."""
@@ -65,6 +65,7 @@ class Run:
             model: Model = build(spec["model"], schema, spec["settings"])
         model.to(getattr(torch, state["precision"])).load_state_dict(load(state["weights"]))
         self.__init__(spec, schema, model.eval(), None, state["log"])
+        self.members = state["members"]
 
     def __repr__(self) -> str:
         where = f" in {self.folder.path}" if self.folder else ""
@@ -115,6 +116,12 @@ class Run:
     @cached_property
     def capabilities(self) -> Capabilities:
         return self.model.capabilities(self.measure)
+
+    @cached_property
+    def members(self) -> list[Run]:
+        """Further runs that fill in together with this one, in folders of its own."""
+        names = self.spec.get("members", ())
+        return [open_run(self.folder.path / name, str(self.device)) for name in names] if self.folder else []
 
     # Data
 
