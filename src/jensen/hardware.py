@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -50,13 +51,27 @@ def out_of_memory(error: Exception, batch_size: int) -> ResourceError | None:
     return ResourceError(f"out of memory at batch size {batch_size}; try --batch-size {smaller}")
 
 
+_lock, _open, _outside = threading.Lock(), 0, 1
+
+
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """Inside, torch has so many threads of the processor; None leaves them as they are."""
-    before = torch.get_num_threads()
-    if number is not None:
+    """Inside, torch has so many threads of the processor; None leaves them as they are.
+
+    Where several threads of Python are inside at once, their number is what the last one to enter asked for; once all
+    have left it is as it was before the first.
+    """
+    global _open, _outside
+    if number is None:
+        yield
+        return
+    with _lock:
+        before = torch.get_num_threads()
+        _open, _outside = _open + 1, _outside if _open else before
         torch.set_num_threads(number)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _lock:
+            _open -= 1
+            torch.set_num_threads(before if _open else _outside)

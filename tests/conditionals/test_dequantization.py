@@ -109,6 +109,7 @@ def test_a_draw_and_its_density_agree(name):
     assert (dist.log_prob(x + 1) == -math.inf).all() and (dist.log_prob(x - 0.5) == -math.inf).all()
     wide = q(x.repeat(5, *(1,) * (x.dim() - 1)))
     torch.testing.assert_close(wide.unflatten((5, 6)).log_prob(v), dist.log_prob(v))
+    assert wide.unflatten((5, 6)).sample().shape == v.shape
 
 
 @pytest.mark.parametrize("couplings", [0, 2])

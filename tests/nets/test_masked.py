@@ -289,6 +289,14 @@ def test_a_walk_meets_the_parameters_of_one_pass(gradients, net, rows):
         torch.testing.assert_close(walked(net, x, c, gradients), net(x, c), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_a_walk_of_few_rows_in_single_precision(rows):
+    torch.manual_seed(0)
+    net, x = MaskedMLP(5, 2, [16, 16]), torch.randn(rows, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(walked(net, x, None, False), net(x), rtol=1e-5, atol=1e-5)
+
+
 @given(net=nets())
 @settings(max_examples=25)
 def test_gradients_flow_through_a_walk(net):

@@ -161,6 +161,7 @@ def test_products_of_matrices(used):
     assert len(used) == 3
     assert quick_from(b) == module.LEAST / N
     assert quick_from(b.double()) == math.inf
+    assert quick_from(b[:, :0]) < math.inf
 
 
 def test_what_is_small_or_of_another_kind_stays_as_it_was(used):

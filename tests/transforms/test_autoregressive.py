@@ -214,3 +214,34 @@ def test_the_affine_map_under_function_transforms():
     torch.testing.assert_close(mapped.squeeze(1), x)
     torch.testing.assert_close(terms.squeeze(1), ladj)
     torch.testing.assert_close(monotone(z, parameters), x)
+
+
+@pytest.mark.parametrize("name", ["affine", "spline"])
+@pytest.mark.parametrize("needs", ["weights", "data", "both"])
+def test_second_derivatives_of_what_needs_them(name, needs):
+    """Of a penalty on gradients, whether or not the data take one, against differences."""
+    torch.manual_seed(0)
+    monotone = AffineMap() if name == "affine" else RationalQuadratic(4, -3.0, 3.0)
+    transform = MaskedAutoregressive(MaskedMLP(3, monotone.size, [8], activation="silu"), monotone).double()
+    for p in transform.parameters():
+        p.requires_grad_(needs != "data")
+        p.data += 0.3 * torch.randn_like(p)
+    x = torch.randn(6, 3, dtype=torch.float64, requires_grad=needs != "weights")
+    wanted = [v for v in (x, *transform.parameters()) if v.requires_grad]
+
+    def penalty() -> torch.Tensor:
+        z, ladj = transform.inverse_and_ladj(x)
+        loss = (z.square().sum(1) / 2 - ladj).mean()
+        return torch.stack([g.square().sum() for g in torch.autograd.grad(loss, wanted, create_graph=True)]).sum()
+
+    slopes = torch.autograd.grad(penalty(), wanted)
+    toward = [torch.randn_like(v) for v in wanted]
+    step, values = 1e-5, []
+    for sign in (1, -1):
+        for v, d in zip(wanted, toward, strict=True):
+            v.data += sign * step * d
+        values.append(float(penalty().detach()))
+        for v, d in zip(wanted, toward, strict=True):
+            v.data -= sign * step * d
+    told = float(sum((g * d).sum() for g, d in zip(slopes, toward, strict=True)))
+    assert told == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5, abs=1e-7)

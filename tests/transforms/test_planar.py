@@ -92,3 +92,16 @@ def test_gradients(direction, context):
 def test_a_context_is_needed_where_it_was_promised():
     with pytest.raises(ValueError, match="expected a context of size 2, got none"):
         Planar(D, 2)(torch.zeros(1, D))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-9, 1e-7, 1e-6, 1e-5])
+def test_a_w_of_almost_nothing(size):
+    """The log-determinant is autograd's, and the map comes back."""
+    torch.manual_seed(0)
+    map_, z = planar([size, -2 * size, size], [0.7, -0.2, 0.5], 0.4), torch.randn(D, dtype=torch.float64)
+    x, ladj = map_.forward_and_ladj(z[None])
+    jacobian = torch.autograd.functional.jacobian(lambda z: map_.forward_and_ladj(z[None])[0][0], z)
+    torch.testing.assert_close(ladj[0], torch.linalg.slogdet(jacobian).logabsdet, rtol=0, atol=1e-10)
+    back, minus = map_.inverse_and_ladj(x)
+    torch.testing.assert_close(back[0], z, rtol=0, atol=1e-9)
+    torch.testing.assert_close(minus, -ladj, rtol=0, atol=1e-9)

@@ -220,7 +220,7 @@ class LearnedOnBins(Distribution):
 
     def unflatten(self, sizes: Sequence[int]) -> Self:
         """The batch, of size K·B, seen as `sizes`, say (K, B)."""
-        return type(self)(self.x.unflatten(0, tuple(sizes)), self.noise, self.large)
+        return type(self)(self.x.unflatten(0, tuple(sizes)), self.noise.unflatten(sizes), self.large)
 
 
 class Conditioned(Transform):

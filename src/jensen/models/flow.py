@@ -64,7 +64,7 @@ def density(
     *,
     base: Prior = "normal",
     dequantizer: Dequantizer = "uniform",
-    alpha: Annotated[float, Field(ge=0, lt=0.5)] = 0.05,
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05,
     marginals: bool = False,
     positive: list[Name] = [],
     bounded: list[Name] = [],

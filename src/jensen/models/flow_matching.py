@@ -39,7 +39,7 @@ def flow_matching(
     rtol: Annotated[float, Field(gt=0)] = 1e-5,
     atol: Annotated[float, Field(gt=0)] = 1e-5,
     sampling_steps: Annotated[int, Field(ge=0)] = 0,
-    alpha: Annotated[float, Field(ge=0, lt=0.5)] = 0.05,
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05,
     marginals: bool = False,
     positive: list[Name] = [],
     bounded: list[Name] = [],

@@ -27,7 +27,7 @@ def flow_mixture(
     flow: FlowSlot = "realnvp",
     base: Prior = "normal",
     dequantizer: Dequantizer = "uniform",
-    alpha: Annotated[float, Field(ge=0, lt=0.5)] = 0.05,
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05,
     positive: list[Name] = [],
     bounded: list[Name] = [],
     circular: list[Name] = [],

@@ -171,7 +171,7 @@ def put_product(to: Tensor, a: Tensor, b: Tensor, adds: bool) -> None:
 
 def quick_from(x: Tensor) -> float:
     """How many weights a matrix has at least for oneDNN to take its product with columns of numbers, x (*, N)."""
-    return LEAST / x.shape[-1] if _can_be_quick(x, x) else math.inf
+    return LEAST / max(1, x.shape[-1]) if _can_be_quick(x, x) else math.inf
 
 
 class _Columns(torch.autograd.Function):

@@ -119,7 +119,7 @@ class _Affine(torch.autograd.Function):
         v, parameters, u, scale, y = ctx.saved_tensors
         if torch.is_grad_enabled():  # derivatives of derivatives are asked for
             outputs = _affine(v, parameters, ctx.bound, ctx.inverse)
-            return *torch.autograd.grad(outputs, (v, parameters), (g, g_ladj), create_graph=True), None, None
+            return *gradients_of(outputs, (v, parameters), (g, g_ladj), ctx.needs_input_grad), None, None
         g_v = g * scale
         g_parameters = torch.empty_like(parameters)
         g_raw, g_t = g_parameters.unbind(1)
@@ -133,6 +133,15 @@ class _Affine(torch.autograd.Function):
             g_s = torch.addcmul(g_s, g_v, v, value=sign)
         torch.ops.aten.sigmoid_backward.grad_input(g_s, u, grad_input=g_raw)
         return g_v, g_parameters, None, None
+
+
+def gradients_of(
+    outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...], g: tuple[Tensor, ...], needed: tuple[bool, ...]
+) -> list[Tensor | None]:
+    """Gradients that can be differentiated again, of those inputs that need one; None of the others."""
+    wanted = [v for v, need in zip(inputs, needed, strict=False) if need]
+    found = iter(torch.autograd.grad(outputs, wanted, g, create_graph=True))
+    return [next(found) if need else None for _, need in zip(inputs, needed, strict=False)]
 
 
 def _by_hand() -> bool:

@@ -13,6 +13,7 @@ from jensen.transforms.roots import STEPS, increasing_root
 from jensen.transforms.transform import Transform
 
 LEAST_SLOPE = 1e-3
+LEAST_SQUARE = 1e-12  # of w: below it wᵀû is what u makes of it
 """Of a residual map along its direction: without a floor its inverse loses all digits of float32."""
 
 
@@ -48,8 +49,10 @@ class Planar(Transform):
         w, u, b = self.parameters_of(context)
         along = (w * u).sum(1)
         slope = softplus(along) + LEAST_SLOPE
-        square = w.square().sum(1).clamp_min(1e-12)
-        return w, u + ((slope - 1 - along) / square)[:, None] * w, b, slope
+        square = w.square().sum(1)
+        much = square.clamp_min(LEAST_SQUARE)
+        u = u + ((slope - 1 - along) / much)[:, None] * w
+        return w, u, b, torch.where(square < LEAST_SQUARE, 1 + (w * u).sum(1), slope)
 
     def forward_and_ladj(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         w, u, b, slope = self._coefficients(context)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
-from jensen.transforms.monotone import Monotone
+from jensen.transforms.monotone import Monotone, gradients_of
 from jensen.transforms.parameters import Parameters
 from jensen.transforms.transform import Shape, Transform
 
@@ -352,5 +352,5 @@ class _ByHand(torch.autograd.Function):
         x, rows, *found = ctx.saved_tensors
         if torch.is_grad_enabled():  # derivatives of derivatives are asked for
             outputs = evaluate(x, rows, ctx.curve, ctx.inverse)[:2]
-            return *torch.autograd.grad(outputs, (x, rows), (g_y, g_log), create_graph=True), None, None
+            return *gradients_of(outputs, (x, rows), (g_y, g_log), ctx.needs_input_grad), None, None
         return *gradients(g_y, g_log, Found(*found), ctx.curve, ctx.inverse), None, None
