@@ -164,11 +164,11 @@ def _write_curves(out: str | None, judged: Any) -> None:
         return
     suffix = Path(out).suffix.lower()
     if suffix in PICTURES:
-        from jensen.jobs import pictures
+        from jensen.jobs import pictures, plot_style
         from jensen.training.folder import write_atomically
 
         drawn = judged.picture()
-        write_atomically(Path(out), pictures.png(drawn) if suffix == ".png" else pictures.svg(drawn).encode())
+        write_atomically(Path(out), pictures.png(drawn) if suffix == ".png" else plot_style.svg(drawn).encode())
     else:
         write_result(out, judged.table())
     if out != STDOUT:

@@ -21,7 +21,7 @@ from jensen.core import Score
 from jensen.data import load_data
 from jensen.errors import ConfigError
 from jensen.hardware import threads
-from jensen.jobs import pictures
+from jensen.jobs import pictures, plots
 from jensen.jobs.latent_map import latent_map
 from jensen.jobs.report import Section, page, sections
 from jensen.jobs.run import Run, open_run
@@ -180,7 +180,7 @@ def picture(run: Run, map_run: Run) -> Image.Image:
     dreamed = pictures.grid(sample(run, 144, seed=0, mean=True), 16, 2, pad=0, scale=2)
     found = latent_map(map_run, map_run.data(), "test")
     labels = run.schema.classes if found.labels is not None else None
-    drawn = pictures.scatter(found.points, found.labels, labels, found.axes)
+    drawn = plots.scatter(found.points, found.labels, labels, found.axes)
     chart = Image.open(io.BytesIO(pictures.png(drawn))).convert("RGB")
     return pictures.beside([dreamed.convert("RGB"), chart], 504)
 

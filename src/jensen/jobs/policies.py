@@ -97,7 +97,7 @@ class Policies:
 
     def picture(self) -> Any:
         """log2 p and error by columns measured, or by what was spent, a matplotlib figure."""
-        from jensen.jobs.pictures import Band, bands
+        from jensen.jobs.plots import Band, bands
 
         across = "spent" if self.with_costs else "columns measured"
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from jensen.data.audio_mel import DEPTH, band_edges, spectrogram
-from jensen.jobs.pictures import DATA, INK, MODEL, MUTED, plotted
+from jensen.jobs.plot_style import DATA, INK, MODEL, MUTED, plotted
 
 BANDS = 64
 SMOOTH = 0.004  # seconds over which a surprise is averaged

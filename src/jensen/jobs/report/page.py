@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jensen.jobs import pictures
+from jensen.jobs import pictures, plot_style
 from jensen.jobs.run import Run
 from jensen.registry import MODEL, find
 
@@ -170,7 +170,7 @@ def picture(x: np.ndarray, levels: int, caption: str, alt: str, columns: int | N
 
 def plot(drawing: Any, alt: str, caption: str = "") -> str:
     """A matplotlib figure as SVG."""
-    drawn = pictures.svg(drawing)
+    drawn = plot_style.svg(drawing)
     width = round(drawing.get_figwidth() * 96)
     drawn = drawn.replace("<svg", f'<svg role="img" aria-label="{html.escape(alt)}" style="max-width:{width}px"', 1)
     return figure(drawn, caption)
@@ -188,8 +188,8 @@ def legend(entries: Sequence[tuple[str, str]]) -> str:
 
 
 def _css() -> str:
-    light = {v: c for c, v in pictures.VARIABLES.items()}
-    dark = {v: pictures.DARK[c] for c, v in pictures.VARIABLES.items()}
+    light = {v: c for c, v in plot_style.VARIABLES.items()}
+    dark = {v: plot_style.DARK[c] for c, v in plot_style.VARIABLES.items()}
     rules = [":root{" + ";".join(f"{k}:{v}" for k, v in both.items()) + "}" for both in (light, dark)]
     return f"{rules[0]}@media (prefers-color-scheme:dark){{{rules[1]}}}{CSS}"
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from jensen.errors import ConfigError, DataError, IntegrityError
-from jensen.jobs import pictures
-from jensen.jobs.pictures import CLASSES, DASHES, DATA, MODEL, Curve, Panel
+from jensen.jobs import plots
+from jensen.jobs.plot_style import CLASSES, DASHES, DATA, MODEL
+from jensen.jobs.plots import Curve, Panel
 from jensen.jobs.report.page import as_setting, duration, escaped, plot, row, table
 from jensen.jobs.run import Run
 from jensen.registry import MODEL as MODEL_ROLE
@@ -170,7 +171,7 @@ def training(run: Run) -> tuple[str, str]:
         )
     if floor is not None:
         caption += "The first values lie below the frame."
-    return caption, row(plot(pictures.curves(panel, "steps"), panel.title) for panel in panels)
+    return caption, row(plot(plots.curves(panel, "steps"), panel.title) for panel in panels)
 
 
 def _far_apart(found: Sequence[Curve]) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 
 from jensen.core import EXACT
 from jensen.errors import CapabilityError
-from jensen.jobs import pictures, sounds
+from jensen.jobs import plot_style, sounds
 from jensen.jobs.encode import interpolate, reconstruct
 from jensen.jobs.given import Given, given_as
 from jensen.jobs.report.page import plot
@@ -34,7 +34,7 @@ def samples(run: Run, subject: Subject) -> tuple[str, str]:
     named = titles if run.model.conditions else []
     body = plot(sounds.sheet(drawn, rate, named), "samples", "samples")
     if data is not None:
-        drawing = sounds.sheet(data, rate, titles, colour=pictures.DATA)
+        drawing = sounds.sheet(data, rate, titles, colour=plot_style.DATA)
         body += plot(drawing, "data", "data, for comparison: waveforms share one scale within a figure")
     given_words = f", given {run.schema.label or 'the label'} above each" if "y" in run.model.context else ""
     return f"New clips that the model dreams up{given_words}; under each waveform {MEL}.", body
@@ -66,7 +66,7 @@ def reconstructions(run: Run, subject: Subject) -> tuple[str, str]:
     """Data, and what comes back from their codes."""
     data, part = subject.few(SHOWN // 2)
     back, rate, titles = reconstruct(run, data), _rate(run), _titles(run, part.y)
-    body = plot(sounds.sheet(part.x, rate, titles, colour=pictures.DATA), "data", "data")
+    body = plot(sounds.sheet(part.x, rate, titles, colour=plot_style.DATA), "data", "data")
     body += plot(sounds.sheet(back, rate, titles), "reconstructions", "what comes back from their codes")
     return f"Clips that the model was not trained on, encoded and decoded to the expected levels; {MEL}.", body
 

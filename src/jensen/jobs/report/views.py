@@ -16,7 +16,7 @@ from jensen.data import columns as table_columns
 from jensen.data.sources import open_source
 from jensen.distributions import StandardNormal
 from jensen.errors import CapabilityError, ConfigError
-from jensen.jobs import hole_health, pictures
+from jensen.jobs import hole_health, pictures, plots
 from jensen.jobs import latent_map as maps
 from jensen.jobs.completing import sequential
 from jensen.jobs.diagnose import diagnose
@@ -120,7 +120,7 @@ def _rows(run: Run, data: np.ndarray, drawn: np.ndarray) -> tuple[str, str]:
     names, words = run.schema.names, [field.categories or () for field in run.schema.fields]
     shown = names[:COLUMNS]
     body = legend([("data", "data fill"), ("samples", "model")])
-    drawings = (pictures.histogram(n, data[:, j], drawn[:, j], words[j]) for j, n in enumerate(shown))
+    drawings = (plots.histogram(n, data[:, j], drawn[:, j], words[j]) for j, n in enumerate(shown))
     body += row((plot(drawing, name) for drawing, name in zip(drawings, shown, strict=True)), "small")
     caption = (
         f"New rows that the model dreams up, {len(drawn):,} of them, beside all {len(data):,} data: how often each "
@@ -129,17 +129,17 @@ def _rows(run: Run, data: np.ndarray, drawn: np.ndarray) -> tuple[str, str]:
     ordered = _ordered(run)
     names, data, drawn = [names[j] for j in ordered], data[:, ordered], drawn[:, ordered]
     if 2 <= len(names) <= HEAT_COLUMNS:
-        body += plot(pictures.correlations(names, data, drawn), "correlations of the columns")
+        body += plot(plots.correlations(names, data, drawn), "correlations of the columns")
         caption += "; below, the correlation of each pair of columns, from −1 (blue) to 1 (red)"
     elif len(names) > HEAT_COLUMNS:
         count = len(names) * (len(names) - 1) // 2
-        body += plot(pictures.correlation_pairs(data, drawn, CORRELATED), "correlations of the columns")
+        body += plot(plots.correlation_pairs(data, drawn, CORRELATED), "correlations of the columns")
         which = "each pair" if count <= CORRELATED else f"{CORRELATED:,} of the {count:,} pairs"
         caption += f"; below, the correlation of {which} of columns, a dot each: on the line the two agree"
     few = min(PAIRED, len(names))
     some, pairs = np.random.default_rng(0).permutation(len(data))[:DOTS], []
     for i, j in combinations(range(few), 2):
-        both = pictures.pair((names[i], names[j]), data[some][:, [i, j]], drawn[:DOTS, [i, j]])
+        both = plots.pair((names[i], names[j]), data[some][:, [i, j]], drawn[:DOTS, [i, j]])
         pairs.append(plot(both, f"{names[i]} and {names[j]}"))
     if pairs:
         body += row(pairs)
@@ -172,10 +172,10 @@ def density(run: Run, subject: Subject) -> tuple[str, str]:
         data = part.x if label is None or part.y is None else part.x[part.y == label]
         name = "" if label is None else f"given {run.schema.label or 'label'} {(run.schema.classes or ())[label]}"
         if len(names) == 1:
-            drawing = pictures.against_law(names[0], data[:, 0], axes[0], np.exp(log_p), "p(x)")
+            drawing = plots.against_law(names[0], data[:, 0], axes[0], np.exp(log_p), "p(x)")
         else:
             some = np.random.default_rng(0).permutation(len(data))[:DOTS]
-            drawing = pictures.density((names[0], names[1]), log_p.T, axes[0], axes[1], data[some])
+            drawing = plots.density((names[0], names[1]), log_p.T, axes[0], axes[1], data[some])
         figures.append(plot(drawing, "density", name))
     given = " given a label" if conditional else ""
     return f"The density p(x) itself{given}, in the units of the data, with data that it was not trained on.", row(
@@ -214,7 +214,7 @@ def reconstructions(run: Run, subject: Subject) -> tuple[str, str]:
         f"E[x | z] (up), column by column in the units of the data; on the line nothing is lost"
         f"{of_all(len(shown), len(names), 'columns')}.",
         row(
-            (plot(pictures.against(n, part.x[:, j], back[:, j]), n) for j, n in zip(places, shown, strict=False)),
+            (plot(plots.against(n, part.x[:, j], back[:, j]), n) for j, n in zip(places, shown, strict=False)),
             "small",
         ),
     )
@@ -257,7 +257,7 @@ def interpolation(run: Run, subject: Subject) -> tuple[str, str]:
     shown, figures = names[:8], []
     for how in ways:
         track = _matrix(run, interpolate(run, data, steps=STEPS, how=how))  # pyright: ignore[reportArgumentType]
-        figures.append(plot(pictures.path(how, shown, _standard(run, track)[:, places]), how))
+        figures.append(plot(plots.path(how, shown, _standard(run, track)[:, places]), how))
     return (
         f"{'Rows' if run.model.inverted else 'Expected rows'} {_decoded(run)} on the way from one datum to another, at "
         "points between their codes z, straight or along an arc; each column in standard deviations from its mean"
@@ -285,13 +285,13 @@ def codes(run: Run, subject: Subject) -> tuple[str, str]:
         length = np.linalg.norm(z, axis=1)
         at, r = np.linspace(-4, 4, 201), _around(length, z.shape[1])
         law = np.exp(-0.5 * at**2) / math.sqrt(2 * math.pi)
-        figures.append(plot(pictures.against_law("elements of z", z.ravel(), at, law, "N(0, 1)"), "elements of z"))
+        figures.append(plot(plots.against_law("elements of z", z.ravel(), at, law, "N(0, 1)"), "elements of z"))
         title, label = "length of z", "N(0, I)"
-        lengths = pictures.against_law(title, length, r, _chi(r, z.shape[1]), label)
+        lengths = plots.against_law(title, length, r, _chi(r, z.shape[1]), label)
         figures.append(plot(lengths, title))
     if z.shape[1] == 2:
         labels = None if part.y is None else part.y[run.pick(part, MAP_DATA)]
-        drawn = pictures.scatter(z, labels, run.schema.classes, ("z₁", "z₂"))
+        drawn = plots.scatter(z, labels, run.schema.classes, ("z₁", "z₂"))
         figures.append(plot(drawn, "codes", "each mark is a datum"))
     return caption, row(figures)
 
@@ -308,7 +308,7 @@ def _map(found: maps.LatentMap, run: Run, other: bool) -> tuple[str, str]:
     classes = run.schema.classes if found.labels is not None else None
     figures = [
         plot(
-            pictures.scatter(found.points, found.labels, classes, found.axes),
+            plots.scatter(found.points, found.labels, classes, found.axes),
             "latent map",
             "each mark is a datum" + (_seen(run) if classes else ""),
         )
@@ -361,7 +361,7 @@ def diagnosis(run: Run, subject: Subject) -> tuple[str, str]:
     if len(kl) > 1:
         shown = sorted(kl, reverse=True)[:100]
         body += plot(
-            pictures.bars(shown, "latent dimensions, busiest first", "KL (nats)"),
+            plots.bars(shown, "latent dimensions, busiest first", "KL (nats)"),
             "KL of each latent dimension",
             "how much each latent dimension says about a datum; one near 0 is not used",
         )
@@ -383,7 +383,7 @@ def diagnosis(run: Run, subject: Subject) -> tuple[str, str]:
     if len(layers) > 1:
         number, to_base, to_data = ([x[key] for x in layers] for key in ("number", "to_base", "to_data"))
         body += plot(
-            pictures.gains(number, to_base, to_data, GAIN),
+            plots.gains(number, to_base, to_data, GAIN),
             "stretching by layer",
             "how much each layer stretches distances at most, over data; where it is large, digits are lost",
         )
