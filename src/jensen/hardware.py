@@ -51,7 +51,9 @@ def out_of_memory(error: Exception, batch_size: int) -> ResourceError | None:
     return ResourceError(f"out of memory at batch size {batch_size}; try --batch-size {smaller}")
 
 
-_lock, _open, _outside = threading.Lock(), 0, 1
+_lock = threading.Lock()
+_open = 0  # uses of `threads` that have begun and not ended
+_outside = 1  # torch's number of threads before the first of them
 
 
 @contextmanager

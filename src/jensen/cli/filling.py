@@ -108,10 +108,10 @@ def impute(
         note(f"showing {SHOWN} at random; --limit N shows N, an .npz holds all")
     text = opened.schema.is_text
     common = {"draws": 1 if draws is None else draws, "particles": particles, "seed": seed}
-    other = {"split": split, "limit": limit, "missing": mask, "region": region, "warmup": warmup, "steps": steps,
-             "ensemble": ensemble or None}  # fmt: skip
-    if text and any(value is not None for value in other.values()):
-        given_ones = ", ".join(f"--{name}" for name, value in other.items() if value is not None)
+    other = {"split": split, "limit": limit, "missing": mask, "region": region, "warmup": warmup, "steps": steps}
+    told = [name for name, value in {**other, "ensemble": ensemble or None}.items() if value is not None]
+    if text and told:
+        given_ones = ", ".join(f"--{name}" for name in told)
         raise ConfigError(f"{given_ones}: a text is filled in where --gap marks it")
     with contextlib.ExitStack() as stack:
         given: Any = data
@@ -125,8 +125,9 @@ def impute(
         if text:
             found: Any = opened.fill_texts(given, gap or "", listener=progress, **common)
         else:
-            other["ensemble"] = ensemble or ()
-            found = opened.impute(given, gap=gap, method=method, listener=progress, **common, **other)
+            found = opened.impute(
+                given, gap=gap, method=method, ensemble=ensemble or (), listener=progress, **common, **other
+            )
     if text:
         _write_texts(out, found, opened.schema.tokens.lines)
     elif opened.schema.is_sound:

@@ -15,25 +15,20 @@ from dataclasses import replace
 import numpy as np
 
 from jensen.errors import ConfigError
+from jensen.jobs.ensembles import strangers
 from jensen.jobs.imputation import Imputation
 from jensen.jobs.run import Run
 
 
-def check_same_columns(runs: Sequence[Run]) -> None:
-    """Raises `ConfigError` naming the runs whose data are others than the first one's."""
-    first, problems = runs[0].schema, []
-    for other in runs[1:]:
-        own = other.schema
-        same = own.event_shape == first.event_shape and len(own.fields) == len(first.fields) and all(
-            (a.name, a.kind, a.categories, a.levels) == (b.name, b.kind, b.categories, b.levels)
-            for a, b in zip(own.fields, first.fields, strict=True)
-        )  # fmt: skip
-        if not same:
-            problems.append(f"--ensemble: {other.name} was trained on other columns than {runs[0].name}")
-        elif not first.is_array and (own.unknown != first.unknown).any():
-            problems.append(
-                f"--ensemble: {other.name} learned of other columns than {runs[0].name} that they are empty"
-            )
+def check_same_cells(runs: Sequence[Run]) -> None:
+    """Raises `ConfigError` naming each run that fills in other cells than the first one, or with other values."""
+    first, problems = runs[0].schema, strangers(runs)
+    if not problems and not first.is_array:
+        problems = [
+            f"--ensemble: {other.name} learned of other columns than {runs[0].name} that they are empty"
+            for other in runs[1:]
+            if (other.schema.unknown != first.unknown).any()
+        ]
     if problems:
         raise ConfigError(problems)
 
@@ -43,7 +38,12 @@ def averaged(found: Sequence[Imputation], seed: int = 0) -> Imputation:
 
     Each draw of a datum is one of a model's, which is picked anew; numbers are filled in by the mean of the models'
     means, names by the one that has most probability, as far as the models' likeliest ones tell, and names with an
-    order by the median of medians. Spreads are those of the mixture, of names at most.
+    order by the median of medians. Spreads are those of the mixture, in the units of the data; of names that is at most
+    the probability of any other.
+
+    Args:
+        found: of each model, with as many draws, and the same cells missing.
+        seed: of which model each draw is.
     """
     if len(found) == 1:
         return found[0]
@@ -80,7 +80,8 @@ def averaged(found: Sequence[Imputation], seed: int = 0) -> Imputation:
 
 def _vote(names: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of the models' likeliest names (K, C) and their probabilities the name with most in all, (C,), and what is left
-    for others, which is no less than their probability."""
+    for others, which is no less than their probability.
+    """
     votes = ((names[:, None] == names[None]) * shares[None]).sum(1)
     best = votes.argmax(0)[None]
     share = np.take_along_axis(votes, best, 0)[0] / len(names)

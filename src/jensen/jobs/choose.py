@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +33,7 @@ TRIAL, LARGE = 0.4, 5000  # the share of them that a candidate is tried with whe
 HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and at least so many
 PARTICLES = 100
 SEEDS = 2  # of each one that is chosen
-MEMBERS = "members"  # the folder in a run's where the others are that fill in with it
+KINDS = 2  # of candidates that are taken, as minutes are shared out
 
 
 @dataclass(frozen=True)
@@ -96,9 +94,9 @@ def choose(
         options: of loading data.
 
     Returns:
-        The run of the best one. Its `members` are the others, in folders inside its own; `impute` fills in by all. The
-        record says under `chosen` what each candidate's error was, and that of the mean of those that were taken: 1 is
-        as bad as the column's mean or most frequent name, 0 is right throughout.
+        The run of the best one of those taken. Its `members` are the others, in folders inside its own; `impute` fills
+        in by all. The record says under `chosen` what each candidate's error was, and that of the mean of those that
+        were taken: 1 is as bad as the column's mean or most frequent name, 0 is right throughout.
 
     Raises:
         ConfigError: the data are no table, too few cells are there, or `seeds` is below 1.
@@ -119,25 +117,24 @@ def choose(
     }
     candidates = {name: own for name, own in candidates.items() if _takes(own)} or candidates
     length = Length(rows, steps, epochs, minutes, batch_size)
-    total = len(candidates) * length.trial * (len(candidates) > 1) + 2 * seeds
-    errors, taken = {}, tuple(candidates)
+    errors, taken, total = {}, tuple(candidates), float(KINDS * seeds)
     if len(candidates) > 1:
+        total += len(candidates) * length.trial
         errors, taken = _tried(loaded, candidates, length, total, seed, listener)
     whole = replace(loaded, schema=loaded.schema.with_gaps())
-    last = length.of(2 / len(taken), total) if minutes is not None else length.of(1.0, total)
+    last = length.of(1.0, total * len(taken) / KINDS)
     runs: list[Run] = []
     for k in range(seeds):
         for name in taken:
-            own = None if out is None else Path(out) if not runs else Path(out) / MEMBERS / str(len(runs))
-            one = candidates[name]
+            one, own = candidates[name], out
+            if runs and (folder := runs[0].folder) is not None:
+                own = folder.members_path / str(len(runs))
             runs.append(
                 train(one.model, whole, settings=one.settings, out=own, overwrite=overwrite, seed=seed + k, **last)
             )
-            if len(runs) == 1 and out is not None:
-                shutil.rmtree(Path(out) / MEMBERS, ignore_errors=True)  # of a run that was here before
     run = runs[0]
     run.spec["chosen"] = {"best": taken[0], "errors": errors, "taken": list(taken), "seeds": seeds}
-    run.spec["members"] = [f"{MEMBERS}/{k}" for k in range(1, len(runs))]
+    run.spec["members"] = [str(k) for k in range(1, len(runs))]
     run.members = runs[1:]
     if run.folder is not None:
         run.folder.write_spec(run.spec)
@@ -198,7 +195,14 @@ def _tried(
     listener: Callable[[str], None] | None,
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """The relative error of each candidate and of the best mean of some, of cells hidden from them; and which these
-    are, the best one first. Raises `ConfigError` where cells are few."""
+    are, the best one first.
+
+    Args:
+        total: trainings in all, as `Length.of` counts them.
+
+    Raises:
+        ConfigError: cells are few.
+    """
     schema, rows = loaded.schema.with_gaps(), loaded.split("train")
     there = np.argwhere(~np.isnan(rows.x))
     if not enough(rows):

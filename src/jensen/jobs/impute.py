@@ -16,13 +16,14 @@ from jensen.data import Dataset, Schema, Split
 from jensen.data.raw import ALL
 from jensen.data.sources import Source, open_source
 from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
-from jensen.jobs.averaging import averaged, check_same_columns
+from jensen.jobs.averaging import averaged, check_same_cells
+from jensen.jobs.ensembles import together
 from jensen.jobs.filled import Effort
 from jensen.jobs.filling import METHODS, fill
 from jensen.jobs.given import context_of
 from jensen.jobs.imputation import Imputation, imputation
 from jensen.jobs.job import job
-from jensen.jobs.run import Run, check_conditions, open_run
+from jensen.jobs.run import Run, check_conditions
 
 REGIONS = ("top", "bottom", "left", "right", "center")
 
@@ -78,9 +79,8 @@ def impute(
     asked = {"particles": particles, "warmup": warmup, "steps": steps, "leapfrog": leapfrog}
     effort = replace(Effort.usual(run), **{name: value for name, value in asked.items() if value is not None})
     _check(run, draws, method, effort, region, gap)
-    others = [other if isinstance(other, Run) else open_run(other, str(run.device)) for other in ensemble]
-    runs = [member for one in (run, *others) for member in (one, *one.members)]
-    check_same_columns(runs)
+    runs = [member for one in together(run, ensemble) for member in (one, *one.members)]
+    check_same_cells(runs)
     data, holes = _without_gaps(run, data)
     source = open_source(data, run.schema.missing) if data is not None and not isinstance(data, Dataset) else data
     _, _, part = run.split(source, split, **({} if source is None else {"gaps": True}))

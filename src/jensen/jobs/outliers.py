@@ -33,9 +33,10 @@ from jensen.data import Dataset, Split
 from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from jensen.jobs.conformal import benjamini_hochberg, conformal_p_values
 from jensen.jobs.encode import encode
+from jensen.jobs.ensembles import strangers, together
 from jensen.jobs.job import job
 from jensen.jobs.precision import as_in
-from jensen.jobs.run import Run, open_run
+from jensen.jobs.run import Run
 from jensen.jobs.score import score
 from jensen.jobs.surprise import PARTICLES as OF_SURPRISE
 from jensen.jobs.surprise import Surprise, surprise
@@ -201,7 +202,7 @@ def outliers(
         CapabilityError: the model cannot score data in that way, or cannot tell columns apart.
         DataError: data that do not fit the model, or none for calibration.
     """
-    runs = [run, *(other if isinstance(other, Run) else open_run(other, str(run.device)) for other in ensemble)]
+    runs = together(run, ensemble)
     method = _method(run, method, runs)
     _check(method, runs, alpha, particles)
     found, name, part = run.split(data, split)
@@ -268,9 +269,7 @@ def _check(method: str, runs: Sequence[Run], alpha: float, particles: int | None
     if (method == "ensemble") != (len(runs) > 1):
         told = "expected further runs with --ensemble" if len(runs) < 2 else f"--ensemble is not for {method}"
         problems.append(f"--method: {told}")
-    for other in runs[1:]:
-        if other.schema.event_shape != runs[0].schema.event_shape or other.schema.names != runs[0].schema.names:
-            problems.append(f"--ensemble: {other.name} was trained on other columns than {runs[0].name}")
+    problems += strangers(runs)
     if problems:
         raise ConfigError(problems)
 

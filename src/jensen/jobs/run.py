@@ -120,8 +120,9 @@ class Run:
     @cached_property
     def members(self) -> list[Run]:
         """Further runs that fill in together with this one, in folders of its own."""
-        names = self.spec.get("members", ())
-        return [open_run(self.folder.path / name, str(self.device)) for name in names] if self.folder else []
+        if self.folder is None:
+            return []
+        return [open_run(self.folder.members_path / name, str(self.device)) for name in self.spec.get("members", ())]
 
     # Data
 

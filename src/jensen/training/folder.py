@@ -6,6 +6,7 @@ model.safetensors    the weights to use
 state/               what an exact resume needs
 metrics.jsonl        one line an epoch
 scores.json          scores so far
+members/             runs that fill in with this one, each a folder of its own
 """
 
 from __future__ import annotations
@@ -139,6 +140,7 @@ class Folder:
         self.metrics_path = self.path / "metrics.jsonl"
         self.scores_path = self.path / "scores.json"
         self.report_path = self.path / "report.html"
+        self.members_path = self.path / "members"
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], spec: dict[str, Any], schema: Schema, overwrite: bool) -> Folder:
@@ -188,6 +190,10 @@ class Folder:
                  self.scores_path, self.report_path)  # fmt: skip
         for path in (*known, *self.samples()):
             path.unlink(missing_ok=True)
+        for path in self.members_path.glob("*/spec.yaml"):
+            Folder(path.parent).discard()
+        with contextlib.suppress(OSError):
+            self.members_path.rmdir()
 
     def samples(self) -> list[Path]:
         """What was noted of samples in training."""

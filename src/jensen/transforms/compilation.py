@@ -61,10 +61,8 @@ def compiled(way: Way) -> Way:
     later processes.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")  # torch's word to itself
-    options: dict[str, Any] = {
-        "size_asserts": False,
-        "alignment_asserts": False,
-    }  # by the hundred they cost a twentieth of a step
+    # Checks of the compiler's own work, which by the hundred cost a twentieth of a step.
+    options: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
     fast, failed, worked = torch.compile(way, dynamic=False, fullgraph=True, options=options), WeakSet(), WeakSet()
 
     def run(x: Tensor, context: Tensor | None, transform: Any) -> tuple[Tensor, Tensor]:

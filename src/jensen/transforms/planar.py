@@ -13,8 +13,9 @@ from jensen.transforms.roots import STEPS, increasing_root
 from jensen.transforms.transform import Transform
 
 LEAST_SLOPE = 1e-3
-LEAST_SQUARE = 1e-12  # of w: below it wᵀû is what u makes of it
 """Of a residual map along its direction: without a floor its inverse loses all digits of float32."""
+LEAST_SQUARE = 1e-12
+"""Of ‖w‖: below it û is u with less of w than the constraint asks for, and its slope is what that gives."""
 
 
 class Planar(Transform):
