@@ -306,3 +306,22 @@ def test_what_a_model_has_no_use_for_is_refused():
         run.sample(given_from=table.rename(columns={"a": "A", "b": "B"}))
     with pytest.raises(DataError, match="expected columns among a, b, got none of them"):
         run.sample(given_from=pictures)
+
+
+def test_scores_say_what_is_given():
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 2, 200)
+    x = rng.normal(size=(200, 2)) + 3 * y[:, None]
+    data = jensen.load_data({"X": x, "y": y})
+    plain = jensen.train("maf", data, epochs=1)
+    told = jensen.train("maf", data, epochs=1, settings={"conditional": True})
+    assert str(plain.score(data)).startswith("log p(x) =")
+    assert str(told.score(data)).startswith("log p(x | y) =") and told.score(data).to_dict()["given"] == "y"
+    mixed, alike = str(jensen.compare([plain, told], data)), str(jensen.compare([told, told], data))
+    lines = mixed.splitlines()
+    assert (
+        sum(line.endswith(", log p(x | y)") for line in lines)
+        == sum(line.endswith(", log p(x)") for line in lines)
+        == 1
+    )
+    assert "not all are given the same" in lines[-1] and "given" not in alike

@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 import jensen
 from jensen.conditionals.completion import Completed
 from jensen.distributions import DiagonalNormal
-from jensen.errors import ConfigError
+from jensen.errors import CapabilityError, ConfigError
 
 DIMS, SCALE = 4, np.array([1.0, 10.0, 0.1, 3.0])
 RNG = np.random.default_rng(0)
@@ -110,3 +110,30 @@ def test_what_takes_no_gaps_says_so():
     counts = np.where(np.isnan(HOLES[:100]), np.nan, np.abs(np.rint(HOLES[:100])))
     with pytest.raises(ConfigError, match="gaps of real columns only"):
         jensen.train("realnvp", counts, kinds={f"x{j}": "count" for j in range(DIMS)}, epochs=1)
+
+
+COUNTS = pandas.DataFrame(RNG.poisson(3.0, (200, 3)), columns=[*"abc"])
+
+
+@pytest.mark.parametrize("estimator", ["prior", "ais"])
+@pytest.mark.parametrize(
+    ("name", "data", "settings"),
+    [("maf", HOLES[:200], {}), ("maf", COUNTS, {"hidden": [8]}), ("not-miwae", HOLES[:200], {})],
+    ids=["gaps of a flow", "counts of a flow", "gaps of not-MIWAE"],
+)
+def test_draws_of_p_are_not_asked_to_meet_the_datum(name, data, settings, estimator):
+    """Of the datum with noise, or with its gaps filled, hardly a draw from p is this datum."""
+    run = jensen.train(name, data, epochs=1, settings=settings)
+    with pytest.raises(
+        CapabilityError,
+        match=f"{estimator} draws . from p, and that is x itself.*use --estimator iw|{estimator} averages over hidden variables; maf has none",
+    ):
+        run.score(data[:5], estimator=estimator, particles=4)
+    assert np.isfinite(run.score(data[:5], estimator="iw", particles=4).nats)
+
+
+def test_what_is_hidden_behind_gaps_may_be_drawn_from_p():
+    run = jensen.train("vae", HOLES[:500], epochs=3, settings={"latents": 2})
+    by_prior = run.score(HOLES[500:540], estimator="prior", particles=20_000)
+    by_weights = run.score(HOLES[500:540], estimator="iw", particles=20_000)
+    assert by_prior.nats == pytest.approx(by_weights.nats, abs=0.1)

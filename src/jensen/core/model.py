@@ -79,15 +79,15 @@ class Model(nn.Module):
                 factor.module.initialize_from(seen)  # pyright: ignore[reportCallIssue]
         data = self._functions_of(seen)
         values: Mapping[str, Tensor] = data
-        if any(self._is_the_datum(f.name) for f in starting):
+        if any(self.is_the_datum(f.name) for f in starting):
             with torch.no_grad():
                 values = self.evidence(batch).values
         for factor in starting:
-            if factor.name in data or self._is_the_datum(factor.name):
+            if factor.name in data or self.is_the_datum(factor.name):
                 parents = [values[name] for name in factor.parents if name in values]
                 factor.module.initialize(values[factor.name], *parents)  # pyright: ignore[reportCallIssue]
 
-    def _is_the_datum(self, name: str) -> bool:
+    def is_the_datum(self, name: str) -> bool:
         """Whether q draws the datum itself, with noise added or with its gaps filled."""
         return self.is_noisy(name) or (name in self.q and getattr(self.q[name].module, "completes", False))
 

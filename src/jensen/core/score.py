@@ -41,6 +41,7 @@ class Score:
         refine: steps at most by which each datum's q was refined; 0 where it is the encoder's.
         context: of windows of a text, how many tokens before it each token was given at least, from the window before
             too; 0 where each window was scored on its own, and of all else.
+        given: conditions of the density, "y" (labels), "c" (columns or pictures) or "y, c"; None where there are none.
         quantization: of sound, how many levels, and by which law waveforms became them; None for all else.
         amounts: of text, how much of it was scored: tokens, words, characters, bytes, and `hidden`, words that
             became `<unk>`; None for all else.
@@ -74,11 +75,17 @@ class Score:
     one_spelling: bool = False
     refine: int = 0
     context: int = 0
+    given: str | None = None
     quantization: str | None = None
     code_bits: dict[str, dict[str, float]] | None = None
     seen: float | None = None
     rows: Tensor | None = None
     weights: Tensor | None = None
+
+    @property
+    def density(self) -> str:
+        """What it is the logarithm of, in writing."""
+        return "log p(x)" if self.given is None else f"log p(x | {self.given})"
 
     @property
     def bits_per_dim(self) -> float | None:
@@ -138,7 +145,7 @@ class Score:
 
     def __str__(self) -> str:
         sign = {"exact": "=", "lower_bound": "≥", "estimate": "≈"}[self.kind]
-        text = f"log p(x) {sign} {self.nats:.2f}"
+        text = f"{self.density} {sign} {self.nats:.2f}"
         text += " nats" if math.isnan(self.stderr) else f" ± {self.stderr:.2f} nats"
         if self.text is not None:
             text += f" ({self._best_known()})"

@@ -57,7 +57,11 @@ class Comparison:
                     text += (
                         "" if d.same_kind else " (another kind of number: a bound and an exact value hardly compare)"
                     )
+                if len({s.given for s in self.scores}) > 1:
+                    text += f", {s.density}"
                 lines.append(text)
+        if len({s.given for s in self.scores}) > 1:
+            lines.append("not all are given the same: what conditions tell of x is in the differences, too")
         return "\n".join(lines)
 
 
