@@ -140,3 +140,11 @@ def test_words_alike_and_rows_without_a_cell_are_told_of():
     data = load_data(frame)
     assert "'word': ' no', 'No' differ in case or blanks alone" in data.warnings[0]
     assert describe(data)["empty_rows"] == [4, 8]
+
+
+def test_real_numbers_that_never_vary_are_told_of():
+    """Their density has no bound; a count's probability is at most 1."""
+    frame = pandas.DataFrame({"x": np.arange(20.0) / 7, "same": 7.3, "word": ["a", "b"] * 10, "seven": 7})
+    data = load_data(frame)
+    assert [warning.split(" ", 2)[1] for warning in data.warnings] == ["'same'"]
+    assert "one value" in data.warnings[0] and "--drop same" in data.warnings[0]

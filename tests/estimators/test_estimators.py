@@ -343,6 +343,7 @@ def test_fitting_is_quiet_repeatable_and_leaves_torch_as_it_was(capfd, caplog):
     assert not any(capfd.readouterr()) and not caplog.records
 
 
+@pytest.mark.filterwarnings("ignore:column .* holds one value")
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (20, 1), (20, 3)])
 def test_small_and_constant_tables(shape):
     X = np.zeros(shape)

@@ -16,8 +16,10 @@ from jensen.conditionals.flows import Flow
 from jensen.conditionals.priors import Normal
 from jensen.core import Joint, Model
 from jensen.data import Schema
+from jensen.errors import DataWarning
 from jensen.jobs.diagnose import Finding
 from jensen.jobs.flow_health import _quadrature
+from jensen.jobs.train import train
 from jensen.objectives.likelihood import maximum_likelihood
 from jensen.registry import build
 from jensen.transforms import Composed, Scaling, Transform
@@ -154,6 +156,17 @@ def test_samples_beyond_the_data_are_told(run_of, columns):
     truth = norm.cdf(low / 3) + norm.sf(high / 3)
     assert not finding.ok and "'c1'" in finding.sentence
     assert finding.evidence["outside"]["c1"] == pytest.approx(truth, abs=4 * math.sqrt(truth / 2000))
+
+
+@pytest.mark.parametrize("model", ["maf", "spline"])
+def test_a_column_that_never_varies_spoils_nothing(model):
+    """Two columns N(0, 1) beside it score minus their entropy, 2.84 nats, and the third starts as N(7.3, 1)."""
+    x = np.random.default_rng(1).normal(size=(400, 3)) * [1.0, 1.0, 0.0] + [0.0, 0.0, 7.3]
+    with pytest.warns(DataWarning, match="column 'x2' holds one value"):
+        run = train(model, x, epochs=3, seed=0, hidden=[16], layers=5)
+    assert -5.0 < run.score().nats < 0.0
+    finding = found(run)["range of samples"]
+    assert list(finding.evidence["outside"]) == ["x0", "x1"] and finding.ok
 
 
 def test_the_gap_to_training_data_is_measured(run_of, columns):

@@ -16,8 +16,8 @@ CODES = (-9, -99, -999, -9999, -99999)
 
 
 def doubts(fields: Sequence[Field], parts: Sequence[np.ndarray]) -> list[str]:
-    """In sentences: columns without a cell, names of rows, words that differ by case or blanks alone, and words and
-    numbers that may stand for a missing cell.
+    """In sentences: columns without a cell, real numbers that never vary, names of rows, words that differ by case or
+    blanks alone, and words and numbers that may stand for a missing cell.
 
     Args:
         parts: rows (N, D) of each split, in the user's units.
@@ -33,6 +33,11 @@ def _of_column(field: Field, cells: Sequence[np.ndarray]) -> Iterator[str]:
             f"is drawn or filled in; {drop}"
         )
         return
+    if field.constant and field.continuous:
+        yield (
+            f"column {name!r} holds one value in all training rows: a density of it has no bound, so that "
+            f"log-likelihoods grow for as long as is trained, whatever is learned of the other columns; {drop}"
+        )
     words, there = field.categories or (), sum(int((~np.isnan(x)).sum()) for x in cells)
     if len(words) > MANY or (len(words) > FEW and len(words) > there / 2):
         yield (

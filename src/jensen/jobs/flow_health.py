@@ -401,7 +401,10 @@ def _quadrature(
 
 
 def _range(run: Run, data: Dataset, batch: Batch) -> Finding:
-    """Samples against the range of the data, column by column."""
+    """Samples against the range of the data, column by column; one that never varied in training has no range."""
+    names = [field.name for field in run.schema.fields if not field.constant]
+    if not names:
+        return Finding("range of samples", True, "not looked at: no column varies", {"skipped": "no column varies"})
     part = data.splits.get("train") or max(data.splits.values(), key=len)
     rows = part.to(run.schema).take(slice(None))["x"].flatten(1).double()
     noisy = any(map(run.model.is_noisy, run.model.hidden))
@@ -412,6 +415,9 @@ def _range(run: Run, data: Dataset, batch: Batch) -> Finding:
     turn = torch.arange(SAMPLES) % len(batch[run.model.data])
     values = run.model.sample(SAMPLES, {name: value[turn.to(value.device)] for name, value in given.items()})
     drawn = values[run.model.inverted[0]].flatten(1).double().cpu()
+    if not run.schema.is_array:
+        varies = torch.from_numpy(~run.schema.constant)
+        low, high, drawn = low[varies], high[varies], drawn[:, varies]
     width = (high - low).clamp_min(1e-12)
     outside = ((drawn < low) | (drawn > high) | ~drawn.isfinite()).double().mean(0)
     far = ((drawn < low - width) | (drawn > high + width) | ~drawn.isfinite()).any(1).double().mean()
@@ -422,12 +428,12 @@ def _range(run: Run, data: Dataset, batch: Batch) -> Finding:
         text = f"{share:.2%} of the {what} of samples lie outside the levels: cut to the nearest, and lost to the bound"
         evidence["outside"] = share
     else:
-        share, worst = float(outside.max()), run.schema.names[int(outside.argmax())]
+        share, worst = float(outside.max()), names[int(outside.argmax())]
         text = (
             f"{share:.2%} of samples lie outside the training data's range in column {worst!r}, the worst "
             f"(by chance {by_chance:.2%})"
         )
-        evidence["outside"] = dict(zip(run.schema.names, outside.tolist(), strict=True))
+        evidence["outside"] = dict(zip(names, outside.tolist(), strict=True))
     text += f"; {float(far):.2%} lie beyond it by more than its width"
     ok = share <= OUTSIDE + by_chance and float(far) <= FAR
     alpha = run.spec.get("settings", {}).get("alpha")

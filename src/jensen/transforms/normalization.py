@@ -8,13 +8,15 @@ from torch import Tensor, nn
 from jensen.transforms.transform import Shape, Transform
 
 LEAST_SCALE = 1e-3  # of a feature at the start: one that hardly varies is not blown up
+ROUNDING = 8 * torch.finfo(torch.float32).eps  # of a feature's mean: a deviation that is none
 
 
 class ActNorm(Transform):
     """x = exp(s) z + b with learned s and b, one a feature: an element of a vector, a channel of a picture.
 
     `initialize` sets them once so that z has mean 0 and variance 1 over the first data; afterwards they are parameters
-    like any other, and scores depend on no batch. log |det ∂x/∂z| = (H · W) Σ s.
+    like any other, and scores depend on no batch. A feature that does not vary, up to rounding, is only centred: divided
+    by next to nothing in every layer of a flow, it would be blown up. log |det ∂x/∂z| = (H · W) Σ s.
 
     Kingma and Dhariwal, "Glow", 2018, arXiv:1807.03039, section 3.1.
 
@@ -54,8 +56,9 @@ class ActNorm(Transform):
         if not self.initialized:
             dims = (0, *range(2, x.dim()))
             rows = x.double()
-            deviation = rows.std(dims, correction=0, keepdim=True)[0]
-            self.loc.copy_(rows.mean(dims, keepdim=True)[0])
-            self.log_scale.copy_(deviation.clamp_min(LEAST_SCALE).log())
+            deviation, mean = (x[0] for x in torch.std_mean(rows, dims, correction=0, keepdim=True))
+            varies = deviation > ROUNDING * mean.abs()
+            self.loc.copy_(mean)
+            self.log_scale.copy_(torch.where(varies, deviation.clamp_min(LEAST_SCALE), 1.0).log())
             self.initialized.fill_(True)
         return self.inverse(x)
