@@ -228,6 +228,15 @@ def test_quadrature_of_a_narrow_mixture(dims):
     assert error < 1e-2
 
 
+@pytest.mark.parametrize("budget", [6_000, 12_000, 40_000])
+def test_the_error_of_a_quadrature_cut_short_is_what_may_be_missed(budget):
+    """All of the mass in the cells that were not split, and not one for each of them."""
+    p = torch.distributions.Normal(torch.tensor([0.3, -0.2]).double(), 0.3)
+    low, high = torch.full((2,), -3.0).double(), torch.full((2,), 3.0).double()
+    integral, error = _quadrature(lambda x: p.log_prob(x).sum(-1), low, high, p.sample((20_000,)), budget)
+    assert abs(integral - 1.0) <= error + 1e-6 and error <= 1.2
+
+
 def test_quadrature_of_a_correlated_normal():
     covariance = np.array([[1.0, 0.95], [0.95, 1.0]])
     p = torch.distributions.MultivariateNormal(torch.zeros(2).double(), torch.from_numpy(covariance))

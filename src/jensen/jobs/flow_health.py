@@ -358,11 +358,12 @@ def _quadrature(
     Args:
         log_p: of points (n, D).
         low, high: corners of the box, (D,).
-        draws: of the density, (m, D): a cell that holds one is split, whatever is found in its middle.
-        budget: evaluations at most.
+        draws: of the density, (m, D): their share in a cell is what may be in it, whatever is found in its middle.
+        budget: evaluations at most, spent where most is in doubt.
 
     Returns:
-        The integral, and the sum of the last differences between cells and their parts.
+        The integral, and its error: of cells that were split the sum of the last differences between them and their
+        parts, of others all that may be in them.
     """
     dims = len(low)
     per_side, parts = (64, 4) if dims == 2 else (1024, 8)
@@ -378,8 +379,8 @@ def _quadrature(
     masses, spent = mass(centers, size), len(centers)
     cell = ((draws - low) / size).floor().long()
     cell = cell[((cell >= 0) & (cell < per_side)).all(1)]
-    doubt = (masses > NEGLIGIBLE).to(masses)
-    doubt[cell @ cell.new_tensor([1] if dims == 1 else [per_side, 1])] = 1.0
+    place = cell @ cell.new_tensor([1] if dims == 1 else [per_side, 1])
+    doubt = masses.maximum(torch.bincount(place, minlength=len(masses)).to(masses) / len(draws))
     total = error = 0.0
     for _ in range(SPLITS):
         split = doubt.argsort(descending=True)[: max(0, budget - spent) // len(offsets)]
