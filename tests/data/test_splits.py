@@ -7,6 +7,7 @@ import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from jensen.data import load_data
 from jensen.data.splits import cut, cut_by_class, cut_by_group, cut_by_time
@@ -50,6 +51,16 @@ def test_the_split_of_digits_never_changes():
     data = load_data("digits")
     assert data.split("test").sha256 == DIGITS_TEST
     assert data.split("test").index[:5].tolist() == DIGITS_ROWS
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("rule", [1, 2])
+def test_rows_of_numpys_own_stream_are_not_cut_by_their_values(seed, rule):
+    """Rule 1 draws what `default_rng(seed)` does: the test rows are the largest tenth. Else they are as all others."""
+    x = np.random.default_rng(seed).uniform(size=(2000, 1))
+    data = load_data(x, seed=seed, rule=rule)
+    fair = stats.ks_2samp(data.split("train").x[:, 0], data.split("test").x[:, 0]).pvalue
+    assert fair < 1e-9 if rule == 1 else fair > 0.05
 
 
 def test_seeds_decide():

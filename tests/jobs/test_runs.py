@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas
 import pytest
+import yaml
 
 import jensen
 from jensen.errors import CapabilityError, ConfigError, DataError
@@ -16,6 +18,22 @@ def test_a_run_on_a_loaded_data_set_finds_its_data_again(tmp_path):
     assert opened.spec["data"]["options"] == {"seed": 2}
     assert opened.score().split_sha256 == trained.score().split_sha256 == data.splits["test"].sha256
     assert "from Python" in opened.report().read_text()
+
+
+def test_a_run_keeps_the_rule_by_which_its_rows_were_cut(tmp_path):
+    """Of before rules were recorded, the first: PCG64(seed) orders the rows, the last tenth is test."""
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    pandas.DataFrame(x, columns=list("abc")).to_csv(tmp_path / "x.csv", index=False)
+    jensen.train("ppca", jensen.load_data(tmp_path / "x.csv", rule=1), latents=1, out=tmp_path / "r")
+    record = yaml.safe_load((tmp_path / "r" / "spec.yaml").read_text())
+    del record["data"]["rule"], record["data"]["options"]["rule"]
+    (tmp_path / "r" / "spec.yaml").write_text(yaml.safe_dump(record))
+    run = jensen.open(tmp_path / "r")
+    last = np.random.Generator(np.random.PCG64(0)).random(50).argsort()[-5:]
+    np.testing.assert_allclose(run.split()[2].x, x[last], rtol=1e-15)
+    assert run.score().n == 5 and "rule=1" in run.report().read_text()
+    jensen.train("ppca", tmp_path / "x.csv", latents=1, out=tmp_path / "now")
+    assert set(jensen.open(tmp_path / "now").split()[2].index) != set(last)
 
 
 def test_a_run_on_arrays_asks_for_them(tmp_path):

@@ -18,7 +18,7 @@ from jensen.cli.arguments import read_tokens
 from jensen.conditionals.ranges import Ranges
 from jensen.core import Model, seeded
 from jensen.data import Dataset, Schema, Split
-from jensen.errors import ConfigError, DataError
+from jensen.errors import ConfigError, DataError, DataWarning
 from jensen.jobs.report.record import numbers
 from jensen.registry import build, find, names
 
@@ -265,10 +265,25 @@ def test_a_run_scores_rows_outside_as_impossible(tmp_path):
     run = jensen.train("maf", dataset(), out=tmp_path, epochs=1, **SMALL, **RANGES)
     x = rows(3)
     x[1, 0] = -5
-    found = run.score(x)
+    with pytest.warns(DataWarning, match="column 'income', row 2: expected a number above 0, got -5; log p"):
+        found = run.score(x)
     assert found.rows is not None and found.nats == -math.inf
     assert found.rows.isfinite().tolist() == [True, False, True]
     assert "not finite" in numbers(run)[1]
+
+
+@pytest.mark.filterwarnings("ignore:float32 was off")
+def test_a_value_on_a_bound_is_outside_as_in_training():
+    """However near to it others lie, which float32 cannot tell from it; of a circle both ends are inside."""
+    run = jensen.train("maf", dataset(), epochs=1, **SMALL, **RANGES)
+    x = rows(6)
+    x[0, 0], x[1, 1], x[2, 1], x[3, 1], x[4, 2], x[5, 2] = 0.0, 0.0, 1.0, 1e-12, 0.0, 360.0
+    with pytest.warns(DataWarning) as told:
+        found = run.score(x).rows
+    assert found is not None and (found == -math.inf).tolist() == [True, True, True, False, False, False]
+    assert "'share', row 2: expected a number between 0 and 1, neither of them, got 0 (and 1 row more)" in str(
+        told[1].message
+    )
 
 
 @given(low=st.floats(-1e6, 1e6), width=st.floats(1e-3, 1e6), center=st.floats(0.01, 0.99), scale=st.floats(1e-3, 1.0))

@@ -11,7 +11,8 @@ data, so that any flow goes on in real numbers:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from jensen.data.schema import Schema
-from jensen.errors import ConfigError, DataError, did_you_mean
+from jensen.errors import ConfigError, DataError, DataWarning, did_you_mean
 from jensen.nets import mlp
 from jensen.transforms import (
     Bounded,
@@ -98,15 +99,38 @@ class Ranges:
 
         A bound itself is out of range: a density there is 0 or infinite. Of a circle both ends are in it.
         """
-        for j, name in enumerate(self.names):
-            low, high, column = self.low[j], self.high[j], x[:, j]
-            out = (column < low) | (column > high) if self.around[j] else (column <= low) | (column >= high)
-            out &= np.isfinite(column) & (math.isfinite(low) | math.isfinite(high))
-            if out.any():
-                row = int(out.argmax())
-                raise DataError(
-                    f"column {name!r}, row {int(index[row]) + 1}: expected {self._words(j)}, got {column[row]:g}"
-                )
+        for problem in self._problems(x, self._outside(x), index):
+            raise DataError(problem)
+
+    def beyond(self, x: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Data (N, D) as a model can tell that they are out of range, which in float32 a value on a bound, or next to
+        it, is not: moved away from the bound, where log p(x) = −∞.
+
+        Warns:
+            DataWarning: naming each column in which data are out of range, and the first row.
+        """
+        out = self._outside(x)
+        for problem in self._problems(x, out, index):
+            warnings.warn(f"{problem}; log p(x) = -inf there", DataWarning, stacklevel=3)
+        if not out.any():
+            return x
+        low, high, scale = np.array(self.low), np.array(self.high), np.array([scale for _, scale in self.units])
+        below = x <= low
+        return np.where(out, np.where(below, low - scale, high + scale), x)
+
+    def _outside(self, x: np.ndarray) -> np.ndarray:
+        """Which of data (N, D) are out of range; a gap is not."""
+        low, high = np.array(self.low), np.array(self.high)
+        out = np.where(self.around, (x < low) | (x > high), (x <= low) | (x >= high))
+        return out & np.isfinite(x) & (np.isfinite(low) | np.isfinite(high))
+
+    def _problems(self, x: np.ndarray, out: np.ndarray, index: np.ndarray) -> Iterator[str]:
+        """Of each column with data out of range, which is the first, what was expected, and how many more there are."""
+        for j in np.flatnonzero(out.any(0)).tolist():
+            row, more = int(out[:, j].argmax()), int(out[:, j].sum()) - 1
+            others = f" (and {more:,} row{'s' if more > 1 else ''} more)" if more else ""
+            where = f"column {self.names[j]!r}, row {int(index[row]) + 1}"
+            yield f"{where}: expected {self._words(j)}, got {x[row, j]:g}{others}"
 
     def _words(self, j: int) -> str:
         low, high = self.low[j], self.high[j]

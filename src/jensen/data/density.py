@@ -64,7 +64,7 @@ def gas(path: Path) -> Raw:
         x = tables.values(_sensors(path), path.name)
     else:
         x = _text(path, columns=range(3, 19))
-        x = x[splits.shuffled(len(x), 0)[: round(GAS_SHARE * len(x))]]
+        x = x[splits.shuffled(len(x), 0, rule=1)[: round(GAS_SHARE * len(x))]]
     x = x[:, _uncorrelated(x)]
     x = (x - x.mean(0)) / x.std(0, ddof=1)  # test rows too
     return _raw(_cut(x), "normalised by the mean and deviation of all rows, as published")

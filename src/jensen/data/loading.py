@@ -58,6 +58,7 @@ def load_data(
     text: Mapping[str, Any] | None = None,
     schema: Schema | None = None,
     gaps: bool = False,
+    rule: int = splits.RULE,
 ) -> Dataset:
     """Load a data set by name, from a path or from memory, split it and give it a schema.
 
@@ -94,6 +95,7 @@ def load_data(
         schema: that of a trained model, which these data must fit. Registered data sets are split as ever;
             other data that bring no split of their own are one split, `all`.
         gaps: cells of a table may be empty, NaN in its rows, whatever the trained model whose schema it takes.
+        rule: by which rows are cut (`jensen.data.splits`), as a run records it; registered data keep to the first.
 
     Raises:
         ConfigError: the name, path, column or option does not exist.
@@ -110,7 +112,7 @@ def load_data(
     options["missing"] = missing or None
     of_sound = {"length": length, "rate": rate, "levels": levels, "encoding": encoding}
     recipe = (
-        _recipe(ref, options | of_sound | {"text": text or None}, seed, drop, given, fractions, kinds)
+        _recipe(ref, options | of_sound | {"text": text or None}, seed, drop, given, fractions, kinds, rule)
         if schema is None
         else None
     )
@@ -123,6 +125,7 @@ def load_data(
         if schema is None and ref.schema.levels == 2:
             raise ConfigError(f"binarize: {ref.name} is binarised already ({ref.schema.binarization})")
     source = open_source(ref, missing if schema is None else schema.missing)
+    rule = 1 if source.registered else rule
     if missing and source.columns is None:
         raise ConfigError(f"missing: expected a table with columns, got something else ({source.name})")
     beside = sidecar(ref, source.columns) if schema is None else {}
@@ -138,7 +141,7 @@ def load_data(
             source = as_texts(source, schema, label)
     if source.raw.texts is not None:
         refuse_columns({**options, "drop": drop, "given": given, "kinds": kinds}, of_sound, source, column)
-        return load_text(source, text, schema, seed, shares, recipe, label)
+        return load_text(source, text, schema, seed, shares, rule, recipe, label)
     if text:
         hint = "; say which column holds it, as --text column=NAME" if source.raw.named else ""
         raise ConfigError(f"text: expected a text, got something else ({source.name}){hint}")
@@ -164,7 +167,7 @@ def load_data(
     columns = _columns(rows, kinds or {}, source) if schema is None else schema.fields
     x = {name: matrix(part, source, schema, columns, gaps) for name, part in rows.items()}
     _check_shapes(x, source)
-    chosen, note = _choose(rows, seed, shares, source, whole=schema is not None)
+    chosen, note = _choose(rows, seed, shares, rule, source, whole=schema is not None)
     if schema is None:
         train, index = chosen["train"]
         schema = _schema(source, rows, x, columns, train, index, binarize, seed, label)
@@ -226,6 +229,7 @@ def _recipe(
     given: Sequence[str],
     fractions: Sequence[float],
     kinds: Mapping[str, Any] | None,
+    rule: int,
 ) -> tuple[str, dict[str, Any]] | None:
     """What a run records of data, in plain values; options that are not given stay out."""
     where = reference(ref)
@@ -237,6 +241,7 @@ def _recipe(
     options |= {"given": list(given)} if given else {}
     options |= {"fractions": list(fractions)} if tuple(fractions) != _FRACTIONS else {}
     options |= {"kinds": dict(kinds)} if kinds else {}
+    options |= {"rule": rule} if rule != splits.RULE else {}
     return where, options
 
 
@@ -318,7 +323,7 @@ def _check_shapes(x: Mapping[str, np.ndarray], source: Source) -> None:
 
 
 def _choose(
-    rows: Mapping[str, Rows], seed: int, shares: splits.Fractions, source: Source, whole: bool
+    rows: Mapping[str, Rows], seed: int, shares: splits.Fractions, rule: int, source: Source, whole: bool
 ) -> tuple[dict[str, tuple[str, np.ndarray]], str]:
     """For each split, the part that it is cut from and its rows there; and a note on what was done.
 
@@ -329,14 +334,14 @@ def _choose(
     if whole and not source.registered:
         return chosen, ""
     if ALL in rows:
-        cut = rows[ALL].cut(seed, shares)
+        cut = rows[ALL].cut(seed, shares, rule)
         few = "" if "valid" in cut or "test" in cut else "too few rows to split: all are in train"
         return {name: (ALL, index) for name, index in cut.items()}, few
     if "train" not in rows:
         raise DataError(f"{source.name}: expected a train split, got {', '.join(rows)}")
     if "valid" in rows:
         return chosen, ""
-    cut = rows["train"].cut(seed, (1 - _VALID_SHARE, _VALID_SHARE, 0.0))
+    cut = rows["train"].cut(seed, (1 - _VALID_SHARE, _VALID_SHARE, 0.0), rule)
     note = f"valid was cut from train ({_VALID_SHARE:.0%})" if "valid" in cut else ""
     return {**{name: ("train", index) for name, index in cut.items()}, **_without(chosen, "train")}, note
 

@@ -29,12 +29,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.x)
 
-    def cut(self, seed: int, shares: splits.Fractions) -> dict[str, np.ndarray]:
+    def cut(self, seed: int, shares: splits.Fractions, rule: int) -> dict[str, np.ndarray]:
         if self.time is not None:
             return splits.cut_by_time(self.time, shares)
         if self.group is not None:
-            return splits.cut_by_group(self.group, seed, shares)
-        return splits.cut(len(self), seed, shares)
+            return splits.cut_by_group(self.group, seed, shares, rule)
+        return splits.cut(len(self), seed, shares, rule)
 
     def split(self, x: np.ndarray, c: np.ndarray | None, index: np.ndarray, classes: tuple[str, ...] | None) -> Split:
         """The rows at an index, labels as positions in `classes`; -1 for none, or one not among them."""

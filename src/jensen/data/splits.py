@@ -1,7 +1,13 @@
-"""Cutting rows into train, valid and test, the same for ever for a seed."""
+"""Cutting rows into train, valid and test, the same for ever for a seed and a rule.
+
+A run records the rule by which its rows were cut, and finds them again by it. Rule 2 draws from a stream of its own:
+that of rule 1, of registered data and older runs, is the one from which `np.random.default_rng(seed)` draws, so that
+rows that a user makes with it would be cut by their values.
+"""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,11 +16,14 @@ from jensen.data.raw import SPLITS
 from jensen.errors import ConfigError
 
 Fractions = tuple[float, float, float]
+RULE = 2
+_SALT = zlib.crc32(b"jensen.data.splits")
 
 
-def shuffled(n: int, seed: int) -> np.ndarray:
+def shuffled(n: int, seed: int, rule: int = RULE) -> np.ndarray:
     """A permutation of 0..n-1, from raw draws alone, whose stream numpy keeps from version to version."""
-    return np.argsort(np.random.Generator(np.random.PCG64(seed)).random(n), kind="stable")
+    stream = np.random.PCG64(seed if rule == 1 else [seed, _SALT])
+    return np.argsort(np.random.Generator(stream).random(n), kind="stable")
 
 
 def check_fractions(fractions: Sequence[float]) -> Fractions:
@@ -25,13 +34,13 @@ def check_fractions(fractions: Sequence[float]) -> Fractions:
     return fractions[0], fractions[1], fractions[2]
 
 
-def cut(n: int, seed: int, fractions: Fractions) -> dict[str, np.ndarray]:
+def cut(n: int, seed: int, fractions: Fractions, rule: int = RULE) -> dict[str, np.ndarray]:
     """Rows of each split, shuffled. Fewer than three rows all go to train.
 
     >>> {name: len(rows) for name, rows in cut(10, 0, (0.8, 0.1, 0.1)).items()}
     {'train': 8, 'valid': 1, 'test': 1}
     """
-    return _slices(shuffled(n, seed), fractions)
+    return _slices(shuffled(n, seed, rule), fractions)
 
 
 def cut_by_time(times: np.ndarray, fractions: Fractions) -> dict[str, np.ndarray]:
@@ -39,18 +48,18 @@ def cut_by_time(times: np.ndarray, fractions: Fractions) -> dict[str, np.ndarray
     return _slices(np.argsort(times, kind="stable"), fractions)
 
 
-def cut_by_group(groups: np.ndarray, seed: int, fractions: Fractions) -> dict[str, np.ndarray]:
+def cut_by_group(groups: np.ndarray, seed: int, fractions: Fractions, rule: int = RULE) -> dict[str, np.ndarray]:
     """Rows of each split, no group (N,) of 0..G-1 being in two of them. The fractions are those of groups."""
-    whole = cut(int(groups.max()) + 1, seed, fractions)
+    whole = cut(int(groups.max()) + 1, seed, fractions, rule)
     return {name: np.flatnonzero(np.isin(groups, chosen)) for name, chosen in whole.items()}
 
 
-def cut_by_class(y: np.ndarray, seed: int, fractions: Fractions) -> dict[str, np.ndarray]:
+def cut_by_class(y: np.ndarray, seed: int, fractions: Fractions, rule: int = RULE) -> dict[str, np.ndarray]:
     """Rows of each split, shuffled, every class (N,) being cut by the same fractions."""
-    rows = shuffled(len(y), seed)
+    rows = shuffled(len(y), seed, rule)
     cuts = [_slices(rows[y[rows] == label], fractions) for label in np.unique(y)]
     merged = {name: np.concatenate([c[name] for c in cuts if name in c]) for name in cuts[0]}
-    return {name: chosen[shuffled(len(chosen), seed)] for name, chosen in merged.items()}
+    return {name: chosen[shuffled(len(chosen), seed, rule)] for name, chosen in merged.items()}
 
 
 def _slices(rows: np.ndarray, fractions: Fractions) -> dict[str, np.ndarray]:

@@ -116,6 +116,7 @@ def load_text(
     schema: Schema | None,
     seed: int,
     shares: splits.Fractions,
+    rule: int,
     recipe: tuple[str, dict[str, Any]] | None,
     label: str | None = None,
 ) -> Dataset:
@@ -142,7 +143,7 @@ def load_text(
         tokens = schema.tokens
         chosen = TextOptions(tokens.unit, tokens.lines, schema.event_shape[0])
     whole = schema is not None and not source.registered
-    parts, notes = _parts(source, chosen, seed, shares, whole)
+    parts, notes = _parts(source, chosen, seed, shares, rule, whole)
     if schema is None:
         train = [piece.text for piece in parts["train"]]
         everything = [piece.text for part in parts.values() for piece in part]
@@ -232,7 +233,7 @@ Pieces = list[Piece]
 
 
 def _parts(
-    source: Source, chosen: TextOptions, seed: int, shares: splits.Fractions, whole: bool
+    source: Source, chosen: TextOptions, seed: int, shares: splits.Fractions, rule: int, whole: bool
 ) -> tuple[dict[str, Pieces], list[str]]:
     """The texts of each split, and what was done to them."""
     notes: list[str] = []
@@ -247,18 +248,20 @@ def _parts(
     if whole:
         return pieces, notes
     if ALL in pieces:
-        return _cut(pieces[ALL], chosen, seed, shares), notes
+        return _cut(pieces[ALL], chosen, seed, shares, rule), notes
     if "valid" not in pieces:
         share = (1 - _VALID_SHARE, _VALID_SHARE, 0.0)
         notes.append(f"valid was cut from train ({_VALID_SHARE:.0%})")
-        pieces = {**_cut(pieces["train"], chosen, seed, share), **{k: v for k, v in pieces.items() if k != "train"}}
+        cut = _cut(pieces["train"], chosen, seed, share, rule)
+        pieces = {**cut, **{k: v for k, v in pieces.items() if k != "train"}}
     return pieces, notes
 
 
-def _cut(pieces: Pieces, chosen: TextOptions, seed: int, shares: splits.Fractions) -> dict[str, Pieces]:
+def _cut(pieces: Pieces, chosen: TextOptions, seed: int, shares: splits.Fractions, rule: int) -> dict[str, Pieces]:
     """Lines at random; one text by position, in order train, valid, test."""
     if chosen.lines or len(pieces) > 1:
-        return {part: [pieces[i] for i in rows] for part, rows in splits.cut(len(pieces), seed, shares).items()}
+        found = splits.cut(len(pieces), seed, shares, rule)
+        return {part: [pieces[i] for i in rows] for part, rows in found.items()}
     (whole,) = pieces
     text, n = whole.text, len(whole.text)
     if n < 3:

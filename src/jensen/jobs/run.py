@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from jensen.conditionals.ranges import ranges_of
 from jensen.core import Capabilities, Evidence, Model, Score, seeded
 from jensen.data import Dataset, Schema, Split, TensorSplit, load_data
 from jensen.errors import ConfigError, DataError, IntegrityError
@@ -140,7 +142,7 @@ class Run:
             if record["ref"] is None:
                 raise DataError("this run was trained on data in memory; name the data to use")
             try:
-                data = load_data(record["ref"], **record["options"])
+                data = load_recorded(record["ref"], record)
             except ConfigError as e:
                 raise DataError(f"the data of {self.name} are not where they were: {e}; name the data to use") from None
             for name, digest in record["splits"].items():
@@ -165,8 +167,14 @@ class Run:
 
         Raises:
             DataError: the model is conditional, and a row lacks its condition.
+
+        Warns:
+            DataWarning: rows are out of the ranges of a flow's columns.
         """
         check_conditions(self.model, self.schema, split)
+        ranges = ranges_of(self.model.modules())
+        if ranges is not None:
+            split = replace(split, x=ranges.beyond(split.x, split.index))
         return split.to(self.schema, self.device)
 
     def pick(self, split: Split, n: int | None, seed: int = 0) -> np.ndarray:
@@ -286,6 +294,11 @@ class Run:
         from jensen.jobs.report import report
 
         return report(self, out, **options)
+
+
+def load_recorded(ref: Any, record: Mapping[str, Any]) -> Dataset:
+    """Data read and cut as a run's record says; those of before it named a rule were cut by the first."""
+    return load_data(ref, **{"rule": record.get("rule", 1), **record["options"]})
 
 
 def check_conditions(model: Model, schema: Schema, split: Split) -> None:

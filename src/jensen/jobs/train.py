@@ -17,11 +17,11 @@ import yaml
 
 from jensen.conditionals.ranges import ranges_of
 from jensen.core import Model, seeded
-from jensen.data import Dataset, load_data
+from jensen.data import Dataset, load_data, splits
 from jensen.data.sources import reference
 from jensen.errors import CapabilityError, ConfigError, DataError, DataWarning, did_you_mean
 from jensen.hardware import has_bfloat16, pick_device
-from jensen.jobs.run import Run, check_conditions, open_run
+from jensen.jobs.run import Run, check_conditions, load_recorded, open_run
 from jensen.jobs.while_training import Diary, can_note
 from jensen.objectives.prior import prior_objective, take_all_but_priors
 from jensen.registry import MODEL, build, configure, find, flatten, nest, override
@@ -30,7 +30,7 @@ from jensen.training.settings import OF_BUDGET, Settings, ignored, training_sett
 from jensen.training.trainer import Event, Trainer
 
 log = logging.getLogger(__name__)
-DATA_OPTIONS = set(inspect.signature(load_data).parameters) - {"ref", "seed", "schema", "gaps"}
+DATA_OPTIONS = set(inspect.signature(load_data).parameters) - {"ref", "seed", "schema", "gaps", "rule"}
 MAY_CHANGE = ("epochs", "minutes", "device", "threads", "workers", "checkpoint_seconds")  # when a run goes on
 
 
@@ -112,6 +112,7 @@ def train(
             "ref": ref,
             "name": loaded.name,
             "options": recorded,
+            "rule": splits.RULE,
             "splits": {name: split.sha256 for name, split in loaded.splits.items()},
         },
         "versions": versions(),
@@ -193,7 +194,7 @@ def _resume(
             folder.write_spec(spec)
     run = Run(spec, schema, built, folder)
     if spec["data"]["ref"] is None:
-        run._data = load_data(data, **spec["data"]["options"])
+        run._data = load_recorded(data, spec["data"])
     return fit(run, True, listener)
 
 

@@ -15,8 +15,8 @@ class ActNorm(Transform):
     """x = exp(s) z + b with learned s and b, one a feature: an element of a vector, a channel of a picture.
 
     `initialize` sets them once so that z has mean 0 and variance 1 over the first data; afterwards they are parameters
-    like any other, and scores depend on no batch. A feature that does not vary, up to rounding, is only centred: divided
-    by next to nothing in every layer of a flow, it would be blown up. log |det ∂x/∂z| = (H · W) Σ s.
+    like any other, and scores depend on no batch. A feature that does not vary, up to rounding, is only centred:
+    divided by next to nothing in every layer of a flow, it would be blown up. log |det ∂x/∂z| = (H · W) Σ s.
 
     Kingma and Dhariwal, "Glow", 2018, arXiv:1807.03039, section 3.1.
 

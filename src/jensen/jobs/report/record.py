@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from jensen.data.catalogue import lookup
+from jensen.data.splits import RULE
 from jensen.errors import ConfigError, DataError, IntegrityError
 from jensen.jobs import plots
 from jensen.jobs.plot_style import CLASSES, DASHES, DATA, MODEL
@@ -208,12 +210,14 @@ def settings(run: Run) -> tuple[str, str]:
 def reproduce(run: Run) -> tuple[str, str]:
     """Commands that make the run again."""
     ref = run.spec["data"]["ref"]
-    given, options = overrides(run), run.spec["data"]["options"]
+    given, options, rule = overrides(run), run.spec["data"]["options"], run.spec["data"].get("rule", 1)
+    if rule != RULE and ref is not None and lookup(ref) is None:
+        options = {"rule": rule, **options}
     training = _changed(find("training", "gradient"), run.spec["training"])
     if "prior_of" in run.spec:
         return _reproduce_prior(run, training)
     blocks = []
-    if ref is not None and not options.keys() & {"seed", "fractions", "kinds"}:  # which only Python takes
+    if ref is not None and not options.keys() & {"seed", "fractions", "kinds", "rule"}:  # which only Python takes
         flags = {
             k: training.pop(k) for k in ("epochs", "minutes", "batch_size", "lr", "seed", "precision") if k in training
         }
