@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas
+import polars
 import pytest
 import torch
 from scipy.stats import norm
@@ -63,7 +64,7 @@ def _registered() -> Iterator[None]:
     registry._components.update(known)
 
 
-def people(n: int = 600, seed: int = 0) -> pandas.DataFrame:
+def people(n: int = 1500, seed: int = 0) -> pandas.DataFrame:
     """Height depends on sex and age, weight on the kind."""
     rng = np.random.default_rng(seed)
     sex = rng.choice(["f", "m"], n)
@@ -143,7 +144,7 @@ def test_the_codes_of_data_are_standard_normal_given_their_conditions(run):
     new = people(500, seed=3)
     z = run.encode(new)
     assert z.shape == (500, 2)
-    trained_on = 480
+    trained_on = 1200
     assert abs(z.mean(0)).max() < 4.5 * math.sqrt(1 / 500 + 1 / trained_on)
     assert abs(z.std(0) - 1).max() < 4.5 * math.sqrt(1 / 1000 + 1 / (2 * trained_on))
     men = (new["sex"] == "m").to_numpy()
@@ -180,6 +181,25 @@ def test_values_may_differ_from_row_to_row(run):
     assert run.sample(6, given={"age": 20, "sex": sexes, "kind": "a"})["sex"].tolist() == sexes * 2
     with pytest.raises(ConfigError, match="columns of one length"):
         run.sample(given={"age": [20, 30], "sex": sexes, "kind": "a"})
+
+
+@pytest.mark.parametrize("library", [pandas, polars], ids=lambda library: library.__name__)
+def test_a_frame_gives_a_row_for_each_draw(run, library):
+    """Of conditions and of a column to hold, as the same values by column do, whatever its index."""
+    values = {"age": [20.0, 30.0, 40.0], "sex": ["f", "m", "m"], "kind": ["a", "b", "a"]}
+    frame = library.DataFrame(values)
+    frame = frame.set_index([[7, 7, 9]]) if library is pandas else frame
+    drawn = run.sample(given=frame)
+    pandas.testing.assert_frame_equal(drawn, run.sample(given=values))
+    assert drawn["age"].tolist() == values["age"]
+    with pytest.raises(ConfigError, match="no column 'agee'; did you mean 'age'"):
+        run.sample(given=library.DataFrame({"agee": [1.0]}))
+
+
+@pytest.mark.parametrize("given", [np.ones((2, 3)), [1.0, 2.0], "age=3"], ids=lambda given: type(given).__name__)
+def test_values_without_columns_are_told_of(run, given):
+    with pytest.raises(ConfigError, match=f"given: expected values by column, as .* got {type(given).__name__}"):
+        run.sample(given=given)
 
 
 def test_conditions_may_come_from_a_table(run, tmp_path):

@@ -78,8 +78,8 @@ def _open(ref: Any) -> Source:
         return Source(Raw({}, texts={ALL: Texts(list(ref), apart=True)}), "texts")
     if isinstance(ref, np.ndarray):
         return Source(files.raw_arrays({ALL: ref}, {}, "array"), "array")
-    if _is_frame(ref):
-        return Source(Raw({ALL: Part(_as_pandas(ref, "frame"))}, named=True), "frame", container="pandas")
+    if is_frame(ref):
+        return Source(Raw({ALL: Part(as_pandas(ref, "frame"))}, named=True), "frame", container="pandas")
     expected = "a name, a path, an array, a tensor, a frame, a list of texts, one of these for each split or a Dataset"
     raise ConfigError(f"data: expected {expected}, got {type(ref).__name__}")
 
@@ -92,7 +92,7 @@ def _open_splits(data: Mapping[str, Any]) -> Source:
         DataError: columns differ, or arrays are no data.
     """
     parts = {str(name): part for name, part in data.items()}
-    if any(_is_frame(part) for part in parts.values()):
+    if any(is_frame(part) for part in parts.values()):
         return Source(Raw(_frames(parts), named=True), "frames", container="pandas")
     if any(name in (*SPLITS, "X") and _are_texts(part) for name, part in parts.items()):
         return Source(Raw({}, texts=_texts(parts)), "texts")
@@ -150,9 +150,9 @@ def texts_of_column(source: Source, column: str, label: str | None, option: str)
 
 def _frames(parts: Mapping[str, Any]) -> dict[str, Part]:
     for name, part in parts.items():
-        if name not in SPLITS or not _is_frame(part):
+        if name not in SPLITS or not is_frame(part):
             raise ConfigError(f"data: expected frames for {', '.join(SPLITS)} and nothing else, got {name!r}")
-    frames = {name: _as_pandas(part, name) for name, part in parts.items()}
+    frames = {name: as_pandas(part, name) for name, part in parts.items()}
     first = next(iter(frames))
     columns = frames[first].columns
     for name, frame in frames.items():
@@ -162,13 +162,13 @@ def _frames(parts: Mapping[str, Any]) -> dict[str, Part]:
     return {name: Part(frame[columns]) for name, frame in frames.items()}
 
 
-def _is_frame(ref: Any) -> bool:
+def is_frame(ref: Any) -> bool:
     """Of pandas or polars."""
     of_polars = type(ref).__module__.startswith("polars") and hasattr(ref, "get_columns")
     return of_polars or (hasattr(ref, "columns") and hasattr(ref, "iloc"))
 
 
-def _as_pandas(frame: Any, name: str) -> Any:
+def as_pandas(frame: Any, name: str) -> Any:
     """A frame of pandas whose columns have words for names, each another; its rows are numbered anew."""
     if type(frame).__module__.startswith("polars"):
         import pandas

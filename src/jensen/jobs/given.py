@@ -18,7 +18,7 @@ from jensen.data.columns import encode
 from jensen.data.conditions import conditions, views_as_given
 from jensen.data.fitting import fit_levels
 from jensen.data.raw import ALL, Part, Raw
-from jensen.data.sources import Source, open_source
+from jensen.data.sources import Source, as_pandas, is_frame, open_source
 from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.run import Run, check_conditions
 
@@ -47,13 +47,13 @@ class Given:
     hidden: dict[str, Tensor] = field(default_factory=dict)
 
 
-def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_from: Any, usual: int) -> Given:
+def read_given(run: Run, n: int | None, given: Any, given_from: Any, usual: int) -> Given:
     """Rows of what is given.
 
     Args:
         n: how many; None for as many as there are values, or `usual` where each is one.
-        given: by column, a value for all rows, or one for each, taken in turn. Labels by the name of their column,
-            `y` or `label`; a label by its name or its number.
+        given: by column, a value for all rows, or one for each, taken in turn, as a mapping or a frame. Labels by the
+            name of their column, `y` or `label`; a label by its name or its number.
         given_from: a table, its rows taken in turn: the columns that condition the model, or, where nothing does, those
             that it explains. Of a model that is given pictures, or makes data from views of them, such pictures.
 
@@ -61,13 +61,13 @@ def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_f
         ConfigError: listing every condition that is missing, and every column that the model does not know.
         DataError: the table holds what the model cannot take.
     """
-    views = views_of(run.model)
+    views, given = views_of(run.model), by_column(given)
     if given_from is not None and views and not run.model.conditions:
         if given:
             raise ConfigError("given: expected values or pictures (given_from), got both")
         return _of_views(run, n, given_from, views)
     pictures = _given_pictures(run, given_from)
-    columns, source = _columns(run, given or {}, None if pictures is not None else given_from)
+    columns, source = _columns(run, given, None if pictures is not None else given_from)
     if given_from is not None and pictures is None and not columns and not given:
         raise _unused(run, source)
     labels = _label_names(run)
@@ -96,6 +96,16 @@ def read_given(run: Run, n: int | None, given: Mapping[str, Any] | None, given_f
             raise
         raise ConfigError(e.said) from None
     return Given(n, y, c, x, context_of(run, y, c))
+
+
+def by_column(given: Any) -> Mapping[str, Any]:
+    """Values by column. Raises `ConfigError` where these are neither a mapping nor a frame."""
+    if given is None or isinstance(given, Mapping):
+        return given or {}
+    if not is_frame(given):
+        example = "given={'age': 30}, given={'age': [30, 40]} or a frame"
+        raise ConfigError(f"given: expected values by column, as {example}, got {type(given).__name__}")
+    return dict(as_pandas(given, "given").items())
 
 
 def _unused(run: Run, source: Source) -> Exception:

@@ -14,7 +14,7 @@ from jensen.core import seeded
 from jensen.data import Split
 from jensen.errors import ConfigError, did_you_mean
 from jensen.jobs.filling import fill
-from jensen.jobs.given import Given, infer, read_given
+from jensen.jobs.given import Given, by_column, infer, read_given
 from jensen.jobs.imputation import Imputation, imputation
 from jensen.jobs.job import job
 from jensen.jobs.run import Run
@@ -31,7 +31,7 @@ def sample(
     run: Run,
     n: int | None = None,
     *,
-    given: Mapping[str, Any] | Given | None = None,
+    given: Any = None,
     given_from: Any = None,
     temperature: float | Mapping[str, float] = 1.0,
     seed: int = 0,
@@ -47,9 +47,9 @@ def sample(
 
     Args:
         n: how many; by default 64, or as many as there are rows of what is given.
-        given: values by column, one for all data or one for each, taken in turn. A conditional model takes all its
-            conditions (a label by its name or number). Columns that the model itself explains are held, and the others
-            drawn from p(others | these), as `impute` does.
+        given: values by column, one for all data or one for each, taken in turn: a mapping, or a frame. A conditional
+            model takes all its conditions (a label by its name or number). Columns that the model itself explains are
+            held, and the others drawn from p(others | these), as `impute` does.
         given_from: a table with conditions, its rows taken in turn. Of a model that is given pictures, such pictures;
             of one that makes data from a view of them (a smaller picture, a sketch), such views: what q infers of a
             view is drawn from q, and the rest from p.
@@ -121,7 +121,8 @@ def sample(
     return restore(run, torch.cat(parts), mean, asked)
 
 
-def _given_of_texts(run: Run, n: int | None, given: Mapping[str, Any] | None, given_from: Any) -> Given:
+def _given_of_texts(run: Run, n: int | None, given: Any, given_from: Any) -> Given:
+    given = by_column(given)
     if not run.model.conditions and (given or given_from is not None):
         raise ConfigError("--given: the model is given nothing with a text; --prefix says how it begins")
     return read_given(run, n, given, given_from, USUAL)
