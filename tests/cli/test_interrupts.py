@@ -74,6 +74,29 @@ def test_an_interrupted_training_goes_on(start, jensen, pictures, tmp_path, numb
     json.loads(out)
 
 
+def test_scores_say_that_training_has_not_finished(jensen, table, tmp_path):
+    """On stderr and in JSON, until it has; 64 rows are 8 steps an epoch."""
+    from jensen import train
+
+    def stop(event) -> None:
+        if event.step >= 20:
+            raise KeyboardInterrupt
+
+    out, told = tmp_path / "a run", "has not finished, it stands at step 20 of 80"
+    settings = {"epochs": 10, "batch_size": 8, "layers": 1, "hidden": [4], "drop": ["kind"], "out": out}
+    with pytest.raises(KeyboardInterrupt):
+        train("maf", table, listener=stop, **settings)
+    answer = jensen("score", out, "--json")
+    assert told in answer.err and f"jensen train --out '{out}' --resume" in answer.err
+    assert json.loads(answer.out)["unfinished"] == "at step 20 of 80"
+    for words in (("sample", out, "--out", tmp_path / "s.csv"), ("diagnose", out), ("report", out)):
+        assert told in jensen(*words).err
+    assert "Training has not finished" in (out / "report.html").read_text()
+    train("maf", table, resume=True, **settings)
+    answer = jensen("score", out, "--json")
+    assert "finished" not in answer.err and json.loads(answer.out)["unfinished"] is None
+
+
 def test_an_interrupted_run_equals_the_uninterrupted_one(start, jensen, pictures, tmp_path):
     """Ctrl-C waits for the end of a step, so that what is resumed is exact."""
     from jensen.training.folder import load_tensors

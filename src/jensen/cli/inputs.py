@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,11 +30,18 @@ _MAGIC = {
 
 
 def open_run(path: str, device: str = "auto") -> Run:
-    """A trained model from its folder, on a device."""
+    """A trained model from its folder, on a device; where its training did not come to its end, a note says so."""
+    from jensen.cli.printing import note
     from jensen.hardware import pick_device
     from jensen.jobs.run import open_run as opened
 
-    return opened(path, str(pick_device(device)))
+    run = opened(path, str(pick_device(device)))
+    if run.unfinished:
+        note(
+            f"note: training of {path} has not finished, it stands {run.unfinished}; go on with: jensen train --out "
+            f"{shlex.quote(path)} --resume"
+        )
+    return run
 
 
 def data_for(run: Run, ref: str | None) -> Any:

@@ -47,6 +47,7 @@ class Score:
             became `<unk>`; None for all else.
         one_spelling: of text, whether other tokens could spell it too, as byte pairs can: the score is exact of those
             that it was read as, and what is said by character, byte or word bounds that of the text.
+        unfinished: where training stood, of a model whose training has not come to its end; None for all else.
         rows: nats of each datum, (n,).
         weights: of the rows, (n,); None where all count alike.
     """
@@ -79,6 +80,7 @@ class Score:
     quantization: str | None = None
     code_bits: dict[str, dict[str, float]] | None = None
     seen: float | None = None
+    unfinished: str | None = None
     rows: Tensor | None = None
     weights: Tensor | None = None
 

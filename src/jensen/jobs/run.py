@@ -95,6 +95,18 @@ class Run:
         return taken[-1] if taken else max(lines, key=lambda line: line["valid"][self.monitor], default=None)
 
     @cached_property
+    def unfinished(self) -> str | None:
+        """Where training stood when these weights were kept, in words; None where it came to its end, or none knows."""
+        position = self.folder.stopped_at() if self.folder is not None else None
+        if position is None:
+            return None
+        done, total = position["stage_step"], position["total_steps"]
+        of = f" of {total:,}" if total else ""
+        stages = self.model.objective.stages if self.model.objective else ()
+        stage = f" of stage {stages[position['stage']].name}" if len(stages) > 1 else ""
+        return f"at step {done:,}{of}{stage}"
+
+    @cached_property
     def measure(self) -> str:
         """What densities of the datum are with respect to: "counting", "lebesgue" or "mixed"."""
         if self.schema.kind == "mixed":

@@ -153,6 +153,7 @@ def score(
         seen=float(np.average((~np.isnan(part.x[chosen])).sum(1), weights=weights)) if run.schema.gaps else None,
         effective_sample_size=float(sizes.median()) if sizes is not None else None,
         amounts=None if part.amounts is None else dict(zip(AMOUNTS, part.amounts[chosen].sum(0).tolist(), strict=True)),
+        unfinished=run.unfinished,
         one_spelling=run.schema.is_text and run.schema.tokens.unit == "bpe",
         rows=rows,
         weights=weights,

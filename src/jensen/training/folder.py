@@ -18,7 +18,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -250,6 +250,18 @@ class Folder:
         except RuntimeError as e:
             raise IntegrityError(f"{self.model_path} does not fit {self.spec_path}: {str(e).splitlines()[1]}") from None
         return record
+
+    def stopped_at(self) -> Mapping[str, Any] | None:
+        """Where training stands that has not come to its end, as a `Position` records it; None where it has, or where
+        nothing says.
+        """
+        try:
+            with self.state_path.open("rb") as f:
+                header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+            position = json.loads(header["__metadata__"]["json"])["position"]
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):  # a resume says what is wrong
+            return None
+        return None if position["done"] else position
 
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of the log; a last line cut short by a crash is dropped."""

@@ -80,7 +80,9 @@ def numbers(run: Run) -> tuple[str, str]:
     if run.capabilities.likelihood is None:
         caption = f"This model has no likelihood: {escaped(run.capabilities.no_likelihood)}. "
         caption += "What training maximised is listed; it compares with nothing but itself."
-    elif not scores:
+    if run.unfinished:
+        caption += f" <strong>Training has not finished: it stands {run.unfinished}.</strong>"
+    if run.capabilities.likelihood is not None and not scores:
         place = shlex.quote(str(run.folder.path)) if run.folder else "RUN"
         caption += f" Not scored yet: <code>jensen score {escaped(place)}</code> adds the test data."
     return caption, body
