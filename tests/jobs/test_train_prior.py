@@ -155,7 +155,7 @@ def test_what_cannot_be(trained):
         jensen.train_prior(trained, "mixtur")
     with pytest.raises(ConfigError, match="expected the new one"):
         jensen.train_prior(trained)
-    made = jensen.train("made", np.eye(4), epochs=1)
+    made = jensen.train("made", np.eye(4).repeat(5, 0), epochs=1)
     with pytest.raises(CapabilityError, match="made has none that could be replaced"):
         jensen.train_prior(made, "mixture")
     with pytest.raises(ConfigError, match="different sets"):

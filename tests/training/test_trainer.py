@@ -343,6 +343,82 @@ def test_another_budget_is_measured_by_the_speed_since_the_resume():
     assert pace.steps_within(0.0) == 1050 + 450
 
 
+class Clock:
+    """Stands still but for steps and validations, each of which takes as long as is said of its number."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: Callable[[int], float], validation: float = 0.0):
+        self.now, self.steps, self.step, self.validation = 0.0, 0, step, validation
+        self.progress: list[float] = []
+        fake = SimpleNamespace(perf_counter=lambda: self.now, monotonic=lambda: self.now)
+        monkeypatch.setattr("jensen.training.trainer.time", fake)
+
+    def model(self) -> Model:
+        def look(model: Model, batch: Batch, progress: float) -> Terms:
+            self.now += self.step(self.steps)
+            self.steps += 1
+            self.progress.append(progress)
+            return ascend(model, batch, progress)
+
+        def measure(model: Model, batch: Batch) -> dict[str, Tensor]:
+            self.now += self.validation
+            return {"elbo": torch.zeros(len(batch["x"]))}
+
+        return point(Stage((GradientPhase(look),)), validate=measure)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "step", "validation"),
+    [
+        (10, lambda i: 0.1 + i / 5000, 1.0),  # ten times as slow at the end
+        (10, lambda i: 0.1 if i < 1000 else 0.4, 1.0),
+        (10, lambda i: 0.4 / (1 + i / 300), 1.0),  # faster
+        (1, lambda i: 9.0, 4.0),  # a whole fraction of the time each
+        (0.5, lambda i: 20.0, 2.0),
+    ],
+    ids=["stiffening", "four times as slow", "faster", "slow steps", "hardly a step"],
+)
+def test_minutes_are_kept_where_steps_change_their_pace(monkeypatch, minutes, step, validation):
+    """Within 15 % and the validation at the end, and the learning rate comes to its end with no jump."""
+    clock = Clock(monkeypatch, step, validation)
+    trainer = Trainer(clock.model(), rows(1000), rows(2), settings(minutes=minutes, batch_size=10))
+    trainer.run()
+    assert 60 * minutes * 0.85 - step(clock.steps) < clock.now < 60 * minutes * 1.15 + validation
+    assert trainer.at.total_steps == trainer.at.step == clock.steps
+    assert clock.progress == sorted(clock.progress)
+    if clock.steps > 100:
+        assert max(b - a for a, b in itertools.pairwise(clock.progress)) < 0.02
+        assert clock.progress[-1] > 0.98
+
+
+def test_a_pace_that_was_changed_is_that_of_the_resumed_run(monkeypatch, tmp_path):
+    """Stopped after its steps were made fewer: as many in all, at the same rates, to the same weights."""
+    schema, chosen = Schema.of_table(np.zeros((2, 1)), ["x"]), settings(minutes=10, batch_size=10)
+
+    def steps(i: int) -> float:
+        return 0.1 + i / 5000
+
+    whole = Clock(monkeypatch, steps, 1.0)
+    uninterrupted = Trainer(whole.model(), rows(1000), rows(2), chosen)
+    uninterrupted.run()
+
+    def impatient(event: Event) -> None:
+        if event.kind == "step" and event.step == 860:  # amidst an epoch
+            raise KeyboardInterrupt
+
+    clock = Clock(monkeypatch, steps, 1.0)
+    folder = Folder.create(tmp_path / "run", {"model": "point"}, schema, False)
+    stopped = Trainer(clock.model(), rows(1000), rows(2), chosen, folder, impatient)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    clock.now += 1e5  # meanwhile
+    resumed = Trainer(clock.model(), rows(1000), rows(2), chosen, folder)
+    resumed.run(resume=True)
+    assert stopped.at.from_step > 100  # when the number of steps was changed last
+    assert resumed.at.step == uninterrupted.at.step < stopped.at.total_steps
+    assert clock.progress == whole.progress
+    assert torch.equal(a_of(resumed.model), a_of(uninterrupted.model))
+
+
 # Averaging and optimisers
 
 

@@ -17,6 +17,11 @@ class Position:
     step: int = 0  # batches done in all
     stage_step: int = 0
     total_steps: int | None = None  # of this stage, once known
+    from_step: int = 0  # of this stage, when that became known, or was last changed
+    from_progress: float = 0.0  # then
+    timed_step: int = 0  # of this stage, from which on its speed is measured
+    timed_seconds: float = 0.0  # then, and of what has been done since besides steps
+    validation_seconds: float = 0.0  # of the last validation
     best: float | None = None
     best_step: int = 0
     best_early: bool = False  # measured while the loss was not yet the one wanted
@@ -33,7 +38,9 @@ class Position:
     def begin_stage(self) -> None:
         """At the beginning of the stage whose number stands here."""
         self.epoch = self.batch = self.stage_step = self.best_step = self.drops = self.skipped = self.patience_step = 0
+        self.from_step = self.timed_step = 0
         self.total_steps, self.best, self.best_early, self.calibration_seconds = None, None, False, 0.0
+        self.from_progress = self.timed_seconds = 0.0
 
     def spend(self, seconds: float) -> None:
         """Of training."""

@@ -89,7 +89,8 @@ def settings(
 
     Settings:
         epochs: passes through the data; None and no `minutes`: until validation stops improving.
-        minutes: wall-clock budget; the number of steps is fixed early from the measured speed, then kept.
+        minutes: wall-clock budget; the number of steps is fixed early from the measured speed, and changed where steps
+            become so much slower or faster that the end is missed.
         batch_size: data per step.
         lr: learning rate at its highest.
         optimizer: "adam" (fused), "adamw", "sgd" (momentum 0.9), or "muon": orthogonalised momentum for the weights of

@@ -100,6 +100,8 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._updated: dict[int, Any] = {}
         self._whole = False  # between two steps: what would be saved now is no half step
+        self._began = 0.0  # until when the time is counted
+        self._compiled = False
         self._interruption = Interruption()
         self.workers = Workers()
 
@@ -140,6 +142,7 @@ class Trainer:
                 with together(self.settings.workers, self._message_bytes) as self.workers:
                     if self.workers.rank:
                         self.folder = self.listener = None
+                    self._began = time.perf_counter()
                     while not self.at.done:
                         self._epoch()
                         self._interruption.stop_if_asked()
@@ -220,12 +223,13 @@ class Trainer:
 
     def _epoch(self) -> None:
         at, s = self.at, self.settings
+        self._spend()  # on what was done between two passes
         order, train = self._order(at.epoch), self._cut(at.epoch)
         updates = [i for i, phase in enumerate(self.stage.phases) if isinstance(phase, UpdatePhase)]
         if at.batch == 0:
             self._updated = {i: self.stage.phases[i].start(self.model) for i in updates}  # pyright: ignore
         self.model.train()
-        began, first = time.perf_counter(), at.batch
+        first = at.batch
         for position in range(at.batch, self.pace.steps_per_epoch):
             rows = order[position * s.batch_size : (position + 1) * s.batch_size]
             part, share = self.workers.part(rows)
@@ -242,21 +246,24 @@ class Trainer:
             if self.average is not None:
                 self.average.follow(at.stage_step)
             now = time.perf_counter()
-            if s.compile and not self.pace.compiling:  # it says nothing of the speed
-                self.pace.compiling = now - began
-                at.spend(now - began)
-                began, first = now, at.batch
+            if s.compile and not self._compiled:  # it says nothing of the speed
+                self._compiled = True
+                self._spend(now)
+                self.pace.measure_from(self.workers.first(at.calibration_seconds))
+                first = at.batch
             if self.pace.is_timed:
-                self.pace.elapsed = self.workers.first(at.calibration_seconds + now - began)
+                self.pace.elapsed = self.workers.first(at.calibration_seconds + now - self._began)
                 if self.pace.knows_its_speed:
-                    self._fix_steps()
+                    self.pace.fix(self._seconds_of_validation)
+            elif self.pace.is_due:
+                self.pace.adjust(self.workers.first(at.calibration_seconds + now - self._began))
             self._whole = True
             self._interruption.stop_if_asked()
             if at.step % 20 == 0:
-                self._tell("step", {}, rate=(at.batch - first) * s.batch_size / max(now - began, 1e-9))
+                self._tell("step", {}, rate=(at.batch - first) * s.batch_size / max(now - self._began, 1e-9))
                 if not updates and at.batch < self.pace.steps_per_epoch and self._checkpoint_is_due():
-                    at.spend(now - began)
-                    began, first = now, at.batch
+                    self._spend(now)
+                    first = at.batch
                     self.save()
             if at.total_steps is not None and at.stage_step >= at.total_steps:
                 break
@@ -264,9 +271,7 @@ class Trainer:
         for i in updates:
             measured = self.stage.phases[i].apply(self.model, self._updated[i])  # pyright: ignore
             self.means.put(measured or {})
-        elapsed = time.perf_counter() - began
-        at.spend(elapsed)
-        rate = (at.batch - first) * s.batch_size / max(elapsed, 1e-9)
+        rate = (at.batch - first) * s.batch_size / max(self._spend(), 1e-9)
         at.epoch, at.batch = at.epoch + 1, 0
         over = self.pace.is_over
         line = self._validate(rate) if at.epoch % self.pace.validate_every == 0 or over else None
@@ -278,12 +283,18 @@ class Trainer:
         if line is not None:
             self._tell("epoch", line, rate)
 
-    def _fix_steps(self) -> None:
-        """Those of this stage from the speed so far, validation included; from then on only steps count."""
+    def _spend(self, now: float | None = None) -> float:
+        """Count the time until now; returns what had not been counted."""
+        now = time.perf_counter() if now is None else now
+        spent, self._began = now - self._began, now
+        self.at.spend(spent)
+        return spent
+
+    def _seconds_of_validation(self) -> float:
+        """Of the first worker."""
         began = time.perf_counter()
         self.validation.of(self.model, self.workers)
-        steps = self.pace.steps_within(time.perf_counter() - began)
-        self.at.total_steps = int(self.workers.first(steps))
+        return self.workers.first(time.perf_counter() - began)
 
     def _end_stage(self) -> None:
         if self.at.stage + 1 < len(self.objective.stages):
@@ -416,7 +427,7 @@ class Trainer:
 
     def _validate(self, rate: float) -> dict[str, Any]:
         """Measure the averaged weights, keep them if they are the best; returns the line that was logged."""
-        at, began = self.at, time.perf_counter()
+        at = self.at
         with contextlib.nullcontext() if self.average is None else self.average.in_place():
             valid = self.validation.of(self.model, self.workers)
             state = self._state()
@@ -426,7 +437,7 @@ class Trainer:
         taken = self.pace.improves(score)
         if taken:
             self.best = state
-        at.spend(time.perf_counter() - began)
+        self.pace.leave_out(self.workers.first(self._spend()))
         line: dict[str, Any] = {
             "stage": self.stage.name,
             "epoch": at.epoch,
@@ -522,6 +533,8 @@ class Trainer:
             if self.stage.has_gradient and at.batch:
                 return
             at.step, at.stage_step, at.batch = at.step - at.batch, at.stage_step - at.batch, 0
+        else:
+            self._spend()
         self.save()
 
     def _restore(self) -> None:
