@@ -140,3 +140,10 @@ def test_errors_name_the_file_the_column_and_the_row(tmp_path):
     (tmp_path / "folder" / "a" / "1.txt").write_text("abc\nabd\n")
     with pytest.raises(DataError, match=r"a/1\.txt, line 2, column 3: the character 'd'"):
         load_data(tmp_path / "folder", schema=load_data(["abc\n" * 9], text={"length": 3}).schema)
+
+
+def test_a_misspelt_option_of_a_table_is_told_by_its_name(tmp_path):
+    """As of a text; and not that the table is none."""
+    pandas.DataFrame({"review": ["good", "bad", "so so"], "stars": [3, 1, 2]}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ConfigError, match="text: 'colum' is no option; did you mean 'column'"):
+        load_data(tmp_path / "t.csv", text={"colum": "review"})

@@ -51,7 +51,8 @@ def read_folder(folder: Path) -> Raw:
         DataError: a file that cannot be read, or is empty.
     """
     files = find_files(folder, SUFFIXES)
-    return _raw({name: (paths, folder_labels(root, paths)) for name, (root, paths) in files.items() if paths})
+    labelled = {name: (paths, folder_labels(root, paths)) for name, (root, paths) in files.items() if paths}
+    return replace(_raw(labelled), by_folder=True)
 
 
 def read_file(path: Path) -> Raw:

@@ -26,7 +26,7 @@ from jensen.data.raw import ALL
 from jensen.data.rows import Rows, take_apart
 from jensen.data.schema import Schema
 from jensen.data.sources import Source, by_position, open_source, reference, texts_of_column
-from jensen.data.text import as_texts, column_of_text, fit_rows, load_text, refuse_columns
+from jensen.data.text import TextOptions, as_texts, column_of_text, fit_rows, load_text, refuse_columns
 from jensen.data.told import sidecar
 from jensen.data.views import named_view, view_of
 from jensen.errors import ConfigError, DataError, did_you_mean
@@ -143,6 +143,8 @@ def load_data(
         refuse_columns({**options, "drop": drop, "given": given, "kinds": kinds}, of_sound, source, column)
         return load_text(source, text, schema, seed, shares, rule, recipe, label)
     if text:
+        if unknown := TextOptions.unknown(text):
+            raise ConfigError(unknown)
         hint = "; say which column holds it, as --text column=NAME" if source.raw.named else ""
         raise ConfigError(f"text: expected a text, got something else ({source.name}){hint}")
     audio.check_options(length, rate, levels, encoding, source, schema)

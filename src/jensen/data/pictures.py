@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,8 @@ def read_folder(folder: Path) -> Raw:
         )
     mode = _common(modes)
     arrays = {name: np.stack([_pixels(path, mode) for path in paths]) for name, (_, paths) in files.items() if paths}
-    return pictures(arrays, {name: folder_labels(*files[name]) for name in arrays}, str(folder))
+    labels = {name: folder_labels(*files[name]) for name in arrays}
+    return replace(pictures(arrays, labels, str(folder)), by_folder=True)
 
 
 def read_file(path: Path) -> Raw:

@@ -73,6 +73,7 @@ class Raw:
         texts: in place of parts, the texts of each split; None for all else.
         usual: options of text where nothing else is said.
         given_levels: pictures that are given have values 0..given_levels-1; None for all else.
+        by_folder: labels are the folders that the data lie in.
     """
 
     parts: Mapping[str, Part]
@@ -85,6 +86,7 @@ class Raw:
     texts: Mapping[str, Texts] | None = None
     usual: Mapping[str, Any] = field(default_factory=dict)
     given_levels: int | None = None
+    by_folder: bool = False
 
     def __post_init__(self) -> None:
         for name, part in self.parts.items():

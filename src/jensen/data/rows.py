@@ -17,7 +17,9 @@ from jensen.errors import DataError
 
 @dataclass(frozen=True)
 class Rows:
-    """A part with its label, group, time, weight and given columns taken out of x; labels by name, None for none."""
+    """A part with its label, group, time, weight and given columns taken out of x; labels by name, None for none, and
+    as numbers, `classes`, where rows lie in folders by them.
+    """
 
     x: Any
     y: np.ndarray | None = None
@@ -25,6 +27,7 @@ class Rows:
     group: np.ndarray | None = None
     time: np.ndarray | None = None
     given: Any = None
+    classes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -33,8 +36,8 @@ class Rows:
         if self.time is not None:
             return splits.cut_by_time(self.time, shares)
         if self.group is not None:
-            return splits.cut_by_group(self.group, seed, shares, rule)
-        return splits.cut(len(self), seed, shares, rule)
+            return splits.cut_by_group(self.group, seed, shares, rule, self.classes)
+        return splits.cut(len(self), seed, shares, rule, self.classes)
 
     def split(self, x: np.ndarray, c: np.ndarray | None, index: np.ndarray, classes: tuple[str, ...] | None) -> Split:
         """The rows at an index, labels as positions in `classes`; -1 for none, or one not among them."""
@@ -76,6 +79,7 @@ def take_apart(
         _groups(taken["group"], source) if "group" in taken else part.group,
         _times(taken["time"], source) if "time" in taken else None,
         part.x[list(given)] if given else part.given,  # pyright: ignore[reportCallIssue, reportArgumentType]
+        numbered(part.y) if source.raw.by_folder and part.y is not None else None,
     )
 
 
@@ -101,10 +105,15 @@ def label_names(y: Any, source: Source) -> np.ndarray:
 
 def _groups(column: Any, source: Source) -> np.ndarray:
     """Groups numbered 0..G-1 as they first appear."""
+    _refuse_gaps(column, "group", source)
+    return numbered(column)
+
+
+def numbered(values: Any) -> np.ndarray:
+    """Equal values as equal numbers 0, 1, ..., as they first appear, (N,); -1 for none."""
     import pandas
 
-    _refuse_gaps(column, "group", source)
-    return pandas.factorize(column)[0]
+    return pandas.factorize(pandas.Series(values))[0]
 
 
 def _weights(column: Any, source: Source) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from jensen.data import splits, tables
 from jensen.data.dataset import Dataset, Split
 from jensen.data.raw import ALL, SPLITS, Texts
-from jensen.data.rows import label_names
+from jensen.data.rows import label_names, numbered
 from jensen.data.schema import Schema
 from jensen.data.sources import Source, texts_of_column
 from jensen.data.text_tokens import AMOUNTS, UNKNOWN, Tokens
@@ -50,8 +50,8 @@ class TextOptions:
     @classmethod
     def of(cls, given: Mapping[str, Any] | None, usual: Mapping[str, Any] | None = None) -> TextOptions:
         """Options by name over the usual ones. Raises `ConfigError` listing all problems."""
-        given, known = dict(given or {}), [field.name for field in fields(cls)]
-        problems = [f"text: {key!r} is no option{did_you_mean(key, known)}" for key in given if key not in known]
+        given, problems = dict(given or {}), cls.unknown(given or {})
+        known = [field.name for field in fields(cls)]
         made = cls(**{**(usual or {}), **{k: v for k, v in given.items() if k in known}})
         if made.tokens not in UNITS:
             hint = did_you_mean(str(made.tokens), UNITS)
@@ -67,6 +67,12 @@ class TextOptions:
         if problems:
             raise ConfigError(problems)
         return made
+
+    @classmethod
+    def unknown(cls, given: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the names of options."""
+        known = [field.name for field in fields(cls)]
+        return [f"text: {key!r} is no option{did_you_mean(key, known)}" for key in given if key not in known]
 
     def learn(self, train: Sequence[str], all_of_it: Sequence[str]) -> Tokens:
         """Tokens: characters are those of all of the text, words and byte pairs those of what is trained on."""
@@ -248,19 +254,22 @@ def _parts(
     if whole:
         return pieces, notes
     if ALL in pieces:
-        return _cut(pieces[ALL], chosen, seed, shares, rule), notes
+        return _cut(pieces[ALL], chosen, seed, shares, rule, source.raw.by_folder), notes
     if "valid" not in pieces:
         share = (1 - _VALID_SHARE, _VALID_SHARE, 0.0)
         notes.append(f"valid was cut from train ({_VALID_SHARE:.0%})")
-        cut = _cut(pieces["train"], chosen, seed, share, rule)
+        cut = _cut(pieces["train"], chosen, seed, share, rule, source.raw.by_folder)
         pieces = {**cut, **{k: v for k, v in pieces.items() if k != "train"}}
     return pieces, notes
 
 
-def _cut(pieces: Pieces, chosen: TextOptions, seed: int, shares: splits.Fractions, rule: int) -> dict[str, Pieces]:
+def _cut(
+    pieces: Pieces, chosen: TextOptions, seed: int, shares: splits.Fractions, rule: int, by_folder: bool
+) -> dict[str, Pieces]:
     """Lines at random; one text by position, in order train, valid, test."""
     if chosen.lines or len(pieces) > 1:
-        found = splits.cut(len(pieces), seed, shares, rule)
+        y = numbered([piece.label for piece in pieces]) if by_folder else None
+        found = splits.cut(len(pieces), seed, shares, rule, y)
         return {part: [pieces[i] for i in rows] for part, rows in found.items()}
     (whole,) = pieces
     text, n = whole.text, len(whole.text)

@@ -43,7 +43,8 @@ def read_folder(folder: Path) -> Raw:
         empty += len(paths) - len(kept)
         if kept:
             texts[name] = Texts([text_of(path) for path in kept], folder_labels(root, kept), [str(p) for p in kept])
-    return Raw({}, texts=texts, notes=(f"{empty:,} empty files were left out",) if empty else ())
+    notes = (f"{empty:,} empty files were left out",) if empty else ()
+    return Raw({}, texts=texts, notes=notes, by_folder=True)
 
 
 def read_splits(path: Path, usual: Mapping[str, Any]) -> Raw:
