@@ -74,6 +74,8 @@ class Setting:
         except ValidationError as e:
             first = e.errors()[0]
             where = "".join(f"[{i}]" for i in first["loc"] if isinstance(i, int))
+            if first["type"] == "list_type" and not where and isinstance(value, str | int | float):
+                raise ValueError(f"expected a list, as [{value}], got {value!r}") from None
             raise ValueError(f"{where}{' ' if where else ''}{first['msg']}, got {value!r}") from None
 
     @functools.cached_property

@@ -272,6 +272,12 @@ def test_a_run_scores_rows_outside_as_impossible(tmp_path):
     assert "not finite" in numbers(run)[1]
 
 
+def test_training_on_data_outside_leaves_nothing_behind(tmp_path):
+    with pytest.raises(DataError, match=r"'share', row \d+: expected a number between 0\.4 and 0\.6"):
+        jensen.train("maf", dataset(), out=tmp_path / "run", **SMALL, bounded=["share:0.4:0.6"])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.filterwarnings("ignore:float32 was off")
 def test_a_value_on_a_bound_is_outside_as_in_training():
     """However near to it others lie, which float32 cannot tell from it; of a circle both ends are inside."""

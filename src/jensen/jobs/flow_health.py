@@ -423,11 +423,13 @@ def _range(run: Run, data: Dataset, batch: Batch) -> Finding:
     outside = ((drawn < low) | (drawn > high) | ~drawn.isfinite()).double().mean(0)
     far = ((drawn < low - width) | (drawn > high + width) | ~drawn.isfinite()).any(1).double().mean()
     by_chance = 0.0 if run.schema.is_array else 2 / (len(rows) + 1)
+    settings = run.spec.get("settings", {})
     evidence: dict[str, Any] = {"far_outside": float(far), "by_chance": by_chance, "samples": SAMPLES}
     if run.schema.is_array:
         share, what = float(outside.mean()), "pixels" if run.schema.is_image else "elements"
         text = f"{share:.2%} of the {what} of samples lie outside the levels: cut to the nearest, and lost to the bound"
         evidence["outside"] = share
+        narrower = [f"alpha={settings['alpha'] / 10:g}"] if settings.get("alpha") else []
     else:
         share, worst = float(outside.max()), names[int(outside.argmax())]
         text = (
@@ -435,10 +437,9 @@ def _range(run: Run, data: Dataset, batch: Batch) -> Finding:
             f"(by chance {by_chance:.2%})"
         )
         evidence["outside"] = dict(zip(names, outside.tolist(), strict=True))
+        narrower = [f"bounded=[{worst}:LOW:HIGH] where its values end"] if "bounded" in settings else []
     text += f"; {float(far):.2%} lie beyond it by more than its width"
     ok = share <= OUTSIDE + by_chance and float(far) <= FAR
-    alpha = run.spec.get("settings", {}).get("alpha")
-    narrower = [f"alpha={alpha / 10:g}"] if run.schema.is_array and alpha else []
     advice = ", ".join(
         [*narrower, "longer training, a more flexible flow, or --temperature 0.9 where samples are drawn"]
     )

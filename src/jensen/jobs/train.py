@@ -230,12 +230,11 @@ def _changed(given: Mapping[str, Any], now: Mapping[str, Any], was: Mapping[str,
 def fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run:
     settings = training_settings(run.spec["training"])
     data, device = run.data(), pick_device(settings.device)
-    ranges = ranges_of(run.model.modules())
-    for part in ("train", "valid"):
-        if part in data.splits:
-            check_conditions(run.model, run.schema, data.split(part))
-            if ranges is not None:
-                ranges.check(data.split(part).x, data.split(part).index)
+    try:
+        _check_rows(run, data)
+    except DataError:
+        _leave_nothing(run, resume)
+        raise
     train_split = data.split("train").to(run.schema, device)
     valid = data.splits["valid"].to(run.schema, device) if "valid" in data.splits else None
     if can_note(run):
@@ -244,15 +243,30 @@ def fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run
     with run.folder.in_training() if run.folder is not None else nullcontext():
         try:
             run.log = trainer.run(resume)
-        except (ConfigError, CapabilityError):  # what cannot be trained leaves nothing behind
-            if run.folder is not None and not resume and not run.folder.metrics():
-                run.folder.discard()
+        except (ConfigError, CapabilityError):
+            _leave_nothing(run, resume)
             raise
     if run.folder is not None:
         done = open_run(run.folder.path, str(device))
         done._data = run._data
         return done
     return run
+
+
+def _check_rows(run: Run, data: Dataset) -> None:
+    """Raises `DataError` where rows lack a condition, or are out of the ranges of a flow's columns."""
+    ranges = ranges_of(run.model.modules())
+    for part in ("train", "valid"):
+        if part in data.splits:
+            check_conditions(run.model, run.schema, data.split(part))
+            if ranges is not None:
+                ranges.check(data.split(part).x, data.split(part).index)
+
+
+def _leave_nothing(run: Run, resume: bool) -> None:
+    """Behind, of a training that was refused."""
+    if run.folder is not None and not resume and not run.folder.metrics():
+        run.folder.discard()
 
 
 def load_preset(name: str) -> dict[str, Any]:
