@@ -146,7 +146,7 @@ def test_expanded_squares_count_as_the_others(covariance, family, monkeypatch):
         if parts.dense:
             parts.lower.data.copy_(0.3 * torch.sin(torch.arange(parts.lower.numel())).reshape(parts.lower.shape))
         log_prob, seen = parts.explainer()(rows)
-        assert seen[0].dim() == (2 if near else 3)
+        assert seen.y.dim() == (2 if near else 3)
         share = log_prob.softmax(0).detach()
         parts.set_from(parts.count(seen, share), share.sum(1))
         found.append([log_prob, parts.means, parts.covariances, *([parts.df] if parts.student else [])])

@@ -11,6 +11,7 @@ from torch.nn.functional import embedding_bag, softplus
 
 from jensen.conditionals.components import LEAST, Components, Explain, Sums
 from jensen.conditionals.heads import Support
+from jensen.distributions import Bernoulli, Categorical, Elementwise, Poisson
 
 
 class Means(Components):
@@ -29,17 +30,39 @@ class Means(Components):
         """The natural parameter of a mean."""
         raise NotImplementedError
 
+    def normalizer(self, natural: Tensor) -> Tensor:
+        """A of log p(x) = η x − A(η) + h(x), of each element."""
+        raise NotImplementedError
+
+    def base(self, x: Tensor) -> Tensor | float:
+        """Σ h(x), (N,)."""
+        return 0.0
+
+    def of_parts(self) -> Explain:
+        natural, total = self.natural, self.normalizer(self.natural)
+
+        def explain(rows: Tensor) -> tuple[Tensor, Any]:
+            there, x = (~rows.isnan()).to(rows.dtype), rows.nan_to_num()
+            return natural @ x.mT - total @ there.mT + self.base(x), (x, there)
+
+        return explain
+
     def count(self, seen: Any, share: Tensor) -> Sums:
-        return {"x": share @ seen}
+        x, there = seen
+        return {"x": share @ x} | ({} if there is None else {"n": share @ there})
 
     @torch.no_grad()
     def set_from(self, sums: Sums, n: Tensor) -> None:
-        means = (sums["x"] + self.smoothing / 2) / (n + self.smoothing).clamp_min(LEAST)[:, None]
-        self.natural.copy_(torch.where(n[:, None] > LEAST, self.natural_of(means), self.natural))
+        n = n[:, None]
+        of_each = sums.get("n", n)  # data in which an element is there
+        means = (sums["x"] + self.smoothing / 2) / (of_each + self.smoothing).clamp_min(LEAST)
+        some = (n > LEAST) & (of_each + self.smoothing > LEAST)
+        self.natural.copy_(torch.where(some, self.natural_of(means), self.natural))
 
     @torch.no_grad()
     def start_at(self, k: int, x: Tensor, weights: Tensor, narrow: float) -> None:
         average = (weights / weights.sum()) @ self.means
+        x = torch.where(x.isnan(), average, x)
         self.natural[k] = self.natural_of(x + (average - x) * narrow / 2)
 
 
@@ -53,9 +76,15 @@ class Bernoullis(Means):
     def natural_of(self, means: Tensor) -> Tensor:
         return means.clamp(LEAST, 1 - LEAST).logit()
 
-    def explainer(self) -> Explain:
+    def normalizer(self, natural: Tensor) -> Tensor:
+        return softplus(natural)
+
+    def of_whole(self) -> Explain:
         natural, total = self.natural, softplus(self.natural).sum(1, keepdim=True)
-        return lambda x: (torch.addmm(total, natural, x.mT, beta=-1), x)
+        return lambda x: (torch.addmm(total, natural, x.mT, beta=-1), (x, None))
+
+    def alone(self, rows: Tensor) -> Elementwise:
+        return Bernoulli(self._each(self.natural, len(rows)), event_dims=0)
 
     @property
     def means(self) -> Tensor:
@@ -79,9 +108,18 @@ class Poissons(Means):
     def natural_of(self, means: Tensor) -> Tensor:
         return means.clamp_min(LEAST).log()
 
-    def explainer(self) -> Explain:
+    def normalizer(self, natural: Tensor) -> Tensor:
+        return natural.exp()
+
+    def base(self, x: Tensor) -> Tensor:
+        return -torch.lgamma(x + 1).sum(1)
+
+    def of_whole(self) -> Explain:
         natural, total = self.natural, self.natural.exp().sum(1, keepdim=True)
-        return lambda x: (torch.addmm(total, natural, x.mT, beta=-1) - torch.lgamma(x + 1).sum(1), x)
+        return lambda x: (torch.addmm(total, natural, x.mT, beta=-1) + self.base(x), (x, None))
+
+    def alone(self, rows: Tensor) -> Elementwise:
+        return Poisson(self._each(self.natural, len(rows)), event_dims=0)
 
     @property
     def means(self) -> Tensor:
@@ -116,31 +154,56 @@ class Categoricals(Components):
     def width(self) -> int:
         return self.dims * self.components
 
-    def explainer(self) -> Explain:
-        start = torch.arange(0, self.dims * self.levels, self.levels, device=self.logits.device)
-        table = self.logits.log_softmax(2).permute(1, 2, 0).flatten(0, 1)  # (D L, K)
+    def of_whole(self) -> Explain:
+        start, table = self._table()
 
         def explain(x: Tensor) -> tuple[Tensor, Any]:
-            index = x.long() + start  # of each element's level among all, (N, D)
-            return embedding_bag(index, table, mode="sum").mT, index
+            index = x.long() + start
+            return embedding_bag(index, table, mode="sum").mT, (index, None)
 
         return explain
 
+    def of_parts(self) -> Explain:
+        start, table = self._table()
+        nowhere = len(table)
+        table = torch.cat([table, torch.zeros_like(table[:1])])  # what is missing adds nothing
+
+        def explain(rows: Tensor) -> tuple[Tensor, Any]:
+            there = ~rows.isnan()
+            index = torch.where(there, rows.nan_to_num().long() + start, nowhere)
+            return embedding_bag(index, table, mode="sum").mT, (index, there.to(rows.dtype))
+
+        return explain
+
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """Where the levels of each element begin among all, (D,), and log θ of all, (D L, K)."""
+        start = torch.arange(0, self.dims * self.levels, self.levels, device=self.logits.device)
+        return start, self.logits.log_softmax(2).permute(1, 2, 0).flatten(0, 1)
+
     def count(self, seen: Any, share: Tensor) -> Sums:
-        zero = share.new_zeros(self.dims * self.levels, self.components)
+        index, there = seen
+        zero = share.new_zeros(self.dims * self.levels + 1, self.components)  # the last of what is missing
         each = share.mT[:, None].expand(-1, self.dims, -1).reshape(-1, self.components)
-        return {"x": zero.index_add_(0, seen.flatten(), each)}
+        sums = {"x": zero.index_add_(0, index.flatten(), each)[:-1]}
+        return sums if there is None else sums | {"n": share @ there}
+
+    def alone(self, rows: Tensor) -> Elementwise:
+        return Categorical(self._each(self.logits, len(rows)), event_dims=0)
 
     @torch.no_grad()
     def set_from(self, sums: Sums, n: Tensor) -> None:
         counts = sums["x"].unflatten(0, (self.dims, self.levels)).permute(2, 0, 1)
-        probs = (counts + self.smoothing / self.levels) / (n + self.smoothing).clamp_min(LEAST)[:, None, None]
-        self.logits.copy_(torch.where(n[:, None, None] > LEAST, probs.clamp_min(LEAST).log(), self.logits))
+        n = n[:, None]
+        of_each = sums.get("n", n)  # data in which an element is there
+        probs = (counts + self.smoothing / self.levels) / (of_each + self.smoothing).clamp_min(LEAST)[..., None]
+        some = (n > LEAST) & (of_each + self.smoothing > LEAST)
+        self.logits.copy_(torch.where(some[..., None], probs.clamp_min(LEAST).log(), self.logits))
 
     @torch.no_grad()
     def start_at(self, k: int, x: Tensor, weights: Tensor, narrow: float) -> None:
         average = torch.einsum("k,kdl->dl", weights / weights.sum(), self.logits.softmax(2))
-        own = nn.functional.one_hot(x.long(), self.levels)
+        own = nn.functional.one_hot(x.nan_to_num().long(), self.levels)
+        own = torch.where(x.isnan()[:, None], average, own)
         self.logits[k] = (own + (average - own) * narrow / 2).clamp_min(LEAST).log()
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,10 +13,30 @@ from torch.nn.functional import softplus
 
 from jensen.conditionals.components import LEAST, Components, Explain, Sums
 from jensen.conditionals.heads import Support, inverse_softplus
+from jensen.conditionals.partly_seen import DensePart, DiagonalPart
+from jensen.distributions import DiagonalNormal, Elementwise, StudentT
 from jensen.errors import ConfigError
 
 NEAR = 1e4  # least scales from a centre to the origin, up to which squares may be expanded: eight digits remain
 MANY = 64  # dimensions, beyond which their products are too many to be kept
+MATRICES = 2**21  # numbers in covariances of rows with gaps that are worked on at once
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Rows without gaps: y, (K, D, N), or what all components share, (D + P, N), and ‖y‖², (K, N)."""
+
+    y: Tensor
+    square: Tensor
+    dims: int
+    dense: bool
+
+    def sums(self, weight: Tensor, share: Tensor, inverse: Tensor) -> Sums:
+        if self.y.dim() == 2:  # x and its products, counted about the origin
+            return {"x": weight @ self.y.mT}
+        weighed = self.y * weight[:, None]
+        yy = weighed @ self.y.mT if self.dense else (weighed * self.y).sum(2)
+        return {"y": weighed.sum(2), "yy": yy}
 
 
 class Elliptical(Components):
@@ -35,11 +56,15 @@ class Elliptical(Components):
         min_scale: the floor, in standard deviations; of pictures in half the range of grey.
         student: whether tails are heavy.
         df: ν; None learns one for each component, between 2 and 1000.
+        prior_data: ν₀, data that each Σ has besides its own, so that it is the maximum of a posterior,
+            Σ_k = (S_k + ν₀ v diag(s²)) / (n_k + ν₀), s² the variances of the columns; None for D + 2.
+        prior_variance: v, theirs, as a share of the columns'.
 
     Student's t: Peel and McLachlan, "Robust mixture modelling using the t distribution", 2000.
     """
 
     least_df, most_df, start_df = 2.0, 1000.0, 10.0
+    column_variance: Tensor
 
     def __init__(
         self,
@@ -49,12 +74,18 @@ class Elliptical(Components):
         min_scale: float = 1e-3,
         student: bool = False,
         df: float | None = None,
+        prior_data: float | None = 0.0,
+        prior_variance: float = 0.05,
     ):
         super().__init__(components, support)
         if min_scale >= 1:
             raise ConfigError(f"min_scale: expected less than 1, where the scale starts, got {min_scale}")
         self.covariance, self.min_scale, self.student, self.given_df = covariance, min_scale, student, df
         k, d = components, self.dims
+        self.prior_data = d + 2.0 if prior_data is None else prior_data
+        self.prior_variance = prior_variance
+        if self.prior_data > 0:
+            self.register_buffer("column_variance", torch.ones(d, dtype=torch.float64))
         shared = 1 if covariance == "tied" else k
         self.loc = nn.Parameter(torch.zeros(k, d, dtype=torch.float64))
         self.raw_scale = nn.Parameter(torch.zeros(shared, 1 if covariance == "spherical" else d, dtype=torch.float64))
@@ -140,8 +171,8 @@ class Elliptical(Components):
 
     # Densities
 
-    def rows(self, x: Tensor) -> Tensor:
-        x = super().rows(x)
+    def rows(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        x = super().rows(x, seen)
         return x if self.support.unit == 1.0 else (x - self.support.middle) / self.support.unit
 
     @property
@@ -169,7 +200,7 @@ class Elliptical(Components):
             i = j = torch.arange(self.dims, device=self.loc.device)
         return i, j
 
-    def explainer(self) -> Explain:
+    def of_whole(self) -> Explain:
         measure, scale = self.measurer(), self._scale.log()
         log_det = scale.sum(1) if scale.shape[1] > 1 else self.dims * scale[:, 0]
         constant = -log_det - self.dims * math.log(self.support.unit)  # (K or 1,)
@@ -178,7 +209,7 @@ class Elliptical(Components):
 
             def explain(x: Tensor) -> tuple[Tensor, Any]:
                 y, square = measure(x)
-                return normal - 0.5 * square, (y, square)
+                return normal - 0.5 * square, Whole(y, square, self.dims, self.dense)
 
             return explain
         df = self.df[:, None]
@@ -188,9 +219,36 @@ class Elliptical(Components):
 
         def explain_with_tails(x: Tensor) -> tuple[Tensor, Any]:
             y, square = measure(x)
-            return constant - half * torch.log1p(square / df), (y, square)
+            return constant - half * torch.log1p(square / df), Whole(y, square, self.dims, self.dense)
 
         return explain_with_tails
+
+    def of_parts(self) -> Explain:
+        loc, spread = self.loc, self._spread()
+
+        def explain(rows: Tensor) -> tuple[Tensor, Any]:
+            part = self._part(rows, loc, spread)
+            constant = -part.log_det - part.dims * math.log(self.support.unit)
+            if not self.student:
+                return constant - 0.5 * (part.dims * math.log(2 * math.pi) + part.square), part
+            df = self.df[:, None]
+            half = (df + part.dims) / 2
+            gammas = torch.lgamma(half) - torch.lgamma(df / 2) - 0.5 * part.dims * torch.log(math.pi * df)
+            return constant + gammas - half * torch.log1p(part.square / df), part
+
+        return explain
+
+    def _spread(self) -> Tensor:
+        """L, (K or 1, D, D), or its diagonal, (K, D)."""
+        return self.root if self.dense else self._scale.expand(self.components, self.dims)
+
+    def _part(self, rows: Tensor, loc: Tensor, spread: Tensor) -> DensePart | DiagonalPart:
+        return DensePart(rows, loc, spread) if self.dense else DiagonalPart(rows, loc, spread)
+
+    @property
+    def parts_at_once(self) -> int:
+        wide = self.dims**2 if self.dense else 4 * self.dims
+        return max(1, MATRICES // (self.components * wide))
 
     @property
     def width(self) -> int:
@@ -243,19 +301,15 @@ class Elliptical(Components):
     # Expectation maximisation
 
     def count(self, seen: Any, share: Tensor) -> Sums:
-        y, square = seen
-        sums = {}
-        weight = share
+        sums, weight = {}, share
         if self.student:  # E[g | x] and E[log g | x], g the scale that the datum was drawn with
             df = self.df[:, None]
-            g = (df + self.dims) / (df + square)
-            weight = share * g
-            sums = {"g": weight.sum(1), "log_g": (share * (g.log() - g)).sum(1)}
-        if y.dim() == 2:  # x and its products, counted about the origin
-            return sums | {"x": weight @ y.mT}
-        weighed = y * weight[:, None]
-        yy = weighed @ y.mT if self.dense else (weighed * y).sum(2)
-        return sums | {"y": weighed.sum(2), "yy": yy}
+            g = (df + seen.dims) / (df + seen.square)
+            weight, log_g = share * g, g.log() - g
+            if isinstance(seen.dims, Tensor):
+                log_g = log_g + _digamma_less_log((df + seen.dims) / 2) - _digamma_less_log((df + self.dims) / 2)
+            sums = {"g": weight.sum(1), "log_g": (share * log_g).sum(1)}
+        return sums | seen.sums(weight, share, self._inverse)
 
     def _about_centres(self, sums: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Σ w y and Σ w y yᵀ, or its diagonal, of Σ w x and Σ w x_i x_j beside one another, (K, D + P)."""
@@ -277,7 +331,10 @@ class Elliptical(Components):
         n = n.clamp_min(LEAST)
         weight = sums.get("g", n).clamp_min(LEAST)
         y, spread = self._about_centres(sums["x"], weight) if "x" in sums else (sums["y"], sums["yy"])
-        moved = torch.where(some[:, None], y / weight[:, None], 0.0)  # the new centre, in y
+        of_each = sums.get("n of each", n[:, None])  # data in which an element is there
+        there = some[:, None] & (of_each > LEAST)
+        moved = sums.get("weight of each", weight[:, None]).clamp_min(LEAST)
+        moved = torch.where(there, y / moved, 0.0)  # the new centre, in y
         if self.student and self.given_df is None:
             found = _degrees_of_freedom(self.df, sums["log_g"] / n, self.dims, self.least_df, self.most_df)
             self._set_df(torch.where(some, found, self.df))
@@ -290,19 +347,41 @@ class Elliptical(Components):
                 eye = torch.eye(self.dims, dtype=n.dtype, device=n.device)
                 spread = torch.where(some[:, None, None], spread / n[:, None, None], eye)
             self.loc.data.add_((root @ moved[..., None])[..., 0])
-            self._set_root(root @ spread @ root.mT)
+            size = n.sum() if self.covariance == "tied" else n[:, None, None]
+            self._set_root(self._with_prior(root @ spread @ root.mT, size))
             return
         scale = self._scale
         spread = spread - y * moved
         if self.covariance == "spherical":
-            spread = spread.mean(1, keepdim=True)
-        spread = torch.where(some[:, None], spread / n[:, None], 1.0)
+            spread, of_each = spread.mean(1, keepdim=True), of_each.mean(1, keepdim=True)
+            there = some[:, None] & (of_each > LEAST)
+        spread = torch.where(there, spread / of_each.clamp_min(LEAST), 1.0)
         self.loc.data.add_(scale * moved)
-        self._set_scale(scale.square() * spread)
+        self._set_scale(self._with_prior(scale.square() * spread, of_each))
+
+    def _with_prior(self, variance: Tensor, size: Tensor) -> Tensor:
+        """(Co)variances of so many data, with those of the prior among them."""
+        if self.prior_data == 0:
+            return variance
+        own = self.prior_variance * self.column_variance
+        if self.dense:
+            own = torch.diag_embed(own)
+        elif self.covariance == "spherical":
+            own = own.mean(0, keepdim=True)
+        return (size * variance + self.prior_data * own) / (size + self.prior_data)
+
+    @torch.no_grad()
+    def look(self, x: Tensor, w: Tensor) -> None:
+        if self.prior_data == 0:
+            return
+        there = (~x.isnan()).to(x.dtype) * w[:, None]
+        n, x = there.sum(0).clamp_min(LEAST), x.nan_to_num()
+        mean = (there * x).sum(0) / n
+        self.column_variance.copy_((there * (x - mean).square()).sum(0) / n)
 
     @torch.no_grad()
     def start_at(self, k: int, x: Tensor, weights: Tensor, narrow: float) -> None:
-        self.loc[k] = x
+        self.loc[k] = torch.where(x.isnan(), weights @ self.loc / weights.sum().clamp_min(LEAST), x)
         if self.student and self.given_df is None:
             self.raw_df[k] = 0.0
         if self.covariance == "tied":
@@ -366,6 +445,53 @@ class Elliptical(Components):
                 mine = k == i
                 x[mine] = self.loc[i] + noise[mine] @ root.mT
         return x * self.support.unit + self.support.middle
+
+    def alone(self, rows: Tensor) -> Elementwise:
+        found, spread = [], self._spread()
+        for few in rows.split(self.parts_at_once):
+            part = self._part(few, self.loc, spread)
+            away = few.isnan()
+            loc = torch.where(away, part.expected(), self.loc[:, None])  # (K, N, D)
+            variance, df = part.rest().expand(loc.shape), torch.zeros_like(loc)
+            if self.student:
+                prior = self.df[:, None]
+                df = prior + part.dims  # (K, N)
+                variance = variance * torch.where(away, ((prior + part.square) / df)[..., None], 1.0)
+                df = torch.where(away, df[..., None], prior[..., None])
+            found.append(torch.stack([loc, variance, df]))
+        loc, variance, df = torch.cat(found, 2).permute(0, 2, 3, 1).unflatten(2, self.support.shape)
+        loc, scale = loc * self.support.unit + self.support.middle, variance.sqrt() * self.support.unit
+        return StudentT(df, loc, scale, event_dims=0) if self.student else DiagonalNormal(loc, scale, event_dims=0)
+
+    @torch.no_grad()
+    def complete(self, k: Tensor, x: Tensor, seen: Tensor) -> Tensor:
+        """Draws of all of x, moved by what is expected of what is missing given how far off they are in the rest.
+
+        Hoffman and Ribak, "Constrained realizations of Gaussian fields", 1991.
+        """
+        rows, out, spread = self.rows(x, seen), x.clone(), self._spread()
+        for j in k.unique().tolist():
+            for few in (k == j).nonzero()[:, 0].split(self.components * self.parts_at_once):
+                drawn, own = self._draw_near(j, rows[few]), spread[j % len(spread)][None]
+                off = self._part(rows[few] - drawn, torch.zeros_like(self.loc[:1]), own).expected()[0]
+                out[few] = (drawn + off) * self.support.unit + self.support.middle
+        return torch.where(seen, x, out)
+
+    def _draw_near(self, j: int, rows: Tensor) -> Tensor:
+        """All elements drawn of component j; of Student's t with scales g drawn given what is there of rows, (N, D)."""
+        loc, spread = self.loc[j : j + 1], self._spread()
+        spread = spread[j % len(spread)][None]
+        noise = torch.randn_like(rows)
+        noise = noise @ spread[0].mT if self.dense else noise * spread
+        if not self.student:
+            return loc + noise
+        part, df = self._part(rows, loc, spread), self.df[j]
+        g = torch._standard_gamma((df + part.dims) / 2) * 2 / (df + part.square[0])
+        return loc + noise * g.rsqrt()[:, None]
+
+
+def _digamma_less_log(half: Tensor) -> Tensor:
+    return torch.digamma(half) - half.log()
 
 
 def _inverse_scale(excess: Tensor, floor: float) -> Tensor:

@@ -5,6 +5,7 @@ from jensen.distributions.bernoulli import Bernoulli, ContinuousBernoulli
 from jensen.distributions.categorical import Categorical, Symbols, after_end
 from jensen.distributions.cells import BoundedLogistic, LogNormal, Names, WholeLogisticMixture
 from jensen.distributions.counts import NegativeBinomial, Poisson
+from jensen.distributions.element_mixture import ElementMixture
 from jensen.distributions.elementwise import Elementwise
 from jensen.distributions.kl import Divergence, divergence
 from jensen.distributions.logistic import DiscretizedLogistic, MixtureDiscretizedLogistic
@@ -23,6 +24,7 @@ __all__ = [
     "DiagonalNormal",
     "DiscretizedLogistic",
     "Divergence",
+    "ElementMixture",
     "Elementwise",
     "Laplace",
     "LogNormal",

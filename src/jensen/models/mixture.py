@@ -10,9 +10,14 @@ maximisation takes the two in turn,
 and never lowers the likelihood. It climbs to the nearest summit only, so it is started from several sets of centres
 drawn far apart (k-means++), each improved for a few passes over some of the data, and goes on from the best of them.
 
+Rows may have gaps: of what is missing, m, nothing is guessed. It is integrated out, p(x_o) = Σ_k π_k p_k(x_o), and the
+M-step takes the sums that it needs of x_m as p_k(x_m | x_o) expects them.
+
 Dempster, Laird and Rubin, "Maximum likelihood from incomplete data via the EM algorithm", JRSS B 39(1), 1977.
 McLachlan and Peel, "Finite mixture models", 2000.
 Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
+Ghahramani and Jordan, "Supervised learning from incomplete data via an EM approach", 1994.
+Little and Rubin, "Statistical analysis with missing data", 1987.
 Biernacki, Celeux and Govaert, "Choosing starting values for the EM algorithm", 2003: short runs, of which the best.
 """
 
@@ -33,7 +38,7 @@ from jensen.conditionals.components import Components, Explain, Responsibilities
 from jensen.conditionals.discrete_components import Bernoullis, Categoricals, Poissons
 from jensen.conditionals.elliptical import Elliptical
 from jensen.conditionals.heads import Support
-from jensen.core import Joint, Model
+from jensen.core import Joint, Model, on
 from jensen.data.schema import Schema
 from jensen.errors import ConfigError, FitWarning
 from jensen.objectives import Batch, Objective, Stage, UpdatePhase
@@ -61,6 +66,8 @@ def mixture(
     starts: Annotated[int, Field(ge=1)] = 4,
     min_scale: Annotated[float, Field(gt=0, lt=1)] = 1e-3,
     smoothing: Annotated[float, Field(ge=0)] = 1.0,
+    prior_data: Annotated[float, Field(ge=0)] | Literal["auto"] = 0.0,
+    prior_variance: Annotated[float, Field(gt=0)] = 0.05,
 ) -> Model:
     """Mixture of densities of one family: exact likelihood, posterior, samples and clusters.
 
@@ -76,24 +83,29 @@ def mixture(
             data's units, for pictures half the grey range.
         smoothing: data added to each component's own in the other families, spread evenly over the values there are
             (one half of a one, and so of a zero), so that nothing is impossible; with 0 EM climbs the likelihood alone.
+        prior_data: data added to each component's own in gaussian and student-t where its covariance is estimated, so
+            that EM climbs the likelihood times a prior; "auto" for two more than there are columns, which suits many
+            components of few data and filling in.
+        prior_variance: variance of these, without correlation, as a share of each column's.
     """
-    support = Support.of(schema)
+    support = Support.of(schema, gaps=True)
     fitting = FAMILIES[support.kind]
     name = fitting[0] if family == "auto" else family
     if name not in fitting:
         raise ConfigError(f"family: {name!r} is not for {support.kind} data; choose {' or '.join(map(repr, fitting))}")
     if df is not None and name != "student-t":
         raise ConfigError(f"df: only student-t has degrees of freedom, got family {name!r}")
+    prior = {"prior_data": None if prior_data == "auto" else prior_data, "prior_variance": prior_variance}
     makers = {
-        "gaussian": lambda: Elliptical(components, support, covariance, min_scale),
-        "student-t": lambda: Elliptical(components, support, covariance, min_scale, student=True, df=df),
+        "gaussian": lambda: Elliptical(components, support, covariance, min_scale, **prior),
+        "student-t": lambda: Elliptical(components, support, covariance, min_scale, student=True, df=df, **prior),
         "bernoulli": lambda: Bernoullis(components, support, smoothing),
         "categorical": lambda: Categoricals(components, support, smoothing),
         "poisson": lambda: Poissons(components, support, smoothing),
     }
     weights, parts = Weights(components), makers[name]()
     p = Joint({"z": weights, "x | z": parts})
-    q = Joint({"z | x": Responsibilities(weights, parts)})
+    q = Joint({on("z", *support.parents): Responsibilities(weights, parts)})
     start = Stage((start_apart(starts),), passes=1, monitor="log_likelihood", name="start")
     if fit == "em":
         climb = Stage((EM,), monitor="log_likelihood", name="em")
@@ -107,7 +119,7 @@ def mixture(
 def log_likelihood(model: Model, batch: Batch) -> dict[str, Tensor]:
     """log Σ_k π_k p_k(x) of each datum, (B,), in nats: what a walk finds too, with nothing drawn."""
     weights, components = parts_of(model)
-    return {"log_likelihood": (weights.log_weights + components.log_prob(batch["x"])).logsumexp(1)}
+    return {"log_likelihood": (weights.log_weights + components.log_prob(batch["x"], batch.get("seen"))).logsumexp(1)}
 
 
 def parts_of(model: Model) -> tuple[Weights, Components]:
@@ -193,7 +205,7 @@ def _begin(model: Model) -> Expected:
 
 def _accumulate(model: Model, state: Expected, batch: Batch) -> Expected:
     _, components = parts_of(model)
-    state.waiting.append((components.rows(batch["x"]), _weighed(batch)))
+    state.waiting.append((components.rows(batch["x"], batch.get("seen")), _weighed(batch)))
     return _done(components, state) if sum(len(w) for _, w in state.waiting) >= state.at_once else state
 
 
@@ -309,7 +321,7 @@ def start_apart(starts: int) -> UpdatePhase:
 
     def gather(model: Model, so_far: Gathered, batch: Batch) -> Gathered:
         if so_far.count < SOME:
-            so_far.rows.append(parts_of(model)[1].rows(batch["x"]))
+            so_far.rows.append(parts_of(model)[1].rows(batch["x"], batch.get("seen")))
             so_far.weights.append(_weighed(batch))
             so_far.count += len(batch["x"])
         return so_far
@@ -323,6 +335,7 @@ def start_apart(starts: int) -> UpdatePhase:
         if len(x) < components.components:
             number = components.components
             raise ConfigError(f"components: expected at most as many as training data, {len(x)}, got {number}")
+        components.look(x, w)
         best, kept = None, None
         for _ in range(starts):
             reached = short_run(weights, components, x, w)
@@ -363,25 +376,36 @@ def short_run(weights: Weights, components: Components, x: Tensor, w: Tensor) ->
 def k_means(x: Tensor, count: int, w: Tensor) -> Tensor:
     """Of each row, (N, D), of weight w, (N,), the nearest of so many centres, (N,), after some rounds of k-means.
 
-    The first centres are drawn one after another, each in proportion to the squared distance from those before.
+    The first centres are drawn one after another, each in proportion to the squared distance from those before. Where
+    rows have gaps, distances are those in what is there, and centres have what is missing of a row from the mean.
     """
+    there = ~x.isnan()
+    gaps = not bool(there.all())
+    seen, x = there.to(x.dtype), x.nan_to_num() if gaps else x
+    mean = (w @ x / (w @ seen).clamp_min(1e-300)) if gaps else x[0]
     square = x.square().sum(1)
 
     def distances(centres: Tensor) -> Tensor:
-        return torch.addmm(square[:, None] + centres.square().sum(1), x, centres.mT, alpha=-2).clamp_min_(0)
+        own = seen @ centres.square().mT if gaps else centres.square().sum(1)
+        return torch.addmm(square[:, None] + own, x, centres.mT, alpha=-2).clamp_min_(0)
 
-    centres = x[torch.multinomial(w, 1)]
+    def centre(chance: Tensor) -> Tensor:
+        row = torch.multinomial(chance, 1)
+        return torch.where(there[row], x[row], mean)
+
+    centres = centre(w)
     nearest = distances(centres)[:, 0]
     for _ in range(count - 1):
         chance = nearest * w
         chance = chance if chance.sum() > 1e-12 * square.mean() else w  # all rows are centres already
-        centres = torch.cat([centres, x[torch.multinomial(chance, 1)]])
+        centres = torch.cat([centres, centre(chance)])
         nearest = torch.minimum(nearest, distances(centres[-1:])[:, 0])
     index = distances(centres).argmin(1)
     for _ in range(LLOYD):
-        total = torch.zeros(count, dtype=x.dtype, device=x.device).index_add_(0, index, w)
+        total = torch.zeros(count, *x.shape[1:] if gaps else (1,), dtype=x.dtype, device=x.device)
+        total.index_add_(0, index, seen * w[:, None] if gaps else w[:, None])
         sums = torch.zeros_like(centres).index_add_(0, index, x * w[:, None])
-        centres = torch.where(total[:, None] > 0, sums / total.clamp_min(1e-300)[:, None], centres)
+        centres = torch.where(total > 0, sums / total.clamp_min(1e-300), centres)
         before, index = index, distances(centres).argmin(1)
         if torch.equal(before, index):
             break
