@@ -19,7 +19,7 @@ from jensen.errors import ConfigError
 
 NEAR = 1e4  # least scales from a centre to the origin, up to which squares may be expanded: eight digits remain
 MANY = 64  # dimensions, beyond which their products are too many to be kept
-MATRICES = 2**21  # numbers in covariances of rows with gaps that are worked on at once
+MATRICES = 2**20  # numbers in covariances of rows with gaps that are worked on at once
 
 
 @dataclass(frozen=True)

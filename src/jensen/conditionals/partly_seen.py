@@ -56,6 +56,10 @@ class Patterns:
         of = torch.arange(len(patterns), device=there.device).repeat_interleave(groups)
         return cls(patterns, which, of, row.view(-1, size), slot)
 
+    def of_groups(self, each: Tensor) -> Tensor:
+        """What each pattern has, (P, ...), for each group, (G, ...)."""
+        return each if len(self.of) == len(each) else each[self.of]
+
 
 class DensePart:
     """Rows that components with full covariances explain.
@@ -81,7 +85,7 @@ class DensePart:
         self.root = torch.linalg.cholesky(own)
         x = torch.cat([rows.nan_to_num(), torch.zeros_like(rows[:1])])[by.row] if len(rows) else rows[by.row]
         self.off = (x[:, None] - loc[:, None]) * there[by.of][:, None, None]  # (G, K, S, D)
-        self.y = torch.linalg.solve_triangular(self.root[by.of], self.off.mT, upper=False)  # (G, K, D, S)
+        self.y = torch.linalg.solve_triangular(by.of_groups(self.root), self.off.mT, upper=False)  # (G, K, D, S)
         self.square = self._by_row(self.y.square().sum(2))
         self.log_det = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)[by.which].mT
         self.dims = there.sum(1)[by.which]
@@ -96,7 +100,7 @@ class DensePart:
 
     def _expected(self, towards: Tensor) -> Tensor:
         """E[x − μ | x_o], (G, K, S, D)."""
-        return torch.where(self.by.there[self.by.of][:, None, None], self.off, self.y.mT @ towards[self.by.of])
+        return torch.where(self.by.there[self.by.of][:, None, None], self.off, self.y.mT @ self.by.of_groups(towards))
 
     def expected(self) -> Tensor:
         """E[x | x_o], (K, N, D)."""
@@ -115,8 +119,8 @@ class DensePart:
         slots = torch.cat([weight, torch.zeros_like(weight[:, :1])], 1)[:, self.by.row.flatten()]
         weighed = full * slots[..., None]
         away = 1 - self.there
-        left = (self.covariance - towards.mT @ towards) * (away[:, :, None] * away[:, None])[:, None]
         of = share.new_zeros(len(share), len(self.there)).index_add_(1, self.by.which, share)  # (K, P)
+        left = (self.covariance - towards.mT @ towards) * (away[:, :, None] * away[:, None])[:, None]
         square = weighed.mT @ full + (of.mT[..., None, None] * left).sum(0)
         return {"y": (inverse @ weighed.sum(1)[..., None])[..., 0], "yy": inverse @ square @ inverse.mT}
 
