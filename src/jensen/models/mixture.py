@@ -95,6 +95,8 @@ def mixture(
         raise ConfigError(f"family: {name!r} is not for {support.kind} data; choose {' or '.join(map(repr, fitting))}")
     if df is not None and name != "student-t":
         raise ConfigError(f"df: only student-t has degrees of freedom, got family {name!r}")
+    if fit == "gradient" and prior_data != 0:
+        raise ConfigError(f"prior_data: the gradient climbs the likelihood alone; use fit=em, got {prior_data}")
     prior = {"prior_data": None if prior_data == "auto" else prior_data, "prior_variance": prior_variance}
     makers = {
         "gaussian": lambda: Elliptical(components, support, covariance, min_scale, **prior),
