@@ -14,7 +14,7 @@ from torch.distributions import Categorical
 
 import jensen
 from jensen.conditionals.heads import GaussianHead, Support
-from jensen.conditionals.orderless import Orderless, OrderlessDensity
+from jensen.conditionals.orderless import OrderlessDensity, OrderlessNetwork
 from jensen.core import Joint, Model, seeded
 from jensen.data import Dataset, Schema, Split, load_data
 from jensen.data.field import Field
@@ -70,7 +70,7 @@ def linear(wider: float = 1.0) -> Run:
     return Run(spec, schema, model, None, [], Dataset("toy", schema, {"train": Split(rows), "test": Split(rows)}))
 
 
-class Conditionals(Orderless):
+class Conditionals(OrderlessNetwork):
     """Those of x ~ N(0, C), C the covariance of `linear`."""
 
     def __init__(self):

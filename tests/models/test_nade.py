@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import jensen
-from jensen.conditionals.orderless import Orderless, OrderlessDensity
+from jensen.conditionals.orderless import OrderlessDensity, OrderlessNetwork
 from jensen.core import seeded
 from jensen.data import Schema
 from jensen.distributions import Names
@@ -24,7 +24,7 @@ BITS = Schema.of_table(np.array([[0.0] * 4, [1.0] * 4]), list("abcd"), ["binary"
 ROWS = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4))).double()
 
 
-def conditional(orderings: int = 3) -> Orderless:
+def conditional(orderings: int = 3) -> OrderlessNetwork:
     """Of four bits, with weights at random."""
     with seeded(0):
         settings = {"network": "mlp", "network.hidden": [16], "orderings": orderings}
@@ -32,7 +32,7 @@ def conditional(orderings: int = 3) -> Orderless:
         for parameter in found.parameters():
             parameter.data += 0.7 * torch.randn_like(parameter)
     module = found.p["x"].module
-    assert isinstance(module, Orderless)
+    assert isinstance(module, OrderlessNetwork)
     return module
 
 

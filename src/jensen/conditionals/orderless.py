@@ -1,4 +1,4 @@
-"""A density by all its conditionals: one network gives p(x_d | x_o) of any element d and any known others o.
+"""A density by all its conditionals p(x_d | x_o), of any element d and any known others o.
 
     p_σ(x_S) = Π_i p(x_σ(i) | x_σ(<i)),    σ an order of the elements in S
 
@@ -32,12 +32,10 @@ WIDTH = 512  # about as many numbers as it has inside for a row
 
 
 class Orderless(nn.Module):
-    """p(x | conditions) by a network of what is known of x.
+    """p(x | conditions) by p(x_d | x_o) of any element d and any known others o, which a subclass gives.
 
     Args:
-        network: of what `join` makes of the known elements, to a head's parameters.
-        join: takes x and where it is known, both (N, D), and the conditions.
-        head: parameters to a density of each element.
+        shape: of x.
         orders: those that the density is the average of, (M, D).
         passes: P, with each datum in training.
         gaps: whether the data have gaps.
@@ -45,25 +43,56 @@ class Orderless(nn.Module):
 
     orders: Tensor
 
-    def __init__(
-        self, network: nn.Module, join: nn.Module, head: Head, orders: Tensor, passes: int = 1, gaps: bool = False
-    ):
+    def __init__(self, shape: Sequence[int], orders: Tensor, passes: int = 1, gaps: bool = False):
         super().__init__()
-        self.network, self.join, self.head, self.passes = network, join, head, passes
-        self.sees_gaps = gaps
-        self.precision: torch.dtype | None = None
+        self.shape, self.passes, self.sees_gaps = torch.Size(shape), passes, gaps
         self.register_buffer("orders", orders)
 
     @property
     def sequential_steps(self) -> int:
-        """Network passes in a row that one sample takes."""
+        """Passes in a row that one sample takes."""
         return self.orders.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Numbers that a row takes on its way."""
+        raise NotImplementedError
 
     def forward(self, *conditions: Tensor) -> OrderlessDensity:
         return OrderlessDensity(self, conditions)
 
     def given(self, x: Tensor, known: Tensor, *conditions: Tensor) -> Elementwise:
         """The density of each element of rows (N, *event) given those that are known, in one pass."""
+        raise NotImplementedError
+
+    def learning_terms(self, x: Tensor, known: Tensor, seen: Tensor, *conditions: Tensor) -> Tensor:
+        """log p(x_d | x_o) in training of what is there and not known of rows (N, D), in nats, else 0, (N, D)."""
+        terms = self.given(x, known, *conditions).log_prob_terms(x)
+        return torch.where(seen & ~known, terms, torch.zeros((), dtype=terms.dtype))
+
+
+class OrderlessNetwork(Orderless):
+    """All conditionals by one network.
+
+    Args:
+        network: of what `join` makes of the known elements, to a head's parameters.
+        join: takes x and where it is known, both (N, D), and the conditions.
+        head: parameters to a density of each element.
+        orders, passes, gaps: as of `Orderless`.
+    """
+
+    def __init__(
+        self, network: nn.Module, join: nn.Module, head: Head, orders: Tensor, passes: int = 1, gaps: bool = False
+    ):
+        super().__init__(head.support.shape, orders, passes, gaps)
+        self.network, self.join, self.head = network, join, head
+        self.precision: torch.dtype | None = None
+
+    @property
+    def width(self) -> int:
+        return max(WIDTH, math.prod(self.head.parameter_shape))
+
+    def given(self, x: Tensor, known: Tensor, *conditions: Tensor) -> Elementwise:
         x, known = torch.where(known, x, torch.zeros((), dtype=x.dtype)).flatten(1), known.flatten(1)
         return self.head(run_network(self.network, (self.join(x, known, *conditions),), self.precision))
 
@@ -97,7 +126,7 @@ class OrderlessDensity(Distribution):
 
     @property
     def event_shape(self) -> torch.Size:
-        return torch.Size(self.of.head.support.shape)
+        return self.of.shape
 
     @property
     def support(self) -> Any:
@@ -133,8 +162,8 @@ class OrderlessDensity(Distribution):
         shown = ((torch.rand(len(rows), device=rows.device) + turn) / passes * count).floor().clamp_max(count - 1)
         place = torch.rand(flat.shape, device=rows.device).masked_fill(~flat, 2.0).argsort(1).argsort(1)
         known = place < shown.unsqueeze(1)
-        terms = self.given(rows, known.view_as(rows)).log_prob_terms(rows).flatten(1)
-        total = torch.where(flat & ~known, terms, torch.zeros((), dtype=terms.dtype)).sum(1)
+        conditions = [c.repeat(passes, *(1,) * (c.dim() - 1)) for c in self.conditions]
+        total = self.of.learning_terms(rows, known.view_as(rows), seen, *conditions).flatten(1).sum(1)
         return (total * count / (count - shown).clamp_min(1)).view(passes, n).mean(0)
 
     def _in_order(self, rows: Tensor, seen: Tensor, order: Tensor) -> Tensor:
@@ -142,7 +171,7 @@ class OrderlessDensity(Distribution):
         place, total = order.argsort(), torch.zeros(len(rows), dtype=rows.dtype, device=rows.device)
         flat = seen.flatten(1)
         row, d = flat.nonzero(as_tuple=True)
-        for some in torch.arange(len(row), device=row.device).split(self._at_once()):
+        for some in torch.arange(len(row), device=row.device).split(self.at_once):
             i, j = row[some], d[some]
             known = flat[i] & (place < place[j].unsqueeze(1))
             terms = self.given(rows[i], known.view_as(rows[i]), i).log_prob_terms(rows[i]).flatten(1)
@@ -185,7 +214,7 @@ class OrderlessDensity(Distribution):
         """Draw what is not known, in an order for each row, (N, D)."""
         out = [
             self._draw_few(value[few], known[few], orders[few], few)
-            for few in torch.arange(len(value), device=value.device).split(self._at_once())
+            for few in torch.arange(len(value), device=value.device).split(self.at_once)
         ]
         return torch.cat(out) if out else value
 
@@ -208,9 +237,10 @@ class OrderlessDensity(Distribution):
         """Each element drawn with scales multiplied, and logits divided, by a temperature."""
         return OrderlessDensity(self.of, self.conditions, self.temperature * temperature)
 
-    def _at_once(self) -> int:
+    @property
+    def at_once(self) -> int:
         """Rows that go through the network together."""
-        return max(1, NUMBERS // max(WIDTH, math.prod(self.of.head.parameter_shape)))
+        return max(1, NUMBERS // self.of.width)
 
     @property
     def _like(self) -> Tensor:

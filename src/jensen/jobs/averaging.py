@@ -1,6 +1,6 @@
-"""What several models fill in, as one: the mixture of them with equal weights.
+"""What several models fill in, as one: the mixture of them.
 
-    p(missing | observed) = 1/K Σ_k p_k(missing | observed)
+    p(missing | observed) = Σ_k s_k p_k(missing | observed),    s_k = 1/K unless told
 
 Its mean has no more squared error than theirs have on average, and less by what they differ: Krogh and Vedelsby,
 "Neural network ensembles, cross validation, and active learning", 1995; of deep networks with other seeds,
@@ -33,7 +33,7 @@ def check_same_cells(runs: Sequence[Run]) -> None:
         raise ConfigError(problems)
 
 
-def averaged(found: Sequence[Imputation], seed: int = 0) -> Imputation:
+def averaged(found: Sequence[Imputation], seed: int = 0, shares: Sequence[float] | None = None) -> Imputation:
     """One imputation of several of the same data.
 
     Each draw of a datum is one of a model's, which is picked anew; numbers are filled in by the mean of the models'
@@ -44,27 +44,28 @@ def averaged(found: Sequence[Imputation], seed: int = 0) -> Imputation:
     Args:
         found: of each model, with as many draws, and the same cells missing.
         seed: of which model each draw is.
+        shares: of each model in the mixture, which add up to 1; equal by default.
     """
     if len(found) == 1:
         return found[0]
-    first = found[0]
+    first, share = found[0], np.full(len(found), 1 / len(found)) if shares is None else np.asarray(shares, float)
     cells = np.nonzero(first.missing)
     rows, rng = cells[0], np.random.default_rng([seed, 11])
-    picked = rng.integers(len(found), size=(len(first.drawn), len(first.missing)))
+    picked = rng.choice(len(found), size=(len(first.drawn), len(first.missing)), p=share)
     drawn = np.take_along_axis(np.stack([f.drawn for f in found]), picked[None, :, rows], 0)[0]
     points, spreads = (np.stack([getattr(f, name) for f in found]) for name in ("expected", "uncertainty"))
-    expected = points.mean(0)
-    uncertainty = np.sqrt((spreads**2 + points**2).mean(0).clip(min=expected**2) - expected**2)
+    expected = share @ points
+    uncertainty = np.sqrt((share @ (spreads**2 + points**2)).clip(min=expected**2) - expected**2)
     kinds = [] if first.schema.is_array else [field.kind for field in first.schema.fields]
     for j, kind in enumerate(kinds):
         here = cells[1] == j
         if kind == "category":
-            expected[here], uncertainty[here] = _vote(points[:, here], 1 - spreads[:, here])
+            expected[here], uncertainty[here] = _vote(points[:, here], 1 - spreads[:, here], share)
         elif kind == "ordinal":
-            expected[here] = np.sort(points[:, here], 0)[(len(found) - 1) // 2]
+            expected[here] = _median(points[:, here], share)
     sizes = np.stack([f.effective_sample_size for f in found])
     with np.errstate(divide="ignore"):
-        size = len(found) ** 2 / (1 / sizes).sum(0)
+        size = 1 / (share**2 @ (1 / sizes))
     r_hat = np.fmax.reduce([f.r_hat for f in found])
     method = np.where(first.method == "none", "none", "ensemble")
     return replace(
@@ -78,11 +79,18 @@ def averaged(found: Sequence[Imputation], seed: int = 0) -> Imputation:
     )
 
 
-def _vote(names: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _vote(names: np.ndarray, probs: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of the models' likeliest names (K, C) and their probabilities the name with most in all, (C,), and what is left
     for others, which is no less than their probability.
     """
-    votes = ((names[:, None] == names[None]) * shares[None]).sum(1)
+    votes = ((names[:, None] == names[None]) * (share[:, None] * probs)[None]).sum(1)
     best = votes.argmax(0)[None]
-    share = np.take_along_axis(votes, best, 0)[0] / len(names)
-    return np.take_along_axis(names, best, 0)[0], 1 - share
+    most = np.take_along_axis(votes, best, 0)[0]
+    return np.take_along_axis(names, best, 0)[0], 1 - most
+
+
+def _median(points: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """The least of the points (K, C) that with those below it has half of the shares, (C,)."""
+    order = points.argsort(0)
+    reached = share[order].cumsum(0) >= 0.5 - 1e-9
+    return np.take_along_axis(points, np.take_along_axis(order, reached.argmax(0)[None], 0), 0)[0]

@@ -25,6 +25,7 @@ from jensen.jobs.averaging import averaged
 from jensen.jobs.imputation import Imputation
 from jensen.jobs.run import Run
 from jensen.jobs.train import check, train
+from jensen.registry import build
 
 AUTO = "auto"  # in place of a model: one whose settings are chosen so
 BATCH = 64
@@ -38,10 +39,17 @@ KINDS = 2  # of candidates that are taken, as minutes are shared out
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model by name, and its settings."""
+    """A model by name, and its settings.
+
+    Attributes:
+        steps: the share of the steps, or minutes, of a training that it takes.
+        seeds: how many times as many of it are trained.
+    """
 
     model: str
     settings: Mapping[str, Any]
+    steps: float = 1.0
+    seeds: int = 1
 
 
 MIWAE: dict[str, Any] = {
@@ -56,10 +64,13 @@ CANDIDATES: dict[str, Candidate] = {
     "wide": Candidate("vae", {**MIWAE, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]}),
     "deep": Candidate("vae", {**MIWAE, "latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3}),
     "orderless": Candidate("nade", {"network.dropout": 0.1}),
+    "kernels": Candidate("kernels", {}, steps=0.2),
+    "mixture": Candidate("mixture", {"components": 20}, steps=0.2, seeds=4),
 }
 """VAEs trained by the MIWAE bound, a wide layer for many columns that go together, and several for few that hang
-together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. And
-all conditionals by one network, each of which is learned for itself."""
+together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. All
+conditionals by one network, each of which is learned for itself. Of tables of numbers also kernels about rows, for
+tables whose values come again, and a mixture of normals, of which several starts are better than one."""
 
 
 def choose(
@@ -88,7 +99,8 @@ def choose(
             such settings are left out.
         steps, epochs, minutes, batch_size: how long to train; steps or epochs of each one that is chosen, or minutes of
             all trainings together.
-        seeds: how many are trained of each candidate that is chosen.
+        seeds: how many are trained of each candidate that is chosen, or so many times as many as it says; all
+            candidates that are taken have equal shares in what is filled in.
         seed: of the cells that are hidden, and the first of training.
         listener: told in a line what was found of each candidate.
         options: of loading data.
@@ -115,24 +127,26 @@ def choose(
         name: replace(own, settings={**(own.settings if real else _of_any_kind(own)), **(settings or {})})
         for name, own in candidates.items()
     }
-    candidates = {name: own for name, own in candidates.items() if _takes(own)} or candidates
+    fitting = {name: own for name, own in candidates.items() if _takes(own, loaded.schema.with_gaps())}
+    candidates = fitting or candidates
     length = Length(rows, steps, epochs, minutes, batch_size)
     errors, taken, total = {}, tuple(candidates), float(KINDS * seeds)
     if len(candidates) > 1:
-        total += len(candidates) * length.trial
+        total += sum(own.steps for own in candidates.values()) * length.trial
         errors, taken = _tried(loaded, candidates, length, total, seed, listener)
     whole = replace(loaded, schema=loaded.schema.with_gaps())
-    last = length.of(1.0, total * len(taken) / KINDS)
+    planned = [(name, k) for name in taken for k in range(seeds * candidates[name].seeds)]
+    planned.sort(key=lambda one: one[1])  # the first one of the best candidate comes first
+    work = sum(candidates[name].steps for name, _ in planned)
     runs: list[Run] = []
-    for k in range(seeds):
-        for name in taken:
-            one, own = candidates[name], out
-            if runs and (folder := runs[0].folder) is not None:
-                own = folder.members_path / str(len(runs))
-            runs.append(
-                train(one.model, whole, settings=one.settings, out=own, overwrite=overwrite, seed=seed + k, **last)
-            )
+    for name, k in planned:
+        one, own = candidates[name], out
+        if runs and (folder := runs[0].folder) is not None:
+            own = folder.members_path / str(len(runs))
+        last = length.of(one.steps, total * work / (KINDS * seeds))
+        runs.append(train(one.model, whole, settings=one.settings, out=own, overwrite=overwrite, seed=seed + k, **last))
     run = runs[0]
+    run.spec["shares"] = [1 / (len(taken) * seeds * candidates[name].seeds) for name, _ in planned]
     run.spec["chosen"] = {"best": taken[0], "errors": errors, "taken": list(taken), "seeds": seeds}
     run.spec["members"] = [str(k) for k in range(1, len(runs))]
     run.members = runs[1:]
@@ -146,10 +160,10 @@ def _of_any_kind(candidate: Candidate) -> dict[str, Any]:
     return {key: value for key, value in candidate.settings.items() if key.partition(".")[0] != "likelihood"}
 
 
-def _takes(candidate: Candidate) -> bool:
-    """Whether a candidate's model has its settings."""
+def _takes(candidate: Candidate, schema: Schema) -> bool:
+    """Whether a candidate's model has its settings, and is one of such a table."""
     try:
-        check(candidate.model, candidate.settings, None, {})
+        build(candidate.model, schema, check(candidate.model, candidate.settings, None, {})[0])
     except ConfigError:
         return False
     return True
@@ -219,7 +233,11 @@ def _tried(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # of cells that were hidden here; the last training says all
             run = train(
-                candidate.model, tried, settings=candidate.settings, seed=seed, **length.of(length.trial, total)
+                candidate.model,
+                tried,
+                settings=candidate.settings,
+                seed=seed,
+                **length.of(candidate.steps * length.trial, total),
             )
         found[name] = run.impute(tried, split="train", particles=PARTICLES, seed=seed)
         errors[name] = relative_error(schema, found[name].mean, rows, hidden)

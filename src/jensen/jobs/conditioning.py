@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jensen.conditionals.orderless import Orderless, OrderlessDensity
+from jensen.conditionals.orderless import Orderless
 from jensen.core import Model
 from jensen.distributions import Elementwise, Names, Record
 from jensen.errors import CapabilityError
@@ -27,12 +27,17 @@ Keep = Callable[[Tensor, str, Tensor, Tensor, Tensor, Tensor], None]
 
 
 def answers(model: Model) -> bool:
-    """Whether a model's density of the datum has all its conditionals, with nothing hidden."""
-    return isinstance(model.p[model.data].module, Orderless) and not model.hidden
+    """Whether a model's density of the datum has all its conditionals, what is hidden, if anything, summed out."""
+    if model.hidden:
+        return len(model.hidden) == 1 and hasattr(model.q[model.hidden[0]].module, "summed_out")
+    return isinstance(model.p[model.data].module, Orderless)
 
 
-def density(model: Model, context: Mapping[str, Tensor]) -> OrderlessDensity:
-    """The density of the datum under conditions (N, ...)."""
+def density(model: Model, context: Mapping[str, Tensor]) -> Any:
+    """The density of the datum under conditions (N, ...): it can be asked for `given` and to `complete`."""
+    if model.hidden:
+        posterior: Any = model.q[model.hidden[0]].module
+        return posterior.summed_out()
     factor: Any = model.p[model.data]
     return factor.module(*(context[name] for name in factor.parents))
 
@@ -47,7 +52,7 @@ def condition(model: Model, x: Tensor, missing: Tensor, context: Mapping[str, Te
         draws: M, of each datum.
         keep: told of each few rows, once they are done.
     """
-    rows = max(1, NUMBERS // (draws * x[:1].numel()))
+    rows = max(1, min(NUMBERS // (draws * x[:1].numel()), density(model, context).at_once))
     for few in missing.flatten(1).any(1).nonzero()[:, 0].split(rows):
         p = density(model, {name: value[few] for name, value in context.items()})
         known = ~missing[few]

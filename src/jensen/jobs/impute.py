@@ -79,7 +79,9 @@ def impute(
     asked = {"particles": particles, "warmup": warmup, "steps": steps, "leapfrog": leapfrog}
     effort = replace(Effort.usual(run), **{name: value for name, value in asked.items() if value is not None})
     _check(run, draws, method, effort, region, gap)
-    runs = [member for one in together(run, ensemble) for member in (one, *one.members)]
+    each = together(run, ensemble)
+    runs = [member for one in each for member in (one, *one.members)]
+    shares = [share / len(each) for one in each for share in one.shares]
     check_same_cells(runs)
     data, holes = _without_gaps(run, data)
     source = open_source(data, run.schema.missing) if data is not None and not isinstance(data, Dataset) else data
@@ -108,7 +110,7 @@ def impute(
                 told,
             )
         found.append(imputation(member.schema, filled, own, mask, frame, known=holes is None))
-    return averaged(found, seed)
+    return averaged(found, seed, shares)
 
 
 def _part_of(listener: Callable[[float], None], k: int, of: int) -> Callable[[float], None]:

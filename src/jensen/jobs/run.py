@@ -138,6 +138,12 @@ class Run:
             return []
         return [open_run(self.folder.members_path / name, str(self.device)) for name in self.spec.get("members", ())]
 
+    @property
+    def shares(self) -> list[float]:
+        """Of this run and its members, in what they fill in together; they add up to 1."""
+        n = 1 + len(self.members)
+        return self.spec.get("shares") or [1 / n] * n
+
     # Data
 
     def data(self, ref: Any = None, **options: Any) -> Dataset:

@@ -18,7 +18,7 @@ import torch
 from jensen.conditionals.amortized import Beside
 from jensen.conditionals.autoregressive import factorised
 from jensen.conditionals.heads import Support
-from jensen.conditionals.orderless import Orderless
+from jensen.conditionals.orderless import OrderlessNetwork
 from jensen.conditionals.record import cells
 from jensen.core import Joint, Model, on
 from jensen.data.schema import Schema
@@ -57,7 +57,7 @@ def nade(
     inputs = (first.size + (context.size if context is not None else 0),)
     orders = torch.stack([torch.randperm(dims) for _ in range(orderings)])
     cost = max(1.0, dims * orderings / (3 * passes))  # a pass without a gradient costs a third
-    p = Orderless(network(inputs, head.parameter_shape), join, head, orders, passes, support.gaps)
+    p = OrderlessNetwork(network(inputs, head.parameter_shape), join, head, orders, passes, support.gaps)
     return Model(Joint({on("x", *parents): p}), objective=replace(maximum_likelihood(), validation_cost=cost))
 
 
