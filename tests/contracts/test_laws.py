@@ -176,6 +176,7 @@ def test_bounds_are_ordered_below_the_likelihood(variant):
     """ELBO ≤ IW ≤ log p, which many draws from the prior find, each within four standard errors.
 
     Where q adds noise to the datum, draws from the prior seldom meet it: they count how often, the mean of the weights.
+    Where q fills in its gaps, they never do: there the bound of many draws is above that of fewer.
     """
     model, x = variant.build(), variant.batch
     low, middle = elbo(model, x, 100), importance(model, x, 100)
@@ -185,7 +186,7 @@ def test_bounds_are_ordered_below_the_likelihood(variant):
         error = middle.variance * weight.square() + (share * (1 - share) + 1 / 4000) / 4000  # one more, where none hit
         assert (weight - share).sum() < 4 * error.sum().sqrt()
     else:
-        high = prior(model, x, 1000)
+        high = importance(model, x, 4000) if model.completes else prior(model, x, 1000)
         assert (middle.rows - high.rows).sum() < 4 * (middle.variance + high.variance).sum().sqrt()
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from jensen.data import Dataset, Schema, Split, load_data
 from jensen.data.columns import fitted
-from jensen.errors import ConfigError, DataError, DataWarning
+from jensen.errors import ConfigError, DataError, DataWarning, FitWarning
 from jensen.jobs.averaging import averaged
 from jensen.jobs.imputation import Imputation
 from jensen.jobs.run import Run
@@ -43,13 +43,15 @@ class Candidate:
 
     Attributes:
         steps: the share of the steps, or minutes, of a training that it takes.
-        seeds: how many times as many of it are trained.
+        seeds: how many times as many of it are trained, and how many are tried together.
+        widest: the most columns of a table for which it is tried.
     """
 
     model: str
     settings: Mapping[str, Any]
     steps: float = 1.0
     seeds: int = 1
+    widest: float = math.inf
 
 
 MIWAE: dict[str, Any] = {
@@ -60,17 +62,20 @@ MIWAE: dict[str, Any] = {
     "encoder.activation": "tanh",
     "decoder.activation": "tanh",
 }
+NORMALS: dict[str, Any] = {"prior_data": "auto", "starts": 1}
 CANDIDATES: dict[str, Candidate] = {
     "wide": Candidate("vae", {**MIWAE, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]}),
     "deep": Candidate("vae", {**MIWAE, "latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3}),
     "orderless": Candidate("nade", {"network.dropout": 0.1}),
-    "kernels": Candidate("kernels", {}, steps=0.2),
-    "mixture": Candidate("mixture", {"components": 20}, steps=0.2, seeds=4),
+    "kernels": Candidate("kernels", {}, steps=0.2, widest=50),
+    "mixture": Candidate("mixture", {**NORMALS, "components": 40, "prior_variance": 0.02}, 0.15, seeds=4, widest=20),
+    "smooth": Candidate("mixture", {**NORMALS, "components": 10, "prior_variance": 0.2}, 0.15, seeds=4, widest=20),
 }
 """VAEs trained by the MIWAE bound, a wide layer for many columns that go together, and several for few that hang
 together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. All
-conditionals by one network, each of which is learned for itself. Of tables of numbers also kernels about rows, for
-tables whose values come again, and a mixture of normals, of which several starts are better than one."""
+conditionals by one network, each of which is learned for itself. Of tables of numbers that are not wide also kernels
+about rows, for values that come again, and mixtures of normals, narrower or wider, of which several starts are better
+than one."""
 
 
 def choose(
@@ -127,12 +132,13 @@ def choose(
         name: replace(own, settings={**(own.settings if real else _of_any_kind(own)), **(settings or {})})
         for name, own in candidates.items()
     }
-    fitting = {name: own for name, own in candidates.items() if _takes(own, loaded.schema.with_gaps())}
+    narrow = {name: own for name, own in candidates.items() if len(loaded.schema.fields) <= own.widest}
+    fitting = {name: own for name, own in narrow.items() if _takes(own, loaded.schema.with_gaps())}
     candidates = fitting or candidates
     length = Length(rows, steps, epochs, minutes, batch_size)
     errors, taken, total = {}, tuple(candidates), float(KINDS * seeds)
     if len(candidates) > 1:
-        total += sum(own.steps for own in candidates.values()) * length.trial
+        total += sum(own.steps * own.seeds for own in candidates.values()) * length.trial
         errors, taken = _tried(loaded, candidates, length, total, seed, listener)
     whole = replace(loaded, schema=loaded.schema.with_gaps())
     planned = [(name, k) for name in taken for k in range(seeds * candidates[name].seeds)]
@@ -144,7 +150,10 @@ def choose(
         if runs and (folder := runs[0].folder) is not None:
             own = folder.members_path / str(len(runs))
         last = length.of(one.steps, total * work / (KINDS * seeds))
-        runs.append(train(one.model, whole, settings=one.settings, out=own, overwrite=overwrite, seed=seed + k, **last))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FitWarning)  # components that no data want hurt no mean of several
+            run = train(one.model, whole, settings=one.settings, out=own, overwrite=overwrite, seed=seed + k, **last)
+        runs.append(run)
     run = runs[0]
     run.spec["shares"] = [1 / (len(taken) * seeds * candidates[name].seeds) for name, _ in planned]
     run.spec["chosen"] = {"best": taken[0], "errors": errors, "taken": list(taken), "seeds": seeds}
@@ -230,16 +239,22 @@ def _tried(
     errors: dict[str, float] = {}
     found: dict[str, Imputation] = {}
     for name, candidate in candidates.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DataWarning)  # of cells that were hidden here; the last training says all
-            run = train(
-                candidate.model,
-                tried,
-                settings=candidate.settings,
-                seed=seed,
-                **length.of(candidate.steps * length.trial, total),
-            )
-        found[name] = run.impute(tried, split="train", particles=PARTICLES, seed=seed)
+        each = []
+        for k in range(candidate.seeds):
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", DataWarning
+                )  # of cells that were hidden here; the last training says all
+                warnings.simplefilter("ignore", FitWarning)
+                run = train(
+                    candidate.model,
+                    tried,
+                    settings=candidate.settings,
+                    seed=seed + k,
+                    **length.of(candidate.steps * length.trial, total),
+                )
+            each.append(run.impute(tried, split="train", particles=PARTICLES, seed=seed))
+        found[name] = averaged(each)
         errors[name] = relative_error(schema, found[name].mean, rows, hidden)
         if listener is not None:
             listener(f"{name}: {errors[name]:.3f} of the error of the columns' means")

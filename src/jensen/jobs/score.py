@@ -25,7 +25,7 @@ from jensen.jobs.passages import check_context, log_p_in_context
 from jensen.jobs.precision import as_in, doubled, log_densities, precision
 from jensen.jobs.run import Run
 from jensen.objectives import refinement
-from jensen.objectives.estimators import ESTIMATORS, WALKED, Estimate, rows_within
+from jensen.objectives.estimators import ESTIMATORS, WALKED, Estimate, meets_no_datum, rows_within
 
 DEFAULT_PARTICLES = {"exact": 1, "elbo": 1, "iw": 500, "prior": 5000, "ais": 16, "trace": 10}
 REFINABLE = ("elbo", "iw")  # estimators that draw from q
@@ -104,6 +104,8 @@ def score(
         why = f"has only codes, which are functions of the data: use {'elbo' if codes else 'exact'}"
         why = why if codes else "has none: use exact"
         raise CapabilityError(f"{estimator} averages over hidden variables; {run.spec['model']} {why}")
+    if estimator in ("prior", "ais") and (reason := meets_no_datum(run.model, estimator)):
+        raise CapabilityError(reason)  # in small toys noise is met, in data never
     k = particles if particles is not None else DEFAULT_PARTICLES[estimator]
     if k < 1:
         raise ConfigError(f"--particles: expected >= 1, got {k}")

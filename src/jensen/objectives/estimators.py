@@ -286,23 +286,30 @@ def rows_within(model: Model, observed: Observed, megabytes: float) -> int:
     return max(1, min(ROWS.get(device, ROWS["cpu"]), most))
 
 
+def meets_no_datum(model: Model, estimator: str) -> str:
+    """Why draws of what is hidden from p explain no datum, where that is the datum itself; empty where they may."""
+    datum = [name for name in model.hidden if model.is_the_datum(name)]
+    if not datum:
+        return ""
+    return (
+        f"{estimator} draws {', '.join(datum)} from p, and that is {model.data} itself, with noise or with its "
+        "gaps filled, which such draws do not meet; use --estimator iw"
+    )
+
+
 def _prior_of(model: Model, estimator: str) -> Joint:
     """The factors of p over what is hidden, codes and shared nodes among it, standing as q.
 
     Raises:
-        CapabilityError: nothing is hidden, p has no density over it, or what is hidden is the datum itself, with noise
-            or with its gaps filled: of such draws from p none or hardly one is this datum.
+        CapabilityError: nothing is hidden, p has no density over it, or what is hidden is the datum itself with its
+            gaps filled, which draws from p never meet.
     """
     if not (model.hidden or model.codes):
         raise CapabilityError(f"{estimator} averages over hidden variables, and this model has none; use exact")
     if any(name not in model.p for name in model.hidden):
         raise CapabilityError(f"{estimator} needs p to have a density over {', '.join(model.hidden)}")
-    datum = [name for name in model.hidden if model.is_the_datum(name)]
-    if datum:
-        raise CapabilityError(
-            f"{estimator} draws {', '.join(datum)} from p, and that is {model.data} itself, with noise or with its "
-            "gaps filled, which such draws do not meet; use --estimator iw"
-        )
+    if model.completes:
+        raise CapabilityError(meets_no_datum(model, estimator))
     chosen, known = {}, set(model.context)
     for factor in model.p:
         if factor.name in model.q or (factor.deterministic and known.issuperset(factor.parents)):
