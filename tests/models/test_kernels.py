@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 import jensen
-from jensen.conditionals.kernels import AGREE, Kernels
+from jensen.conditionals.kernels import AGREE, STRETCH, Kernels
 from jensen.core import seeded
 from jensen.errors import ConfigError
 
@@ -128,6 +128,38 @@ def test_values_that_come_again_are_found_again():
     assert error.mean() < 0.1  # 1 is the error of the columns' means
     assert np.median(error) < 1e-3
     assert np.isinf(found.effective_sample_size).all()
+
+
+def test_of_rows_of_a_weight_each_counts_as_often():
+    rows, weight = ROWS[[0, 1, 4]], np.array([1.0, 3.0, 2.0])
+    some, often = kernels(rows), kernels(np.repeat(rows, weight.astype(int), 0))
+    some.initialize_from({"x": torch.from_numpy(rows), "weight": torch.from_numpy(weight)})
+    often.base.data += math.log(2) / STRETCH  # beside twice as many rows
+    x, known = torch.tensor([[0.2, 0.9, -0.2]] * 2).double(), torch.tensor([[True, False, False], [False] * 3])
+    one, other = (p.given(x, known).log_prob_terms(x).detach() for p in (some, often))
+    torch.testing.assert_close(one, other)
+
+
+def test_of_more_rows_than_are_kept_weights_are_kept_on_average():
+    x, weight = torch.arange(100.0)[:, None].double(), torch.linspace(0.1, 20.0, 100).double()
+    p, means = kernels(np.zeros((3, 1)), 30), []
+    with seeded(0):
+        for _ in range(400):
+            p.initialize_from({"x": x, "weight": weight})
+            means.append(float(p.log_weight.softmax(0) @ p.values[:, 0]))
+    truth = float(weight @ x[:, 0] / weight.sum())
+    assert np.mean(means) == pytest.approx(truth, abs=4 * np.std(means) / 20 + 0.2)  # a ratio is biased a little
+    assert int(p.count) == 30
+
+
+def test_a_column_that_hardly_varies_in_the_rows_kept_has_no_peak_without_bound():
+    x = RNG.normal(size=(1000, 2))
+    x[:, 1] = 5.0
+    x[0, 1] = 9.0
+    run = jensen.train("kernels", x, epochs=1, settings={"rows": 50}, seed=1)
+    p = run.model.p["x"].module
+    assert p.scale[1] >= p.min_scale
+    assert p.values[:, 1].std() < 1e-3  # the row that differs is not among them
 
 
 def test_saved_and_opened_it_scores_the_same(tmp_path):

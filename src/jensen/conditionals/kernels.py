@@ -2,15 +2,16 @@
 
     p(x_d | x_o) = Σ_i w_i K_d(x_d − x_id) + w_0 N(x_d; m_d, s_d²),    i over the kept rows in which d is there
 
-    log w_i = Σ_{k ∈ o, k ∈ o_i} b_dk − ½ a_dk (x_k − x_ik)² + Σ_s c_dks exp(−½ (x_k − x_ik)² / h_s²)  + const
+    log w_i = log v_i + Σ_{k ∈ o, k ∈ o_i} b_dk − ½ a_dk (x_k − x_ik)² + Σ_s c_dks exp(−½ (x_k − x_ik)² / h_s²)  + const
 
-How near two rows are is by the elements that both have, and which of these count, and how far, is learned for each d:
-a_dk is a bandwidth, b_dk what it counts that both have k at all, and c_dks that they agree as nearly as h_s, for in
-tables values come again. K_d is a narrow and a wide normal. The scales are learned by leaving out, of each row, the row
-itself: Habbema, Hermans and van den Broek 1974; Duin 1976.
+v_i is the row's own weight, 1 on average. How near two rows are is by the elements that both have, and which of these
+count, and how far, is learned for each d: a_dk is a bandwidth, b_dk what it counts that both have k at all, and c_dks
+that they agree as nearly as h_s, for in tables values come again. K_d is a narrow and a wide normal. The scales are
+learned by leaving out, of each row, the row itself: Habbema, Hermans and van den Broek 1974; Duin 1976.
 
 Rosenblatt, "Conditional probability density and regression estimators", 1969; Hall, Racine and Li, "Cross-validation
 and the estimation of conditional probability densities", JASA 99(468), 2004, on bandwidths that leave out columns.
+Duffield, Lund and Thorup, "Priority sampling for estimation of arbitrary subset sums", JACM 54(6), 2007.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Kernels(Orderless):
 
     values: Tensor
     there: Tensor
+    log_weight: Tensor
     loc: Tensor
     scale: Tensor
     count: Tensor
@@ -56,6 +58,7 @@ class Kernels(Orderless):
         self.starting_rows, self.min_scale = rows, min_scale
         self.register_buffer("values", torch.randn(rows, dims))
         self.register_buffer("there", torch.ones(rows, dims, dtype=torch.bool))
+        self.register_buffer("log_weight", torch.zeros(rows))
         self.register_buffer("count", torch.tensor(min(rows, FEW)))
         self.register_buffer("loc", torch.zeros(dims))
         self.register_buffer("scale", torch.ones(dims))
@@ -70,20 +73,25 @@ class Kernels(Orderless):
 
     @torch.no_grad()
     def initialize_from(self, data: Mapping[str, Tensor]) -> None:
-        """Keep rows of data `x`, (n, D), NaN where they were not seen: all, or as many as there is room for, drawn by
-        their `weight` if they have one.
+        """Keep rows of data `x`, (n, D), NaN where they were not seen, of weights `weight`, (n,), if they have some.
+
+        All, or as many as there is room for by priority sampling, which weighs what it keeps so that sums are unbiased.
         """
         x, room = data["x"], len(self.values)
+        weight = data["weight"].to(x) if "weight" in data else torch.ones_like(x[:, 0])
         if len(x) > room:
-            chance = data.get("weight", torch.ones(len(x), device=x.device))
-            x = x[chance.multinomial(room).sort().values]
+            first, rows = (weight / (1 - torch.rand_like(weight))).topk(room + 1)
+            rows = rows[:-1].sort().values
+            x, weight = x[rows], weight[rows].clamp_min(first[-1])
         there = ~x.isnan()
         self.count.fill_(len(x))
         self.values[: len(x)], self.there[: len(x)] = x.nan_to_num().to(self.values), there
-        seen = there.sum(0).clamp_min(1)
-        self.loc.copy_(x.nan_to_num().sum(0) / seen)
-        variance = torch.where(there, x - self.loc, 0.0).square().sum(0) / seen
-        self.scale.copy_(torch.where(variance > 0, variance.sqrt(), 1.0))
+        self.log_weight[: len(x)] = (weight / weight.mean()).log()
+        share = torch.where(there, weight.unsqueeze(1), 0.0)
+        share = share / share.sum(0).clamp_min(1e-30)
+        self.loc.copy_((share * x.nan_to_num()).sum(0))
+        variance = (share * torch.where(there, x - self.loc, 0.0).square()).sum(0)
+        self.scale.copy_(torch.where(variance.sqrt() > self.min_scale, variance.sqrt(), 1.0))  # else it hardly varies
 
     def given(self, x: Tensor, known: Tensor, *conditions: Tensor) -> NormalMixture:
         columns = torch.arange(self.shape[0], device=x.device)
@@ -108,7 +116,8 @@ class Kernels(Orderless):
         square = torch.where(both, x.unsqueeze(2) - values, 0.0).square()
         both = both.to(x.dtype)
         features = [both, -0.5 * square, *(both * torch.exp(-0.5 / h**2 * square) for h in AGREE)]
-        return (self._weights.flatten(1) @ torch.cat(features, 1)).masked_fill(~there, -math.inf)
+        like = self._weights.flatten(1) @ torch.cat(features, 1) + self.log_weight[:n]
+        return like.masked_fill(~there, -math.inf)
 
     def _kernels(self, logits: Tensor, d: Tensor) -> NormalMixture:
         """The densities of elements d (M,), of log w of kept rows, (*, M, n): the event is (M,)."""
