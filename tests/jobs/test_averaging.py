@@ -81,6 +81,26 @@ def test_names_go_by_probability_and_ordered_ones_by_the_median(two):
     assert (three.expected[column == 3] == 3).all()
 
 
+def test_shares_are_those_of_the_mixture(two):
+    one, other, _ = two
+    column = np.nonzero(one.missing)[1]
+    found = averaged([one, other], shares=[0.25, 0.75])
+    draws = np.concatenate([RNG.normal(1.0, 0.5, 100_000), RNG.normal(3.0, 1.0, 300_000)])
+    np.testing.assert_allclose(found.expected[column == 0], draws.mean(), atol=0.02)
+    np.testing.assert_allclose(found.uncertainty[column == 0], draws.std(), atol=0.02)
+    assert (found.drawn == other.drawn).mean() == pytest.approx(0.75, abs=0.02)
+    assert (found.expected[column == 2] == 1).all()  # 0.25 of 0.9 against 0.75 of 0.55
+    assert (found.expected[column == 3] == 3).all()
+    assert (averaged([one, other], shares=[0.5, 0.5]).expected[column == 3] == 1).all()
+
+
+def test_spreads_of_numbers_far_from_zero(two):
+    """As of seconds since 1970."""
+    numbers = np.nonzero(two[2].missing)[1] < 2
+    far = averaged([replace(f, expected=f.expected + 1.6e9 * numbers) for f in two[:2]])
+    np.testing.assert_allclose(far.uncertainty[numbers], two[2].uncertainty[numbers], rtol=1e-4)
+
+
 def test_a_draw_of_a_row_is_of_one_model(two):
     one, other, both = two
     row = np.nonzero(both.missing)[0]

@@ -62,6 +62,16 @@ def test_candidates_that_lack_a_setting_are_left_out():
         choose(table(), candidates=both, settings={"latentz": 3}, epochs=1)
 
 
+def test_mixtures_of_more_components_than_rows_are_not_tried():
+    frame = table(60).drop(columns="side").head(15).fillna(0.0)
+    frame = pandas.concat([frame, frame + RNG.normal(size=frame.shape)])  # 30 rows
+    wide = pandas.concat([frame, frame.add_suffix("'"), frame.add_suffix("+")], axis=1).reset_index(drop=True)
+    many = {"few": Candidate("mixture", {"components": 3}), "many": Candidate("mixture", {"components": 40})}
+    run = choose(wide, candidates={**many, "nade": GOOD}, epochs=1, seeds=1, fractions=(1.0, 0.0, 0.0))
+    assert {*run.spec["chosen"]["errors"]} >= {"few", "nade"}
+    assert "many" not in run.spec["chosen"]["errors"]
+
+
 @pytest.mark.parametrize("kind", ["binary", "count"])
 def test_tables_of_one_whole_kind(kind):
     frame = pandas.DataFrame(RNG.integers(0, 2, (300, 3)).astype(float), columns=[*"abc"])

@@ -255,6 +255,20 @@ def test_conditionals_by_hand(family, gaps):
         np.testing.assert_allclose(np.exp(terms[n][m]), share[n] @ density, rtol=1e-6)
 
 
+def test_where_there_is_no_mean_the_median_of_draws_is_filled_in():
+    """Of a t with one degree of freedom, given nothing; given one element it has no variance."""
+    run = fitted(table(200), family="student-t", df=1.0, components=1)
+    rows = np.full((2, 4), np.nan)
+    rows[1, 0] = 1.0
+    found = run.impute(pandas.DataFrame(rows, columns=list(run.schema.names)), draws=400)
+    parts: Any = both_of(run.model)[1]
+    centre, scale = (np.array([getattr(field, name) for field in run.schema.fields]) for name in ("center", "scale"))
+    centre = centre + scale * parts.loc.detach()[0].numpy()
+    assert (np.abs(found.expected[:4] - centre) < 0.5 * scale).all()
+    assert np.isfinite(found.expected).all()
+    assert np.isinf(found.uncertainty).all()
+
+
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_are_completed_jointly(family, covariance):

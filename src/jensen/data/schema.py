@@ -174,7 +174,7 @@ class Schema(BaseModel):
             kinds = {field.kind: field.name for field in reversed(self.fields)}
             listed = ", ".join(f"{name!r} is {kind}" for kind, name in kinds.items())
             raise ConfigError(
-                f"this model takes columns of one kind, and these differ ({listed}); for such a table there are vae, "
+                f"this model takes columns of one kind, and these differ ({listed}); for such a table there are vae, nade, "
                 "hvae and ladder, or leave columns out with --drop, or make them one with --kind (in Python kinds=)"
             )
 
@@ -183,7 +183,7 @@ class Schema(BaseModel):
         if self.gaps:
             listed = ", ".join(repr(field.name) for field in self.fields if field.gaps)
             raise ConfigError(
-                f"{reason}, and there are empty cells in the columns {listed}; vae, nade, hvae and ladder take them; "
+                f"{reason}, and there are empty cells in the columns {listed}; vae, nade, mixture and flows take them; "
                 "else fill them in, or leave out those columns with --drop"
             )
 

@@ -55,7 +55,7 @@ def averaged(found: Sequence[Imputation], seed: int = 0, shares: Sequence[float]
     drawn = np.take_along_axis(np.stack([f.drawn for f in found]), picked[None, :, rows], 0)[0]
     points, spreads = (np.stack([getattr(f, name) for f in found]) for name in ("expected", "uncertainty"))
     expected = share @ points
-    uncertainty = np.sqrt((share @ (spreads**2 + points**2)).clip(min=expected**2) - expected**2)
+    uncertainty = np.sqrt(share @ (spreads**2 + (points - expected) ** 2))
     kinds = [] if first.schema.is_array else [field.kind for field in first.schema.fields]
     for j, kind in enumerate(kinds):
         here = cells[1] == j

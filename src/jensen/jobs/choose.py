@@ -133,7 +133,8 @@ def choose(
         for name, own in candidates.items()
     }
     narrow = {name: own for name, own in candidates.items() if len(loaded.schema.fields) <= own.widest}
-    fitting = {name: own for name, own in narrow.items() if _takes(own, loaded.schema.with_gaps())}
+    few = {name: own for name, own in narrow.items() if own.settings.get("components", 0) <= rows}
+    fitting = {name: own for name, own in few.items() if _takes(own, loaded.schema.with_gaps())}
     candidates = fitting or candidates
     length = Length(rows, steps, epochs, minutes, batch_size)
     errors, taken, total = {}, tuple(candidates), float(KINDS * seeds)

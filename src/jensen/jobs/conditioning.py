@@ -59,6 +59,8 @@ def condition(model: Model, x: Tensor, missing: Tensor, context: Mapping[str, Te
         drawn = p.complete(x[few].repeat(draws, *(1,) * (x.dim() - 1)), known.repeat(draws, *(1,) * (x.dim() - 1)))
         alone = p.given(x[few], known)
         point, spread = points(alone), spreads(alone)
+        point = torch.where(point.isnan(), drawn.unflatten(0, (draws, -1)).median(0).values, point)  # there is no mean
+        spread = spread.nan_to_num(math.inf, math.inf)  # and no variance
         exact = torch.full((len(few),), math.inf)
         keep(few, "conditional", drawn.unflatten(0, (draws, -1)).flatten(2), point.flatten(1), spread.flatten(1), exact)
 
