@@ -7,12 +7,14 @@ with them out, iterated forests do as the published ones did (`imputation_limit.
 Of Adult a fifth is hidden; its categories are judged by accuracy.
 
 What is done is kept in `--work`, a file a table and method, so that a method can be run later than the others; simple
-methods are taken from `--out`, too, where that is there already. `--without "adult jensen,adult neighbours"` leaves out
-pairs of them. The model is `auto`, whose settings `jensen choose` chooses on each table by cells that it hides itself.
+methods are taken from `--out`, too, where that is there already, and so is all of tables that are not asked for: a row
+says when jensen was measured on each. `--without "adult jensen,adult neighbours"` leaves out pairs of them. The model is
+`auto`, whose settings `jensen choose` chooses on each table by cells that it hides itself.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import os
@@ -73,7 +75,8 @@ def cell(
     except JensenError as e:
         print(f"{table}, {method}: {e}")
         return None
-    result = {"values": dict(found.values[model if ours else method]), "about": {**found.about, "data": file}}
+    about = {**found.about, "data": file, "date": datetime.date.today().isoformat()}
+    result = {"values": dict(found.values[model if ours else method]), "about": about}
     result["seconds"] = list(found.seconds[model if ours else method])
     work.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result))
@@ -114,9 +117,15 @@ def main() -> None:
     )
     settings, work = json.loads(options.settings), Path(options.work)
     tables, methods = options.tables.split(","), options.methods.split(",")
-    kept = json.loads(options.out.read_text())["cells"] if options.out and options.out.exists() else {}
+    before = json.loads(options.out.read_text()) if options.out and options.out.exists() else {"cells": {}}
+    kept = before["cells"]
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for table in tables:
+    for table in TABLES:
+        if table not in tables:
+            if table in kept:
+                found[table] = kept[table]
+                found[table]["jensen"]["about"].setdefault("date", before["date"])
+            continue
         for method in methods:
             result = kept.get(table, {}).get(method) if method != "jensen" else None
             if f"{table} {method}" in options.without.split(","):
@@ -134,6 +143,8 @@ def main() -> None:
         for method in methods
         if any(method in cells for cells in found.values())
     ]
+    dates = {table: found[table]["jensen"]["about"]["date"] for table in found if "jensen" in found[table]}
+    rows.append(["jensen, measured on", *(dates.get(table, "") for table, _ in told)])
     rows += [
         [name, *(f"{figures[table]:.3f}" if table in figures else "" for table, _ in told)]
         for name, figures in PUBLISHED.items()
