@@ -8,8 +8,8 @@ Of Adult a fifth is hidden; its categories are judged by accuracy.
 
 What is done is kept in `--work`, a file a table and method, so that a method can be run later than the others; simple
 methods are taken from `--out`, too, where that is there already, and so is all of tables that are not asked for: a row
-says when jensen was measured on each. `--without "adult jensen,adult neighbours"` leaves out pairs of them. The model is
-`auto`, whose settings `jensen choose` chooses on each table by cells that it hides itself.
+says when jensen was measured on each. `--without "adult jensen,adult neighbours"` leaves out pairs of them. The model
+is `auto`, whose settings `jensen choose` chooses on each table by cells that it hides itself.
 """
 
 from __future__ import annotations
