@@ -416,7 +416,8 @@ def _show_model(model: Any) -> None:
     if found["presets"]:
         _heading("Presets, given as --preset NAME")
         print_table(["preset", "data", "about"], [list(p.values()) for p in found["presets"]])
-    example = next((f" {s['setting']}={s['default']}" for s in found["settings"] if s["type"].startswith("int")), "")
+    whole = (s for s in found["settings"] if s["type"].startswith("int") and s["default"] is not None)
+    example = next((f" {s['setting']}={s['default']}" for s in whole), "")
     data = EXAMPLES[model.toy]
     typer.echo(f"\nTrain it: jensen train {found['name']} {data} --out runs/a{example}")
 

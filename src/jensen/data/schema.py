@@ -174,8 +174,8 @@ class Schema(BaseModel):
             kinds = {field.kind: field.name for field in reversed(self.fields)}
             listed = ", ".join(f"{name!r} is {kind}" for kind, name in kinds.items())
             raise ConfigError(
-                f"this model takes columns of one kind, and these differ ({listed}); for such a table there are vae, nade, "
-                "hvae and ladder, or leave columns out with --drop, or make them one with --kind (in Python kinds=)"
+                f"this model takes columns of one kind, and these differ ({listed}); for such a table there are vae, "
+                "nade, hvae and ladder; or leave columns out with --drop, or make them one with --kind (kinds=)"
             )
 
     def expect_no_gaps(self, reason: str = "this model takes no empty cells (or NaN)") -> None:

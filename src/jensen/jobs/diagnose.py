@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jensen.core import EXACT, mean_and_stderr, seeded
+from jensen.core import EXACT, Model, mean_and_stderr, seeded
 from jensen.errors import CapabilityError
 from jensen.jobs import cluster_health, code_health, flow_health, hole_health, latent_health
 from jensen.jobs.finding import Finding
@@ -108,6 +108,14 @@ def _against_overfitting(run: Run, guilty: str) -> str:
     return f"{', '.join(tries)} or fewer epochs"
 
 
+@torch.no_grad()
+def _rows(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """log p of each datum, or a bound, in nats, (B,); where a model keeps data, as told by the others."""
+    if any(getattr(module, "keeps_data", False) for module in model.modules()):
+        return model.objective.validate(model, batch)["log_likelihood"]
+    return (exact(model, batch) if model.likelihood == EXACT else elbo(model, batch, 5)).rows
+
+
 def _overfitting(run: Run, batch: dict[str, Tensor], data: Any) -> Finding | None:
     """The bound on training data against these."""
     if data is not None:
@@ -118,9 +126,8 @@ def _overfitting(run: Run, batch: dict[str, Tensor], data: Any) -> Finding | Non
     part = splits["train"]
     index = torch.from_numpy(run.pick(part, len(batch["x"]), 1)).to(run.device)
     train = run.tensors(part).take(index)
-    estimate = exact if run.model.likelihood == EXACT else (lambda m, o: elbo(m, o, 5))
-    here, error = mean_and_stderr(estimate(run.model, batch).rows)
-    there, error_there = mean_and_stderr(estimate(run.model, train).rows)
+    here, error = mean_and_stderr(_rows(run.model, batch))
+    there, error_there = mean_and_stderr(_rows(run.model, train))
     gap, stderr = there - here, math.hypot(error, error_there)
     # A density's nats have no zero: what counts there is the gap in each dimension.
     much = GAP_SHARE * abs(here) if run.measure == "counting" else GAP_NATS_PER_DIM * run.schema.dims
