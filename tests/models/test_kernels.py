@@ -162,6 +162,24 @@ def test_a_column_that_hardly_varies_in_the_rows_kept_has_no_peak_without_bound(
     assert p.values[:, 1].std() < 1e-3  # the row that differs is not among them
 
 
+def test_training_rows_alone_do_not_choose_what_is_learned_by_heart():
+    """What is kept is the best of rows told by others: on average what new rows score."""
+    x = correlated(150)
+    run = jensen.train("kernels", x, fractions=(1.0, 0.0, 0.0), epochs=15, lr=3e-3)
+    kept = [line for line in run.log if line["best"]][-1]
+    units = math.log(np.prod([field.scale for field in run.schema.fields]))
+    assert kept["epoch"] > 5
+    assert kept["valid"]["log_likelihood"] - units < run.score(x).nats - 0.3
+    assert kept["valid"]["log_likelihood"] - units == pytest.approx(run.score(correlated(200)).nats, abs=0.4)
+
+
+def test_the_doctor_does_not_take_rows_that_find_themselves_for_overfitting():
+    run = jensen.train("kernels", {"train": correlated(400), "test": correlated(200)}, epochs=5)
+    assert run.score(split="train").nats > run.score(split="test").nats + 0.5
+    found = {finding.name: finding for finding in run.diagnose().findings}["overfitting"]
+    assert abs(found.evidence["difference"]) < 4 * found.evidence["stderr"]
+
+
 def test_saved_and_opened_it_scores_the_same(tmp_path):
     x = correlated(100)
     run = jensen.train("kernels", x, epochs=2, out=tmp_path / "r", settings={"rows": 30})

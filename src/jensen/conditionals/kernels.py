@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jensen.conditionals.orderless import Orderless
+from jensen.conditionals.orderless import NUMBERS, Orderless
 from jensen.distributions import NormalMixture
 
 AGREE = (0.01, 0.1)  # h: within what two numbers agree, in prepared units
@@ -44,6 +44,7 @@ class Kernels(Orderless):
         min_scale: the floor under the scales of kernels, in prepared units.
     """
 
+    keeps_data = True  # a row that was learned from finds itself, unless `learning_terms` leaves it out
     values: Tensor
     there: Tensor
     log_weight: Tensor
@@ -99,6 +100,11 @@ class Kernels(Orderless):
 
     def learning_terms(self, x: Tensor, known: Tensor, seen: Tensor, *conditions: Tensor) -> Tensor:
         """As told by the other rows: of those kept, one that is the same in all that was seen is left out."""
+        size = len(x) if torch.is_grad_enabled() else max(1, NUMBERS // self.width)
+        each = zip(*(part.split(max(1, size)) for part in (x, known, seen)), strict=True)
+        return torch.cat([self._by_others(*few) for few in each])
+
+    def _by_others(self, x: Tensor, known: Tensor, seen: Tensor) -> Tensor:
         n = self.count
         same = ((x.unsqueeze(1) == self.values[:n]) & self.there[:n]) | ~seen.unsqueeze(1)
         same = same.all(2) & seen.any(1, keepdim=True)  # (N, n)
