@@ -99,8 +99,8 @@ def test_what_is_not_seen_is_never_looked_at():
     assert a == b
 
 
-def correlated(n: int) -> np.ndarray:
-    return RNG.multivariate_normal([0, 0, 0], COVARIANCE, n)
+def correlated(n: int, seed: int = 4) -> np.ndarray:
+    return np.random.default_rng(seed).multivariate_normal([0, 0, 0], COVARIANCE, n)
 
 
 COVARIANCE = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -109,7 +109,7 @@ COVARIANCE = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])
 def test_it_comes_near_the_truth_and_sees_which_columns_matter():
     x = correlated(1500)
     run = jensen.train("kernels", x, epochs=20, settings={"orderings": 2})
-    fresh = correlated(1000)
+    fresh = correlated(1000, seed=5)
     found, truth = run.score(fresh), multivariate_normal([0, 0, 0], COVARIANCE).logpdf(fresh).mean()
     assert found.kind == "exact"
     assert truth - 0.15 < found.nats < truth + 2 * found.stderr
@@ -119,9 +119,10 @@ def test_it_comes_near_the_truth_and_sees_which_columns_matter():
 
 def test_values_that_come_again_are_found_again():
     """Rows of a few recipes, each several times, with half of the cells missing: kin rows tell what is missing."""
-    recipes = RNG.normal(size=(60, 8))
-    table = pandas.DataFrame(recipes[RNG.integers(60, size=600)], columns=[*"abcdefgh"])
-    holes = table.mask(RNG.random(table.shape) < 0.4)
+    rng = np.random.default_rng(6)
+    recipes = rng.normal(size=(60, 8))
+    table = pandas.DataFrame(recipes[rng.integers(60, size=600)], columns=[*"abcdefgh"])
+    holes = table.mask(rng.random(table.shape) < 0.4)
     run = jensen.train("kernels", {"train": holes}, epochs=60)
     found = run.impute(holes)
     error = np.square(found.completed() - table).to_numpy()[holes.isna()]
@@ -153,7 +154,7 @@ def test_of_more_rows_than_are_kept_weights_are_kept_on_average():
 
 
 def test_a_column_that_hardly_varies_in_the_rows_kept_has_no_peak_without_bound():
-    x = RNG.normal(size=(1000, 2))
+    x = np.random.default_rng(4).normal(size=(1000, 2))
     x[:, 1] = 5.0
     x[0, 1] = 9.0
     run = jensen.train("kernels", x, epochs=1, settings={"rows": 50}, seed=1)
@@ -169,12 +170,13 @@ def test_training_rows_alone_do_not_choose_what_is_learned_by_heart():
     kept = [line for line in run.log if line["best"]][-1]
     units = math.log(np.prod([field.scale for field in run.schema.fields]))
     assert kept["epoch"] > 5
-    assert kept["valid"]["log_likelihood"] - units < run.score(x).nats - 0.3
-    assert kept["valid"]["log_likelihood"] - units == pytest.approx(run.score(correlated(200)).nats, abs=0.4)
+    by_itself = run.score(x)
+    assert kept["valid"]["log_likelihood"] - units < by_itself.nats - 2 * by_itself.stderr
+    assert kept["valid"]["log_likelihood"] - units == pytest.approx(run.score(correlated(200, seed=5)).nats, abs=0.4)
 
 
 def test_the_doctor_does_not_take_rows_that_find_themselves_for_overfitting():
-    run = jensen.train("kernels", {"train": correlated(400), "test": correlated(200)}, epochs=5)
+    run = jensen.train("kernels", {"train": correlated(400), "test": correlated(200, seed=5)}, epochs=5)
     assert run.score(split="train").nats > run.score(split="test").nats + 0.5
     found = {finding.name: finding for finding in run.diagnose().findings}["overfitting"]
     assert abs(found.evidence["difference"]) < 4 * found.evidence["stderr"]
