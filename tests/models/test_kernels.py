@@ -34,8 +34,8 @@ def kernels(rows: np.ndarray = ROWS, room: int = 8) -> Kernels:
 def by_hand(p: Kernels, x: np.ndarray, known: np.ndarray, d: int, rows: np.ndarray) -> float:
     """log p(x_d | x_known) as the module's docstring has it, with loops."""
     b, a, *agree = (w.detach().numpy() for w in p._weights.unbind(1))
-    (wide, narrow), share = p.scales.detach().numpy()[:, d], float(torch.sigmoid(50 * p.narrow.detach()[d]))
-    logs = [float(50 * p.base.detach()[d])]
+    (wide, narrow), share = p.scales.detach().numpy()[:, d], float(torch.sigmoid(STRETCH * p.narrow.detach()[d]))
+    logs = [float(STRETCH * p.base.detach()[d])]
     terms = [logs[0] + norm.logpdf(x[d], np.nanmean(rows[:, d]), np.nanstd(rows[:, d]))]
     for row in rows:
         if np.isnan(row[d]):

@@ -169,8 +169,8 @@ def test_em_never_lowers_the_likelihood_of_what_is_there(settings):
     assert (steps > -1e-9).all() and steps.sum() > 0
 
 
-def test_the_fixed_point_of_one_component_has_no_gradient():
-    run = fitted(table(100, 3), components=1, epochs=600, min_scale=1e-6)
+def of_what_is_there(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Data and where they are seen, (N, D); μ and Σ of the one component, which take gradients; Σ log p, row by row."""
     x, seen = prepared(run)
     _, parts = both_of(run.model)
     mu = parts.means[0].detach().clone().requires_grad_()
@@ -180,6 +180,12 @@ def test_the_fixed_point_of_one_component_has_no_gradient():
         if o.any():
             p = torch.distributions.MultivariateNormal(mu[o], sigma[o][:, o], validate_args=False)
             total = total + p.log_prob(row[o])
+    return x, seen, mu, sigma, total
+
+
+def test_the_fixed_point_of_one_component_has_no_gradient():
+    run = fitted(table(100, 3), components=1, epochs=600, min_scale=1e-6)
+    x, _, mu, sigma, total = of_what_is_there(run)
     for gradient in torch.autograd.grad(total / len(x), [mu, sigma]):
         assert gradient.abs().max() < 1e-6
 
@@ -187,15 +193,7 @@ def test_the_fixed_point_of_one_component_has_no_gradient():
 def test_the_prior_is_that_of_the_penalised_likelihood():
     """μ and Σ of one component: no gradient of log p + log of the prior."""
     run = fitted(table(60, 3), components=1, epochs=400, prior_data="auto", prior_variance=0.1)
-    x, seen = prepared(run)
-    _, parts = both_of(run.model)
-    mu = parts.means[0].detach().clone().requires_grad_()
-    sigma = parts.covariances[0].detach().clone().requires_grad_()
-    total = torch.zeros((), dtype=torch.float64)
-    for row, o in zip(x, seen, strict=True):
-        if o.any():
-            p = torch.distributions.MultivariateNormal(mu[o], sigma[o][:, o], validate_args=False)
-            total = total + p.log_prob(row[o])
+    x, seen, mu, sigma, total = of_what_is_there(run)
     variance = torch.stack([x[seen[:, d], d].var(correction=0) for d in range(3)])
     inner = (0.1 * variance * torch.linalg.inv(sigma).diagonal()).sum()
     total = total - 5 / 2 * (sigma.logdet() + inner)

@@ -189,24 +189,13 @@ class Components(nn.Module):
         return Chosen(self, z)
 
 
-class Chosen(Distribution):
-    r"""p(x | z), z indicators of one component, (*batch, K).
-
-        log p(x | z) = Σ_k z_k log p_k(x)
-
-    A draw has no gradient. Where z is an expectation, the mean is that of x.
-    """
+class OfComponents(Distribution):
+    """A density of x that components make."""
 
     arg_constraints: ClassVar[dict] = {}
     has_rsample = False
     _validate_args = False
-
-    def __init__(self, components: Components, z: Tensor):
-        self.components, self.z = components, z
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        return self.z.shape[:-1]
+    components: Components
 
     @property
     def event_shape(self) -> torch.Size:
@@ -216,6 +205,22 @@ class Chosen(Distribution):
     def support(self) -> Any:
         """The constraint on one element of x."""
         return self.components.support_of_element
+
+
+class Chosen(OfComponents):
+    r"""p(x | z), z indicators of one component, (*batch, K).
+
+        log p(x | z) = Σ_k z_k log p_k(x)
+
+    A draw has no gradient. Where z is an expectation, the mean is that of x.
+    """
+
+    def __init__(self, components: Components, z: Tensor):
+        self.components, self.z = components, z
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.z.shape[:-1]
 
     @property
     def scale(self) -> Tensor:
@@ -287,15 +292,11 @@ class Responsibilities(nn.Module):
         return SummedOut(self.weights, self.components)
 
 
-class SummedOut(Distribution):
+class SummedOut(OfComponents):
     r"""The density of x itself, of no batch shape, and that of any part of it given any other.
 
     p(x_o) = Σ_k π_k p_k(x_o)        p(x_m | x_o) = Σ_k p(z = k | x_o) p_k(x_m | x_o)
     """
-
-    arg_constraints: ClassVar[dict] = {}
-    has_rsample = False
-    _validate_args = False
 
     def __init__(self, weights: Weights, components: Components):
         self.weights, self.components = weights, components
@@ -303,15 +304,6 @@ class SummedOut(Distribution):
     @property
     def batch_shape(self) -> torch.Size:
         return torch.Size()
-
-    @property
-    def event_shape(self) -> torch.Size:
-        return torch.Size(self.components.support.shape)
-
-    @property
-    def support(self) -> Any:
-        """The constraint on one element of x."""
-        return self.components.support_of_element
 
     def log_prob(self, value: Tensor) -> Tensor:
         """In nats, `(*batch,)`."""

@@ -64,7 +64,7 @@ class Kernels(Orderless):
         self.register_buffer("loc", torch.zeros(dims))
         self.register_buffer("scale", torch.ones(dims))
         self.near = nn.Parameter(torch.zeros(dims, 2 + len(AGREE), dims))  # of a, b and c, by d and k
-        self.wide = nn.Parameter(torch.zeros(2, dims))  # of the wide and the narrow normal
+        self.raw_scales = nn.Parameter(torch.zeros(2, dims))  # of the wide and the narrow normal
         self.narrow = nn.Parameter(torch.zeros(dims))
         self.base = nn.Parameter(torch.zeros(dims))
 
@@ -139,8 +139,8 @@ class Kernels(Orderless):
     @property
     def scales(self) -> Tensor:
         """Of the wide and the narrow normal of each element, (2, D), in prepared units."""
-        start = self.wide.new_tensor([[math.log(WIDE)], [math.log(NARROW)]])
-        return self.min_scale + (start + STRETCH * self.wide).exp()
+        start = self.raw_scales.new_tensor([[math.log(WIDE)], [math.log(NARROW)]])
+        return self.min_scale + (start + STRETCH * self.raw_scales).exp()
 
     @property
     def _weights(self) -> Tensor:
