@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 import jensen
+from jensen.cli.training import summarize
 from jensen.conditionals.kernels import AGREE, STRETCH, Kernels
 from jensen.core import seeded
 from jensen.errors import ConfigError
@@ -170,6 +171,7 @@ def test_training_rows_alone_do_not_choose_what_is_learned_by_heart():
     kept = [line for line in run.log if line["best"]][-1]
     units = math.log(np.prod([field.scale for field in run.schema.fields]))
     assert kept["epoch"] > 5
+    assert summarize(run, "")["valid"]["kind"] == "estimate"
     by_itself = run.score(x)
     assert kept["valid"]["log_likelihood"] - units < by_itself.nats - 2 * by_itself.stderr
     assert kept["valid"]["log_likelihood"] - units == pytest.approx(run.score(correlated(200, seed=5)).nats, abs=0.4)

@@ -280,10 +280,12 @@ def resume_command(model: str | None, data: str | None, out: str) -> str:
 
 def summarize(run: Run, out: str) -> dict[str, Any]:
     """Where the run is, how long it trained, and its best validation in the user's units."""
+    from jensen.core import ESTIMATE
+
     best, name = run.best, run.monitor
     valid = None
     if best is not None:
-        likelihood = run.capabilities.likelihood
+        likelihood = ESTIMATE if run.model.objective.validation_estimates else run.capabilities.likelihood
         valid = {
             "name": name,
             "nats": best["valid"][name] + run.schema.log_jacobian * is_of_data(name),

@@ -59,7 +59,7 @@ def kernels(
     orders = torch.stack([torch.randperm(dims) for _ in range(orderings)])
     p = Kernels(dims, kept, orders, passes, support.gaps, min_scale)
     cost = max(1.0, LOOKS / (3 * passes))  # a pass without a gradient costs a third
-    objective = replace(maximum_likelihood(), validate=by_others, validation_cost=cost)
+    objective = replace(maximum_likelihood(), validate=by_others, validation_cost=cost, validation_estimates=True)
     return Model(Joint({"x": p}), objective=objective)
 
 

@@ -78,8 +78,9 @@ class Stage:
 class Objective:
     """Stages in sequence, and what `validate(model, batch)` logs for each datum: (B,) in nats, higher is better.
 
-    `validation_cost` is what validating a datum takes, in steps of training on one. `through_draws` says that the
-    gradient passes through q's draws, which must then be differentiable. `prepare(model, batch)` sees a few data before
+    `validation_cost` is what validating a datum takes, in steps of training on one, and `validation_estimates` whether
+    it is an estimate where a score is exact. `through_draws` says that the gradient passes through q's draws, which
+    must then be differentiable. `prepare(model, batch)` sees a few data before
     training starts or resumes, for helpers whose shape is that of what is hidden. `initialize(model, batch)` sets where
     training starts, in place of `Model.initialize`. `several` says that q may infer several variables, `parallel` that
     the data of a batch may be shared among processes.
@@ -90,6 +91,7 @@ class Objective:
     description: str = ""
     helpers: nn.Module | None = field(default=None)  # critics, baselines: checkpointed, not exported
     validation_cost: float = 1.0
+    validation_estimates: bool = False
     through_draws: bool = True
     prepare: Callable[[Model, Batch], None] | None = None
     initialize: Callable[[Model, Batch], None] | None = None
