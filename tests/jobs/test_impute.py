@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pandas
@@ -16,7 +17,7 @@ from jensen.data import Dataset, Schema, Split
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.filled import Effort
 from jensen.jobs.filling import fill
-from jensen.jobs.held import Coordinates, Proposal, Target
+from jensen.jobs.held import LEAST, Cloud, Coordinates, Proposal, Target
 from jensen.jobs.impute import impute, region_mask
 from jensen.jobs.run import Run
 from jensen.models.flow import density
@@ -112,7 +113,8 @@ def test_a_gaussian_is_filled_in_as_in_closed_form(method):
         assert size > 100
         deviation = np.sqrt(np.diag(covariance))
         assert (abs(found.mean[i, holes] - mean) < 4.5 * deviation / math.sqrt(size)).all()
-        assert (abs(found.spread[i, holes] / deviation - 1) < 4.5 / math.sqrt(2 * min(size, 1000))).all()
+        squares = 300 if method == "mcmc" else min(size, 1000)  # of a chain 300 to 840, measured over 30 seeds
+        assert (abs(found.spread[i, holes] / deviation - 1) < 4.5 / math.sqrt(2 * squares)).all()
         draws = (found.draws[:, i, holes] - mean) / deviation
         correlation = covariance / np.outer(deviation, deviation)
         # a product of two normals has variance 1 + ρ², and resampled draws are worth no more than their particles
@@ -180,14 +182,15 @@ def test_ppca_too_fills_in_as_its_closed_form():
         assert abs(found.mean[0, 2] - mean) < 4.5 * deviation / math.sqrt(found.effective_sample_size[0])
 
 
-@pytest.mark.parametrize("x2", [-1.2, 0.0, 2.0])
-@pytest.mark.parametrize("method", ["importance", "mcmc"])
+@pytest.mark.parametrize(("x2", "method"), [*product([-1.2, 0.0, 2.0], ["importance", "mcmc"]), (30.0, "auto")])
 def test_a_curved_density_is_filled_in_as_by_quadrature(x2, method):
-    """p(x₁ | x₂) has two modes where x₂ is high; its moments and the share of the right mode by a fine grid."""
+    """p(x₁ | x₂) has two modes where x₂ is high; its moments and the share of the right mode by a fine grid. At 30 they
+    are narrow, 100 deviations apart from each other, and far from all samples.
+    """
     schema = schema_of(np.array([[-1.0, -1.0], [1.0, 1.0]]), ["a", "b"])
     model = density(schema, lambda event, context: Banana(), **SLOTS).eval()
     run = run_of(model, schema, np.zeros((1, 2)))
-    grid = torch.linspace(-6, 6, 4001)
+    grid = torch.linspace(-9, 9, 12_001)
     with torch.no_grad():
         log_p = model.p["x"].module().log_prob(torch.stack([grid, torch.full_like(grid, x2)], 1)).double()
     p = (log_p - log_p.logsumexp(0)).exp().numpy()
@@ -242,20 +245,52 @@ def test_directions_and_bounded_columns_are_filled_in_as_by_quadrature(method):
     assert abs(mean * np.exp(-1j * told) / abs(mean) - 1) < 4.5 / math.sqrt(size) / abs(mean)
 
 
-def test_a_proposal_draws_from_its_density():
-    """Its density integrates to one, and its draws have the moments that the density says."""
+def near_samples() -> Proposal:
     features, values = torch.randn(500, 2, dtype=torch.float64), torch.randn(500, 1, dtype=torch.float64)
     values = values * 0.3 + features[:, :1] ** 2
-    proposal = Proposal(torch.tensor([[0.5, 0.0], [-2.0, 1.0]], dtype=torch.float64), features, values)
-    grid = torch.linspace(-200, 200, 40_001, dtype=torch.float64)
+    return Proposal.near(torch.tensor([[0.5, 0.0], [-2.0, 1.0]], dtype=torch.float64), features, values)
+
+
+def about_particles() -> Proposal:
+    t = torch.randn(500, 2, 1, dtype=torch.float64)
+    return Proposal.about(t, torch.cat([-40 * (t[:, :1] - 1) ** 2, 0 * t[:, 1:]], 1)[..., 0])
+
+
+@pytest.mark.parametrize("made", [near_samples, about_particles])
+def test_a_proposal_draws_from_its_density(made):
+    """Its density integrates to one, and its draws lie where the density says."""
+    with seeded(0):
+        proposal = made()
+        t = proposal.draw(20_000)
+    grid = torch.linspace(-200, 200, 200_001, dtype=torch.float64)
     r = proposal.log_prob(grid[:, None, None].expand(-1, 2, 1)).exp()
     step = grid[1] - grid[0]
     assert ((r.sum(0) * step - 1).abs() < 1e-3).all()
-    t, log_r = proposal.draw(20_000)
-    torch.testing.assert_close(log_r, proposal.log_prob(t))
     for edge in (-1.0, 0.0, 0.3, 1.0, 3.0, 5.0):
         share, truth = (t[..., 0] < edge).double().mean(0), (r * (grid < edge)[:, None]).sum(0) * step
         assert ((share - truth).abs() < 4.5 * (truth * (1 - truth) / 20_000).sqrt() + 2e-3).all()
+
+
+def test_particles_of_several_proposals_are_weighed_by_their_mean():
+    """Of two, one of which misses a mode: Z and the mean of a density known up to Z."""
+
+    def log_p(t: Tensor) -> Tensor:
+        return torch.logaddexp(-50 * (t - 1) ** 2, -50 * (t + 1) ** 2)[..., 0] + 3
+
+    with seeded(0):
+        v = torch.randn(500, 1, 1, dtype=torch.float64)
+        right, wide = Proposal.about(v, -50 * (v - 1)[..., 0] ** 2), Proposal.about(v, 0 * v[..., 0])
+        cloud = Cloud()
+        for proposal in (right, wide):
+            t = proposal.draw(20_000)
+            cloud.add(proposal, t, log_p(t), t)
+    w = cloud.log_weights().exp()
+    z = 2 * math.exp(3) * math.sqrt(math.pi / 50)
+    assert abs(w.mean().item() - z) < 4.5 * w.std().item() / math.sqrt(len(w))
+    share, size = cloud.weights()
+    torch.testing.assert_close(share.sum(0), torch.ones(1, dtype=torch.float64))
+    torch.testing.assert_close(size, w.sum(0) ** 2 / w.square().sum(0))
+    assert abs((share[..., None] * cloud.t).sum().item()) < 4.5 * 1.005 / math.sqrt(size.item())
 
 
 def test_coordinates_go_there_and_back_with_their_slopes():
@@ -466,7 +501,7 @@ def test_few_effective_draws_are_said():
     """A datum far from all that the model knows, with few particles."""
     run = gaussian_run()
     far = pandas.DataFrame([[np.nan, 5.0, np.nan, -40.0]], columns=NAMES)
-    found = run.impute(far, method="importance", particles=20)
+    found = run.impute(far, method="importance", particles=2)
     assert found.effective_sample_size[0] < 10
     assert "fewer than 10 effective draws in row 1 (the first is 1)" in found.warnings[0]
     assert found.to_dict()["rows_with_few"] == [1]
@@ -477,11 +512,27 @@ def test_where_weights_rest_on_few_particles_chains_take_over():
     schema = schema_of(np.array([[-1.0, -1.0], [1.0, 1.0]]), ["a", "b"])
     run = run_of(density(schema, lambda event, context: Banana(), **SLOTS).eval(), schema, np.zeros((1, 2)))
     far = pandas.DataFrame({"a": [np.nan], "b": [40.0]})
-    weighed = run.impute(far, method="importance")
-    assert weighed.effective_sample_size[0] < 100
-    found = run.impute(far, **SHORT)
+    weighed = run.impute(far, method="importance", particles=2)
+    assert weighed.effective_sample_size[0] < LEAST
+    found = run.impute(far, particles=2, **SHORT)
     assert list(found.method) == ["mcmc"]
     assert abs(abs(found.draws[0, 0, 0]) - 9) < 1  # x₁² / 2 = 41, drawn in a little by p(z₁)
+
+
+def test_a_continuous_flow_fills_in_by_particles_alone():
+    """Each density is hundreds of passes, so no chain runs unless asked for; against the table's own regression."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 3)) @ np.array([[1.0, 0.5, -0.6], [0.0, 0.5, 0.3], [0.0, 0.0, 0.5]])
+    frame = pandas.DataFrame(x, columns=["a", "b", "c"])
+    run = jensen.train("flow-matching", frame, hidden=[32], epochs=30)
+    gaps = frame.head(6).mask(rng.random((6, 3)) < 0.5)
+    gaps.iloc[0] = [0.5, np.nan, np.nan]
+    gaps.loc[gaps.isna().all(axis=1), "a"] = 0.5
+    found = run.impute(gaps, particles=200)
+    assert set(found.method) <= {"none", "importance"}
+    assert found.effective_sample_size.min() > LEAST
+    slope, _, _, _ = np.linalg.lstsq(x[:, :1], x[:, 1:], rcond=None)
+    assert abs(found.mean[0, 1:] - 0.5 * slope[0]).max() < 0.4
 
 
 def test_the_density_that_is_worked_with_is_that_of_the_model():

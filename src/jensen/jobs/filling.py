@@ -17,13 +17,13 @@ from jensen.errors import CapabilityError
 from jensen.jobs.completing import complete, sequential
 from jensen.jobs.conditioning import answers, condition
 from jensen.jobs.filled import Effort, Filled
-from jensen.jobs.held import ENOUGH, Holding, Target
+from jensen.jobs.held import LEAST, Holding, Target
 from jensen.jobs.precision import as_in
 from jensen.jobs.run import Run
 from jensen.jobs.weighing import hides, weigh
 
 METHODS = ("auto", "importance", "mcmc")
-FEW = 5  # missing numbers of a datum up to which auto tries importance resampling
+FEW = 16  # missing numbers of a datum up to which auto tries importance resampling
 
 
 def fill(
@@ -44,7 +44,7 @@ def fill(
         context: conditions of the model, by name, (N, ...).
         draws: M, of each datum.
         method: one of `METHODS`; auto takes importance resampling for few missing numbers, and chains elsewhere
-            and where the weights rest on few particles.
+            and where the weights rest on few particles; of a continuous flow, whose density is dear, the former alone.
         listener: told of the share done, in [0, 1].
 
     Raises:
@@ -70,13 +70,16 @@ def fill(
         job.direct(torch.nonzero(all_)[:, 0])
         rest = torch.nonzero(some & ~all_)[:, 0]
         few = missing[rest].sum(1) <= FEW
+        if target.solved:
+            few = torch.ones_like(few)
         if method == "importance" and not target.proposes:
             raise CapabilityError(
                 f"{run.spec['model']}: importance resampling is for real numbers, and these are whole; use mcmc"
             )
         if method == "importance" or (method == "auto" and target.proposes):
             tried = rest if method == "importance" else rest[few]
-            poor = job.importance(tried, ENOUGH if method == "auto" else 0)
+            content = method == "importance" or target.solved
+            poor = job.importance(tried, 0 if content else LEAST)
             rest = torch.cat([poor, rest[~few]]).sort().values if method == "auto" else rest[:0]
         job.chains(rest)
     return out

@@ -13,9 +13,10 @@ observed within its bin [x, x + 1). So the draws are those of p(x_m | x_o), nois
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,8 +29,12 @@ from jensen.jobs.filled import Effort, Filled
 from jensen.jobs.precision import doubled, precision
 from jensen.jobs.run import Run
 from jensen.objectives.markov import effective_sample_size, hamiltonian, split_r_hat
+from jensen.transforms import Continuous
 
-ENOUGH = 100  # effective particles with which auto is content
+ENOUGH = 100  # effective particles, after which no more are drawn
+LEAST = 30  # of them with which auto is content, after all rounds
+CENTERS = 64  # of a proposal that is made of particles
+ROUNDS = 12  # of particles, where the first ones rest on few
 CHAINS, LARGEST = 4, 64  # chains of a datum: at least, and at most, of tables where rows are few
 TOGETHER = 64  # rows of all chains that are moved at once
 REFERENCE, NEAREST = 4000, 32  # samples of the model that a proposal is made of, and those that a datum takes
@@ -90,6 +95,13 @@ class Target:
     def whole(self) -> bool:
         """Whether data are whole numbers, of which this density's variable is dequantised."""
         return self.name != "x"
+
+    @property
+    def solved(self) -> bool:
+        """Whether a differential equation is solved for each density, and its gradient by another one: hundreds of
+        network passes, too many for chains.
+        """
+        return any(isinstance(module, Continuous) for module in self.model.modules())
 
     @property
     def proposes(self) -> bool:
@@ -212,22 +224,30 @@ class Holding:
     # Importance resampling
 
     def importance(self, rows: Tensor, enough: float) -> Tensor:
-        """Fill in by weighed particles; gives back the rows whose weights rest on too few."""
+        """Fill in by weighed particles; gives back the rows whose weights rest on too few.
+
+        Where few particles have all the weight, others are drawn about those that have it, and so on.
+        """
         poor = []
         for block, pattern in self.patterns(rows):
             holes = torch.nonzero(pattern)[:, 0]
-            proposal = self.proposal(block, holes)
-            t, log_q = proposal.draw(self.effort.particles)  # (K, B, M), (K, B)
-            log_w, values = self.weigh(block, holes, t, log_q)
-            w = log_w.softmax(0)
-            possible = log_w.amax(0) > IMPOSSIBLE
-            size = torch.where(possible, 1 / w.square().sum(0), 0.0)
-            fine = size >= enough
-            poor.append(block[~fine])
-            chosen = torch.multinomial(w.T.float().clamp_min(1e-38), len(self.out.draws), replacement=True).T  # (M, B)
-            k = chosen[..., None].expand(-1, -1, values.shape[-1])
-            mean, spread = self.moments(values, w)
-            self.keep(block[fine], "importance", values.gather(0, k)[:, fine], mean[fine], spread[fine], size[fine])
+            cloud = Cloud()
+            for turn in range(ROUNDS):
+                proposal = cloud.proposal() if turn else self.proposal(block, holes)
+                t = proposal.draw(self.effort.particles)  # (K, B, M)
+                cloud.add(proposal, t, *self.densities(block, holes, t))
+                w, size = cloud.weights()
+                last = turn == ROUNDS - 1
+                fine = size >= (enough if last else ENOUGH)
+                chosen = torch.multinomial(w.T.float().clamp_min(1e-38), len(self.out.draws), replacement=True).T
+                k = chosen[..., None].expand(-1, -1, self.x.shape[-1])  # (M, B, D)
+                mean, spread = self.moments(cloud.values, w)
+                found = cloud.values.gather(0, k)[:, fine], mean[fine], spread[fine], size[fine]
+                self.keep(block[fine], "importance", *found)
+                block, cloud = block[~fine], cloud.rows(~fine)
+                if not len(block):
+                    break
+            poor.append(block)
         return torch.cat(poor) if poor else rows[:0]
 
     def patterns(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -240,8 +260,8 @@ class Holding:
             for block in rows[which == i].split(width):
                 yield block, pattern
 
-    def weigh(self, rows: Tensor, holes: Tensor, t: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        """log w, (K, B), of positions t, (K, B, M), of what is missing; and the data they make, (K, B, D)."""
+    def densities(self, rows: Tensor, holes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """log p, (K, B), of positions t, (K, B, M), of what is missing; and the data they make, (K, B, D)."""
         k, b, _ = t.shape
         part = self.part(holes)
         value, slope = part.value(t)
@@ -254,9 +274,9 @@ class Holding:
                 for s in range(0, k * b, ROWS)
             ]
         )
-        log_w = log_p.view(k, b) + slope.sum(-1) - log_q
-        log_w = torch.where(part.one_turn(t).all(-1), log_w, IMPOSSIBLE)  # others say the same again
-        return torch.nan_to_num(log_w, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE), full
+        log_p = log_p.view(k, b) + slope.sum(-1)
+        log_p = torch.where(part.one_turn(t).all(-1), log_p, IMPOSSIBLE)  # others say the same again
+        return torch.nan_to_num(log_p, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE), full
 
     def part(self, holes: Tensor) -> Coordinates:
         return Coordinates(self.target.low[holes], self.target.high[holes], self.target.period[holes])
@@ -268,7 +288,7 @@ class Holding:
         everything[holes] = False
         keep = torch.cat([everything, everything.new_ones(features.shape[1] - len(everything))])
         own = torch.cat([self.whole_coordinates().real(self.x[rows]), *self.as_features(self.given(rows))], 1)
-        return Proposal(own[:, keep], features[:, keep], reference[:, holes])
+        return Proposal.near(own[:, keep], features[:, keep], reference[:, holes])
 
     def whole_coordinates(self) -> Coordinates:
         return Coordinates(self.target.low, self.target.high, self.target.period)
@@ -370,8 +390,10 @@ class Holding:
         out = x.expand(k, *x.shape).clone()
         for block, pattern in self.patterns(rows):
             holes = torch.nonzero(pattern)[:, 0]
-            t, log_q = self.proposal(block, holes).draw(8 * k)
-            log_w, full = self.weigh(block, holes, t, log_q)
+            proposal = self.proposal(block, holes)
+            t = proposal.draw(8 * k)
+            log_p, full = self.densities(block, holes, t)
+            log_w = log_p - proposal.log_prob(t)
             tempered = (log_w - log_w.amax(0)).clamp_min(-60) * 0.3  # farther apart than the weights would have them
             chosen = torch.multinomial(tempered.softmax(0).T.float(), k, replacement=False).T  # (K, B)
             index = (rows[None] == block[:, None]).long().argmax(1)
@@ -379,21 +401,95 @@ class Holding:
         return out
 
 
-class Proposal:
-    """r(x_m | x_o) for B rows: Student-t kernels about the nearest of some samples, and a wide one about them all.
+@dataclass
+class Cloud:
+    """Particles of B rows, of which each proposal gave as many: weighed by p over the mean of all the proposals.
 
-    A sample (s_o, s_m) stands for s_m + R (x_o − s_o), R the linear regression of the samples' x_m on their x_o.
-    The kernels have the covariance of those that a row takes, shrunk by Silverman's factor for so many.
+    Owen and Zhou, "Safe and effective importance sampling", 2000: no weight is then more than so many times what it is
+    under any one of them. Cornuet, Marin, Mira and Robert, "Adaptive multiple importance sampling", 2012.
+
+    Attributes:
+        t: positions, (R·K, B, M).
+        log_p: log p, (R·K, B).
+        values: the data they make, (R·K, B, D).
+        log_q: log r of each of R proposals, (R, R·K, B).
+    """
+
+    t: Tensor = field(default_factory=lambda: torch.empty(0))
+    log_p: Tensor = field(default_factory=lambda: torch.empty(0))
+    values: Tensor = field(default_factory=lambda: torch.empty(0))
+    log_q: Tensor = field(default_factory=lambda: torch.empty(0))
+    proposals: list[Proposal] = field(default_factory=list)
+
+    def add(self, proposal: Proposal, t: Tensor, log_p: Tensor, values: Tensor) -> None:
+        """Particles of another one."""
+        own = proposal.log_prob(torch.cat([self.t, t]) if self.proposals else t)[None]
+        if not self.proposals:
+            self.t, self.log_p, self.values, self.log_q = t, log_p, values, own
+        else:
+            before = torch.stack([p.log_prob(t) for p in self.proposals])
+            self.log_q = torch.cat([torch.cat([self.log_q, before], 1), own])
+            self.t, self.log_p = torch.cat([self.t, t]), torch.cat([self.log_p, log_p])
+            self.values = torch.cat([self.values, values])
+        self.proposals.append(proposal)
+
+    def log_weights(self) -> Tensor:
+        """log w, (R·K, B)."""
+        return self.log_p - self.log_q.logsumexp(0) + math.log(len(self.proposals))
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Weights of sum 1, (R·K, B), and how many particles they are worth, (B,)."""
+        w = self.log_weights().softmax(0)
+        return w, torch.where(self.log_p.amax(0) > IMPOSSIBLE, 1 / w.square().sum(0), 0.0)
+
+    def proposal(self) -> Proposal:
+        """Another one, about those that have the weight."""
+        return Proposal.about(self.t, self.log_weights())
+
+    def rows(self, some: Tensor) -> Cloud:
+        """Of some of the rows, (B,)."""
+        parts = self.t[:, some], self.log_p[:, some], self.values[:, some], self.log_q[:, :, some]
+        return Cloud(*parts, [p.rows(some) for p in self.proposals])
+
+
+class Proposal:
+    """r(x_m | x_o) for B rows: Student-t kernels about some centers, each of several widths, and a wide one about all.
 
     Args:
-        own: x_o and conditions of the rows, (B, O).
-        features: the same of the samples, (R, O).
-        values: x_m of the samples, (R, M).
+        centers: (B, J, M).
+        spread: covariance of x_m of each row, as far as it is known, (B, M, M).
+        floor: what is added to it in the wide one, (B, M, M) or (M, M).
+        widths: of the kernels, as shares of Silverman's for so many centers.
     """
 
     WIDE, FREEDOM, WIDE_FREEDOM = 0.1, 5.0, 3.0
 
-    def __init__(self, own: Tensor, features: Tensor, values: Tensor):
+    def __init__(self, centers: Tensor, spread: Tensor, floor: Tensor, widths: Sequence[float] = (1.0,)):
+        j, m = centers.shape[1:]
+        shrink = (j * (m + 2) / 4) ** (-1 / (m + 4))
+        self.centers, self.middle = centers, centers.mean(1)
+        self.kernel = torch.linalg.cholesky(shrink**2 * spread)  # (B, M, M)
+        self.wide = torch.linalg.cholesky(2 * spread + floor)
+        self.widths = centers.new_tensor(widths)
+
+    def rows(self, some: Tensor) -> Proposal:
+        """For some of the rows, (B,)."""
+        one = copy.copy(self)
+        one.centers, one.middle, one.kernel, one.wide = (
+            v[some] for v in (self.centers, self.middle, self.kernel, self.wide)
+        )
+        return one
+
+    @classmethod
+    def near(cls, own: Tensor, features: Tensor, values: Tensor) -> Proposal:
+        """From the nearest of some samples: a sample (s_o, s_m) stands for s_m + R (x_o − s_o), R the linear regression
+        of the samples' x_m on their x_o.
+
+        Args:
+            own: x_o and conditions of the rows, (B, O).
+            features: the same of the samples, (R, O).
+            values: x_m of the samples, (R, M).
+        """
         scale = features.std(0).clamp_min(1e-6)
         f, own = (features - features.mean(0)) / scale, (own - features.mean(0)) / scale
         centred = values - values.mean(0)
@@ -402,26 +498,35 @@ class Proposal:
         left = (centred - f @ slope).T.cov().reshape(values.shape[1], -1)
         distance = torch.cdist(own, f)
         nearest = distance.topk(min(NEAREST, len(f)), largest=False).indices  # (B, J)
-        self.centers = values[nearest] + (own[:, None] - f[nearest]) @ slope  # (B, J, M)
-        self.middle = self.centers.mean(1)
-        j, m = self.centers.shape[1:]
-        apart = self.centers - self.middle[:, None]
-        local = apart.mT @ apart / max(1, j - 1) + 1e-3 * left + 1e-8 * torch.eye(m, dtype=f.dtype, device=f.device)
-        shrink = (j * (m + 2) / 4) ** (-1 / (m + 4))
-        self.kernel = torch.linalg.cholesky(shrink**2 * local)  # (B, M, M)
-        self.wide = torch.linalg.cholesky(2 * local + 0.5 * left)
+        centers = values[nearest] + (own[:, None] - f[nearest]) @ slope  # (B, J, M)
+        j, m = centers.shape[1:]
+        apart = centers - centers.mean(1)[:, None]
+        spread = apart.mT @ apart / max(1, j - 1) + 1e-3 * left + 1e-8 * torch.eye(m, dtype=f.dtype, device=f.device)
+        return cls(centers, spread, 0.5 * left)
 
-    def draw(self, k: int) -> tuple[Tensor, Tensor]:
-        """K draws for each row, (K, B, M), and their log-densities, (K, B)."""
+    @classmethod
+    def about(cls, t: Tensor, log_w: Tensor) -> Proposal:
+        """From particles, (K, B, M), and their log-weights, (K, B), which are tempered where few have them all."""
+        w = _tempered(log_w, CENTERS)
+        which = torch.multinomial(w.T.float(), CENTERS, replacement=True)  # (B, J)
+        centers = t.movedim(0, 1).gather(1, which[..., None].expand(-1, -1, t.shape[-1]))
+        apart = t - (w[..., None] * t).sum(0)
+        spread = torch.einsum("kb,kbi,kbj->bij", w, apart, apart)
+        small = 1e-9 * spread.diagonal(dim1=1, dim2=2).mean(1) + 1e-14
+        spread = spread + small[:, None, None] * torch.eye(t.shape[-1], dtype=t.dtype, device=t.device)
+        return cls(centers, spread, 0 * spread, (1.0, 0.3, 0.1))
+
+    def draw(self, k: int) -> Tensor:
+        """K draws for each row, (K, B, M)."""
         like = self.centers
         b, j = like.shape[:2]
         which = torch.randint(j, (k, b), device=like.device)
+        width = self.widths[torch.randint(len(self.widths), (k, b, 1), device=like.device)]
         centers = self.centers[torch.arange(b, device=like.device), which]  # (K, B, M)
-        near = centers + _student(k, self.kernel, self.FREEDOM)
+        near = centers + width * _student(k, self.kernel, self.FREEDOM)
         far = self.middle + _student(k, self.wide, self.WIDE_FREEDOM)
         is_far = torch.rand(k, b, 1, dtype=like.dtype, device=like.device) < self.WIDE
-        t = torch.where(is_far, far, near)
-        return t, self.log_prob(t)
+        return torch.where(is_far, far, near)
 
     def log_prob(self, t: Tensor) -> Tensor:
         """Log-density at positions (K, B, M), (K, B)."""
@@ -429,10 +534,20 @@ class Proposal:
         at = torch.linalg.solve_triangular(self.kernel, t.movedim(0, 2), upper=False).mT  # (B, K, M)
         centers = torch.linalg.solve_triangular(self.kernel, self.centers.mT, upper=False).mT  # (B, J, M)
         square = torch.cdist(at, centers).square()  # (B, K, J)
-        near = _log_student(square, self.kernel[:, None, None], self.FREEDOM).logsumexp(-1) - math.log(j)
+        each = [_log_student(square / h**2, self.kernel[:, None, None] * h, self.FREEDOM) for h in self.widths]
+        near = torch.cat(each, -1).logsumexp(-1) - math.log(j * len(each))
         off = torch.linalg.solve_triangular(self.wide, (t - self.middle).movedim(0, 2), upper=False)  # (B, M, K)
         far = _log_student(off.square().sum(1), self.wide[:, None], self.WIDE_FREEDOM)
         return torch.logaddexp(near + math.log1p(-self.WIDE), far + math.log(self.WIDE)).T
+
+
+def _tempered(log_w: Tensor, enough: float) -> Tensor:
+    """Weights w^β, (K, B), of sum 1, β at most 1 and so small that they are worth so many particles."""
+    powers = 0.8 ** torch.arange(40, dtype=log_w.dtype, device=log_w.device)
+    shares = (powers[:, None, None] * log_w.clamp_min(IMPOSSIBLE)).softmax(1)  # (P, K, B)
+    fine = 1 / shares.square().sum(1) >= enough
+    first = torch.where(fine.any(0), fine.int().argmax(0), len(powers) - 1)
+    return shares.gather(0, first.expand(1, len(log_w), -1))[0]
 
 
 def _student(k: int, root: Tensor, freedom: float) -> Tensor:
