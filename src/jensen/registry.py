@@ -73,10 +73,11 @@ class Setting:
             return self._adapter.validate_python(value)
         except ValidationError as e:
             first = e.errors()[0]
-            where = "".join(f"[{i}]" for i in first["loc"] if isinstance(i, int))
-            if first["type"] == "list_type" and not where and isinstance(value, str | int | float):
+            if first["type"] == "list_type" and not first["loc"] and isinstance(value, str | int | float):
                 raise ValueError(f"expected a list, as [{value}], got {value!r}") from None
-            raise ValueError(f"{where}{' ' if where else ''}{first['msg']}, got {value!r}") from None
+            if first["type"] == "finite_number":
+                raise ValueError(f"expected a finite number, got {value!r}") from None
+            raise ValueError(f"expected {self.type_name()}, got {value!r}") from None
 
     @functools.cached_property
     def _adapter(self) -> Any:
@@ -88,9 +89,7 @@ class Setting:
         """The type in words, with its bounds: `int, >= 1`."""
         if self.role:
             return self.role
-        base, *extras = typing.get_args(self.annotation) if _is_annotated(self.annotation) else (self.annotation,)
-        bounds = [b for extra in extras for b in _bounds(extra)]
-        return ", ".join([_words(base), *bounds])
+        return _in_words(self.annotation)
 
 
 @dataclass(frozen=True)
@@ -199,9 +198,12 @@ def find(role: str, name: str) -> Component:
     """The component of that role and name. Raises `ConfigError` with a hint."""
     _load()
     if (role, name) not in _components:
-        article = "an" if role[0] in "aeiou" else "a"
-        raise ConfigError(f"{name!r} is not {article} {role}{did_you_mean(str(name), names(role))}")
+        raise ConfigError(f"{name!r} {_is_not_a(role)}{did_you_mean(str(name), names(role))}")
     return _components[role, name]
+
+
+def _is_not_a(role: str) -> str:
+    return f"is not {'an' if role[0] in 'aeiou' else 'a'} {role}"
 
 
 def configure(component: Component, settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -267,7 +269,8 @@ def _configure_slot(setting: Setting, value: Any, path: str, problems: list[str]
     try:
         found = find(setting.role, name)
     except ConfigError as e:
-        problems.extend(f"{path}: {problem}" for problem in e.problems)
+        own = _is_not_a(path.rpartition(".")[2])  # "base: 'foo' is not a base", whatever role fills that slot
+        problems.extend(f"{path}: {problem.replace(_is_not_a(setting.role), own)}" for problem in e.problems)
         return {}
     return {"name": found.name, **_configure(found, chosen, path + ".", problems)}
 
@@ -328,12 +331,19 @@ def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _words(annotation: Any) -> str:
-    """A type in words, bounds left out.
+def _in_words(annotation: Any) -> str:
+    """A type in words, with its bounds and those of what a list holds.
 
-    >>> _words(list[Annotated[int, None]]), _words(int | None), _words(typing.Literal["a", "b"])
-    ('list of int', 'int or none', 'a | b')
+    >>> from pydantic import Field
+    >>> _in_words(list[Annotated[int, Field(ge=1)]]), _in_words(int | None), _in_words(typing.Literal["a", "b"])
+    ('list of int, >= 1', 'int or none', 'a | b')
     """
+    base, *extras = typing.get_args(annotation) if _is_annotated(annotation) else (annotation,)
+    return ", ".join([_words(base), *(b for extra in extras for b in _bounds(extra))])
+
+
+def _words(annotation: Any) -> str:
+    """A type in words, its own bounds left out."""
     if _is_annotated(annotation):
         return _words(typing.get_args(annotation)[0])
     arguments = typing.get_args(annotation)
@@ -341,7 +351,7 @@ def _words(annotation: Any) -> str:
     if origin is typing.Literal:
         return " | ".join(map(str, arguments))
     if origin is list:
-        return f"list of {_words(arguments[0])}"
+        return f"list of {_in_words(arguments[0])}"
     if arguments:
         return " or ".join(map(_words, arguments))
     return "none" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))

@@ -64,7 +64,7 @@ def test_conditions_guide(jensen, labelled, tmp_path):
         (("samplr=ddim",), ("samplr", "did you mean 'sampler'")),
         (("sampler=ddpm",), ("sampler", "ancestral")),
         (("steps=9",), ("steps", "the chain has 8")),
-        (("steps=1",), ("steps", "greater than or equal to 2")),
+        (("steps=1",), ("steps", ">= 2")),
         (("eta=0.5",), ("eta", "sampler=ddim")),
         (("guidance=1",), ("guidance", "no conditions")),
         (("fast",), ("fast", "key=value")),

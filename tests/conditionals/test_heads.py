@@ -253,7 +253,7 @@ def test_negative_binomial_starts_overdispersed():
 def test_settings_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match=r"min_scale: expected less than 0.5"):
         head("gaussian", "real", scale=0.5, min_scale=0.5)
-    with pytest.raises(ConfigError, match="scale: Input should be greater than 0"):
+    with pytest.raises(ConfigError, match="scale: expected float, > 0"):
         head("gaussian", "real", scale=-1.0)
     with pytest.raises(ValueError, match="levels: expected 2 or more"):
         Support("levels", (1,))

@@ -173,7 +173,7 @@ def sample(
     check_sound(out, opened)
     if opened.schema.is_sound and n is None and given_from is None:
         n = SOUNDS
-    with ShareProgress("sampling") as progress:
+    with warnings_as_notes(), ShareProgress("sampling") as progress:
         drawn = opened.sample(
             n,
             given=values,

@@ -83,7 +83,7 @@ def diagnose(
         lambda: code_health.dead_codes(run.model, batch),
     ]
     if run.capabilities.likelihood:
-        look += [lambda: latent_health.inference_gap(run.model, batch), lambda: _overfitting(run, batch, data)]
+        look += [lambda: latent_health.inference_gap(run.model, batch), lambda: _overfitting(run, batch, data, name)]
     findings = []
     for find in look:
         with seeded(seed, run.device):  # what one finds does not depend on what else is looked for
@@ -116,16 +116,19 @@ def _rows(model: Model, batch: dict[str, Tensor]) -> Tensor:
     return (exact(model, batch) if model.likelihood == EXACT else elbo(model, batch, 5)).rows
 
 
-def _overfitting(run: Run, batch: dict[str, Tensor], data: Any) -> Finding | None:
+def _overfitting(run: Run, batch: dict[str, Tensor], data: Any, looked: str) -> Finding | None:
     """The bound on training data against these."""
     if data is not None:
         return None
     splits = run.data().splits
     if "train" not in splits or run.schema.binarization == "dynamic":
         return None
-    part = splits["train"]
-    index = torch.from_numpy(run.pick(part, len(batch["x"]), 1)).to(run.device)
-    train = run.tensors(part).take(index)
+
+    def some_of(name: str) -> dict[str, Tensor]:
+        index = torch.from_numpy(run.pick(splits[name], len(batch["x"]), 1)).to(run.device)
+        return run.tensors(splits[name]).take(index)
+
+    train = some_of("train")
     here, error = mean_and_stderr(_rows(run.model, batch))
     there, error_there = mean_and_stderr(_rows(run.model, train))
     gap, stderr = there - here, math.hypot(error, error_there)
@@ -134,6 +137,12 @@ def _overfitting(run: Run, batch: dict[str, Tensor], data: Any) -> Finding | Non
     large = gap > 2 * stderr and gap > much
     sentence = f"training data score {gap:+.2f} ± {stderr:.2f} nats against these"
     evidence = {"train": there, "here": here, "difference": gap, "stderr": stderr}
+    if large and looked != "valid" and "valid" in splits:
+        other, error = mean_and_stderr(_rows(run.model, some_of("valid")))
+        evidence["valid"] = other
+        if there - other <= min(much, 2 * math.hypot(error, error_there)):  # nor were those learned from
+            large = False
+            sentence += f", but {there - other:+.2f} against validation data: a part that is harder, and not overfitting"
     guilty = ""
     if latent_health.inferred(run.model):
         with contextlib.suppress(CapabilityError):

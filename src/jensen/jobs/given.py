@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +17,15 @@ from jensen.core import Model
 from jensen.data import Split, tables
 from jensen.data.columns import encode
 from jensen.data.conditions import conditions, views_as_given
+from jensen.data.field import Field
 from jensen.data.fitting import fit_levels
 from jensen.data.raw import ALL, Part, Raw
 from jensen.data.sources import Source, as_pandas, is_frame, open_source
-from jensen.errors import ConfigError, DataError, did_you_mean
+from jensen.errors import ConfigError, DataError, DataWarning, did_you_mean
 from jensen.jobs.run import Run, check_conditions
 
 LABEL = ("label", "y")  # what labels may be called besides the name of their column
+FAR = 20  # deviations from the mean of training data
 _Y = ("y",)  # stands for labels among columns by name, none of which it is equal to
 
 
@@ -220,6 +223,8 @@ def _columns(run: Run, given: Mapping[str, Any], given_from: Any) -> tuple[dict[
             columns[_label_names(run)[0]] = _cells(part.y)
     for name, value in given.items():
         several = not isinstance(value, str) and np.ndim(value) > 0
+        if not several and (value is None or str(value).strip().lower() in ("nan", "none", "<na>", "nat")):
+            raise ConfigError(f"given: {name}: expected a value, got {value}; what is not given is drawn")
         columns[str(name)] = _cells(value) if several else value
         if several and len(value) == 0:
             raise ConfigError(f"given: {name}: expected values, got none")
@@ -287,7 +292,9 @@ def _conditions(run: Run, rows: Mapping[str, np.ndarray], source: Source) -> np.
     import pandas
 
     frame = pandas.DataFrame({name: pandas.Series(list(rows[name])) for name in run.schema.given_names})
-    return conditions(frame, run.schema.given, source)
+    found = conditions(frame, run.schema.given, source)
+    _warn_of_far(run.schema.given, found)
+    return found
 
 
 def _explained(run: Run, rows: Mapping[str, np.ndarray], source: Source) -> np.ndarray | None:
@@ -302,4 +309,21 @@ def _explained(run: Run, rows: Mapping[str, np.ndarray], source: Source) -> np.n
     x = np.full((len(frame), schema.dims), np.nan)
     places = [schema.names.index(name) for name in found]
     x[:, places] = encode(frame, [schema.fields[j] for j in places], source)
+    _warn_of_far([schema.fields[j] for j in places], x[:, places])
     return x
+
+
+def _warn_of_far(fields: Sequence[Field], values: np.ndarray) -> None:
+    """Warns of given numbers, (n, G), about which the model can know next to nothing."""
+    for j, field in enumerate(fields):
+        if not field.continuous or field.constant or field.kind == "time":
+            continue
+        away = np.nan_to_num(abs(values[:, j] - field.center) / field.scale)
+        if away.max() > FAR:
+            value = values[away.argmax(), j]
+            warnings.warn(
+                f"given: {field.name}={value:g} lies {away.max():,.0f} deviations from the mean of training data "
+                f"({field.center:.4g}): what follows from it was never seen",
+                DataWarning,
+                stacklevel=2,
+            )

@@ -181,11 +181,12 @@ def _hold(run: Run, asked: Given, seed: int, listener: Callable[[float], None] |
 
 def _report(held: Imputation, say: Callable[[str], None] | None) -> None:
     """How far draws given columns can be trusted."""
+    found = [text.partition(": more --")[0] for text in held.warnings]  # options of impute
     if say is not None:
-        for line in [*str(held).splitlines()[1:], *(f"warning: {text}" for text in held.warnings)]:
+        for line in [*str(held).splitlines()[1:], *(f"warning: {text}" for text in found)]:
             say(line)
         return
-    for text in held.warnings:
+    for text in found:
         warnings.warn(text, stacklevel=4)
 
 

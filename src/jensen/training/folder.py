@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -38,6 +39,17 @@ except ImportError:  # where the system has no such locks
 
 FORMAT = 1
 PATIENCE = 3.0  # seconds: workers of a killed process notice in less
+
+
+def _in_a_line(error: Exception) -> str:
+    """What is wrong with a record, and where."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error).splitlines()[0]
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -216,7 +228,7 @@ class Folder:
         try:
             spec = yaml.safe_load(self.spec_path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as e:
-            raise IntegrityError(f"{self.spec_path} is corrupt: {str(e).splitlines()[0]}") from None
+            raise IntegrityError(f"{self.spec_path} is corrupt: {_in_a_line(e)}") from None
         if not isinstance(spec, dict) or "model" not in spec:
             raise IntegrityError(f"{self.spec_path} is corrupt: it names no model")
         if spec.get("format") != FORMAT:
@@ -233,16 +245,18 @@ class Folder:
         except FileNotFoundError:
             raise IntegrityError(f"{self.schema_path} is missing") from None
         except ValueError as e:
-            raise IntegrityError(f"{self.schema_path} is corrupt: {str(e).splitlines()[0]}") from None
+            raise IntegrityError(f"{self.schema_path} is corrupt: {_in_a_line(e)}") from None
 
     def load_model(self, model: torch.nn.Module) -> dict[str, Any]:
         """Load the kept weights into a model built from the spec; returns their record.
 
         Raises:
             DataError: training has not reached its first checkpoint.
-            IntegrityError: the weights are corrupt or of another model.
+            IntegrityError: the weights are missing, corrupt or of another model.
         """
         if not self.model_path.exists():
+            if self.state_path.exists():
+                raise IntegrityError(f"{self.model_path} is missing")
             raise DataError(f"{self.path}: no weights yet; training has not reached its first checkpoint")
         tensors, record = load_tensors(self.model_path)
         try:
