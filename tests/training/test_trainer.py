@@ -230,6 +230,25 @@ def test_a_stage_leaves_its_best_weights_to_the_next():
     assert starts[0] == pytest.approx(momentum(60), rel=1e-4)
 
 
+@pytest.mark.parametrize("monitor", ["elbo", "b"])
+def test_a_stage_is_measured_against_the_one_before_where_both_measure_the_same(monitor):
+    """The second moves away from where the first one ended; and one that measures something else may."""
+
+    def away(model: Model, batch: Batch, progress: float) -> Terms:
+        return Terms(-a_of(model).sum(), {})
+
+    def measure(model: Model, batch: Batch) -> dict[str, Tensor]:
+        found = {"elbo": -((a_of(model).detach() - momentum(60)) ** 2), "b": a_of(model).detach()}
+        return {name: value.expand(len(batch["x"])) for name, value in found.items()}
+
+    stages = (Stage((GradientPhase(ascend),), passes=1), Stage((GradientPhase(away),), passes=2, monitor=monitor))
+    model = point(*stages, validate=measure)
+    log = Trainer(model, rows(120), None, settings(batch_size=2)).run()
+    left = momentum(60) if monitor == "elbo" else momentum(60) + momentum(120)
+    assert a_of(model).item() == pytest.approx(left, rel=1e-4)
+    assert [line["best"] for line in log] == [True, *[monitor == "b"] * 2]
+
+
 # Ending
 
 

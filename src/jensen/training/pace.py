@@ -229,10 +229,10 @@ class Pace:
         return spent or (self.open_ended and at.epoch >= self.settings.max_epochs)
 
     def improves(self, score: float) -> bool:
-        """Whether a score is the best so far, which is then known. What was measured while the loss was not yet the
+        """Whether none so far was better than a score, which is then known. What was measured while the loss was not yet the
         one wanted counts only until it is."""
         at, early = self.at, self.progress < self.stage.warmup
-        best = at.best is None or score > at.best or (at.best_early and not early)
+        best = at.best is None or score >= at.best or (at.best_early and not early)
         if best:
             if at.best is None or score - at.best > self._tolerance(at.best) or at.best_early > early:
                 at.patience_step = at.stage_step

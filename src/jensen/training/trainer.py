@@ -297,12 +297,16 @@ class Trainer:
         return self.workers.first(time.perf_counter() - began)
 
     def _end_stage(self) -> None:
-        if self.at.stage + 1 < len(self.objective.stages):
+        at, before = self.at, self.stage
+        if at.stage + 1 < len(self.objective.stages):
             self._load_kept()
-            self.at.stage += 1
+            best = self.best, at.best, at.best_early
+            at.stage += 1
             self._start_stage()
+            if self.stage.monitor == before.monitor:  # what the next one finds is measured against it
+                self.best, at.best, at.best_early = best
         else:
-            self.at.done = True
+            at.done = True
         self.save()
 
     # One step
