@@ -147,8 +147,8 @@ class Score:
 
     def __str__(self) -> str:
         sign = {"exact": "=", "lower_bound": "≥", "estimate": "≈"}[self.kind]
-        text = f"{self.density} {sign} {self.nats:.2f}"
-        text += " nats" if math.isnan(self.stderr) else f" ± {self.stderr:.2f} nats"
+        text = f"{self.density} {sign} {_short(self.nats)}"
+        text += " nats" if math.isnan(self.stderr) else f" ± {_short(self.stderr)} nats"
         if self.text is not None:
             text += f" ({self._best_known()})"
         elif self.bits_per_dim is not None:
@@ -169,6 +169,11 @@ class Score:
         if "bits_per_character" in figures:
             return f"{self.sign_of('bits_per_character')}{figures['bits_per_character']:.4f} bits/character"
         return f"perplexity {self.sign_of('perplexity_per_token')}{figures['perplexity_per_token']:.2f} per token"
+
+
+def _short(nats: float) -> str:
+    """Two decimals; of a number that has no room for them four digits."""
+    return f"{nats:.2f}" if abs(nats) < 1e9 else f"{nats:.3e}"
 
 
 def mean_and_stderr(rows: Tensor, weights: Tensor | None = None) -> tuple[float, float]:

@@ -12,17 +12,47 @@ from jensen.data.field import Field
 
 MANY, FEW = 1000, 20  # different words of which a column is warned of: so many, or so many where most come once
 ABSENT = ("?", "-", "--", "---", ".", "..", "...", "n.a.", "n/a.", "missing", "not available")  # words, small
+FAR, MOST = 1e6, 0.9  # times what so many of the numbers are from the median at most
+OFTEN, LEAST_ROWS = 0.25, 50  # the share of one number of which is warned, of so many rows
 CODES = (-9, -99, -999, -9999, -99999)
 
 
 def doubts(fields: Sequence[Field], parts: Sequence[np.ndarray]) -> list[str]:
-    """In sentences: columns without a cell, real numbers that never vary, names of rows, words that differ by case or
-    blanks alone, and words and numbers that may stand for a missing cell.
+    """In sentences: columns without a cell, real numbers that never vary or of which one dwarfs all, names of rows,
+    words that differ by case or blanks alone, and words and numbers that may stand for a missing cell.
 
     Args:
         parts: rows (N, D) of each split, in the user's units.
     """
     return [said for j, field in enumerate(fields) for said in _of_column(field, [x[:, j] for x in parts])]
+
+
+def spikes(fields: Sequence[Field], x: np.ndarray) -> list[str]:
+    """In a sentence, which real columns hold few numbers, or one of them again and again: there a density has peaks
+    without bound, which are not what is to be learned.
+
+    Args:
+        x: training rows (N, D), in the user's units.
+    """
+    found: dict[str, str] = {}
+    for field, column in zip(fields, x.T, strict=True):
+        cells = column[~np.isnan(column)]
+        if not field.continuous or field.constant or len(cells) < LEAST_ROWS:
+            continue
+        values, counts = np.unique(cells, return_counts=True)
+        if len(values) <= FEW:
+            found[field.name] = f"{len(values)} numbers in {len(cells):,} rows"
+        elif counts.max() >= OFTEN * len(cells):
+            found[field.name] = f"{counts.max() / len(cells):.0%} of the rows hold {values[counts.argmax()]:g}"
+    if not found:
+        return []
+    name, column = shlex.quote(next(iter(found))), "column" if len(found) == 1 else "columns"
+    told = ", ".join(f"{one!r} ({why})" for one, why in found.items())
+    return [
+        f"{column} {told}: where numbers come again a density peaks, the more the longer is trained, and "
+        f"log-likelihoods tell of little else; make it a condition with --given {name}, leave it out with --drop {name} "
+        "(in Python given=, drop=), or take a model with categories and counts, as nade"
+    ]
 
 
 def _of_column(field: Field, cells: Sequence[np.ndarray]) -> Iterator[str]:
@@ -37,6 +67,11 @@ def _of_column(field: Field, cells: Sequence[np.ndarray]) -> Iterator[str]:
         yield (
             f"column {name!r} holds one value in all training rows: a density of it has no bound, so that "
             f"log-likelihoods grow for as long as is trained, whatever is learned of the other columns; {drop}"
+        )
+    if field.continuous and (far := _far_from_all(cells)) is not None:
+        yield (
+            f"column {name!r} holds {far:g}, so far from all others that these are one and the same on its scale; mend "
+            f"it, or empty that cell; {drop}"
         )
     words, there = field.categories or (), sum(int((~np.isnan(x)).sum()) for x in cells)
     if len(words) > MANY or (len(words) > FEW and len(words) > there / 2):
@@ -56,6 +91,15 @@ def _of_column(field: Field, cells: Sequence[np.ndarray]) -> Iterator[str]:
             f"column {name!r} holds {', '.join(map(repr, absent))}; where that stands for a missing cell, say so with "
             f"--missing {shlex.quote(absent[0].strip())} (in Python missing=)"
         )
+
+
+def _far_from_all(cells: Sequence[np.ndarray]) -> float | None:
+    """The number farthest from the median of those there are, where that is `FAR` times what most of them are."""
+    x = np.concatenate(cells)
+    x = x[~np.isnan(x)]
+    away = abs(x - np.median(x))
+    usual = np.quantile(away, MOST)
+    return float(x[away.argmax()]) if usual > 0 and away.max() > FAR * usual else None
 
 
 def _codes(cells: Sequence[np.ndarray]) -> list[str]:

@@ -157,14 +157,15 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words, gaps: boo
         raise DataError.of(name, problems)
     if np.isfinite(out).all():
         return out
-    for what, wrong in (("empty cells (or NaN)", np.isnan(out) & (not gaps)), ("infinite values", np.isinf(out))):
+    empty = "empty cells (or NaN)", "fill them in (jensen impute)", np.isnan(out) & (not gaps)
+    for what, way, wrong in (empty, ("infinite values", "empty those cells", np.isinf(out))):
         if wrong.any():
             counts = wrong.sum(axis=0)
             columns = ", ".join(f"{frame.columns[j]!r} ({counts[j]})" for j in np.flatnonzero(counts))
             row = int(wrong.any(axis=1).argmax())
             raise DataError(
                 f"{name}: {what}, which are not taken here, first at {line(row)}; in columns: {columns}"
-                "; fill them in (jensen impute), or leave out those rows, or those columns with --drop COLUMN"
+                f"; {way}, or leave out those rows, or those columns with --drop COLUMN"
             )
     return out
 

@@ -142,7 +142,9 @@ def _overfitting(run: Run, batch: dict[str, Tensor], data: Any, looked: str) -> 
         evidence["valid"] = other
         if there - other <= min(much, 2 * math.hypot(error, error_there)):  # nor were those learned from
             large = False
-            sentence += f", but {there - other:+.2f} against validation data: a part that is harder, and not overfitting"
+            sentence += (
+                f", but {there - other:+.2f} against validation data: a part that is harder, and not overfitting"
+            )
     guilty = ""
     if latent_health.inferred(run.model):
         with contextlib.suppress(CapabilityError):

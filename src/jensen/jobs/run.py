@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +17,8 @@ from torch import Tensor
 from jensen.conditionals.ranges import ranges_of
 from jensen.core import Capabilities, Evidence, Model, Score, seeded
 from jensen.data import Dataset, Schema, Split, TensorSplit, load_data
-from jensen.errors import ConfigError, DataError, IntegrityError
+from jensen.data.sources import reference
+from jensen.errors import ConfigError, DataError, DataWarning, IntegrityError
 from jensen.jobs.precision import as_in, precision
 from jensen.objectives.prior import prior_objective
 from jensen.registry import build
@@ -179,6 +181,20 @@ class Run:
             preferred = ("test", "all", "valid", "train")
             split = next((name for name in preferred if name in data.splits), next(iter(data.splits)))
         return data, split, data.split(split)
+
+    def warn_of_training_rows(self, ref: Any, split: str) -> None:
+        """Warns where all of a file is taken, of which a part was trained on.
+
+        Warns:
+            DataWarning: so it is.
+        """
+        if split == "all" and ref is not None and reference(ref) == self.spec["data"]["ref"] is not None:
+            warnings.warn(
+                f"{ref} is what {self.name} was trained on: most of these rows were learned from; without naming data, "
+                "the part that was held out is taken",
+                DataWarning,
+                stacklevel=3,
+            )
 
     def tensors(self, split: Split) -> TensorSplit:
         """A split, prepared, on the model's device.

@@ -83,6 +83,7 @@ def score(
         ResourceError: memory ran out.
 
     Warns:
+        DataWarning: the data are the file that was trained on, not a part that was held out.
         PrecisionWarning: float32 lost digits that matter, and float64 took its place.
     """
     likelihood = run.capabilities.likelihood
@@ -115,6 +116,7 @@ def score(
         raise ConfigError(f"--refine: {told}, got {refine}")
     check_context(run, context)
     found, name, part = run.split(data, split)
+    run.warn_of_training_rows(data, name)
     chosen = run.pick(part, limit, seed)
     tensors, index = run.tensors(part), torch.from_numpy(chosen)
     weights = None if part.weight is None else torch.from_numpy(part.weight[chosen])

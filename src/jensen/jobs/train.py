@@ -18,6 +18,7 @@ import yaml
 from jensen.conditionals.ranges import ranges_of
 from jensen.core import Model, seeded
 from jensen.data import Dataset, load_data, splits
+from jensen.data.doubts import spikes
 from jensen.data.sources import reference
 from jensen.errors import CapabilityError, ConfigError, DataError, DataWarning, did_you_mean
 from jensen.hardware import has_bfloat16, pick_device
@@ -66,7 +67,8 @@ def train(
         TrainingError: a term became infinite or not a number.
 
     Warns:
-        DataWarning: a column that nothing can be learned of, by `Dataset.warnings`.
+        DataWarning: a column that nothing can be learned of, by `Dataset.warnings`; of a flow one where its density
+            peaks, by `spikes`.
 
     >>> import numpy as np
     >>> run = train("ppca", np.random.default_rng(0).normal(size=(200, 4)), latents=2)
@@ -100,7 +102,8 @@ def train(
     _refuse_ignored(model, built, _sort(model, settings or {}, preset, options)[1])
     if checked.precision == "bf16" and not has_bfloat16(device):
         log.warning("train.precision: this device imitates bf16, slowly; precision=auto takes it where it is native")
-    for text in loaded.warnings:
+    peaks = spikes(schema.fields, loaded.splits["train"].x) if built.inverted and not schema.is_array else []
+    for text in [*loaded.warnings, *peaks]:
         warnings.warn(text, DataWarning, stacklevel=2)
     ref, recorded = loaded.recipe if loaded.recipe is not None else (None, data_options)
     spec = {
@@ -173,7 +176,8 @@ def _resume(
         problems = _changed(nest(given, []), configured, spec["settings"])
         kept = {key: value for key, value in training.items() if key not in MAY_CHANGE}
         problems += _changed(kept, kept, spec["training"], "train.")
-        problems += _changed(data_options, data_options, spec["data"]["options"], "data: ")
+        loading = {key: _as_recorded(key, value) for key, value in data_options.items()}
+        problems += _changed(loading, loading, spec["data"]["options"], "data: ")
     if problems:
         raise ConfigError([f"--resume: {problem}" for problem in problems])
     changes = {k: v for k, v in training.items() if k in MAY_CHANGE and v is not None}
@@ -211,6 +215,13 @@ def _differences(spec: Mapping[str, Any], model: str, data: Any, preset: str | N
     if recorded is None and data is None:
         problems.append("the run was trained on data in memory; give them again")
     return problems
+
+
+def _as_recorded(option: str, value: Any) -> Any:
+    """An option of loading data as a record holds it: several names as a list, one among them, too."""
+    if isinstance(value, str) and option in ("drop", "given", "missing"):
+        return [value]
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _changed(given: Mapping[str, Any], now: Mapping[str, Any], was: Mapping[str, Any], path: str = "") -> list[str]:

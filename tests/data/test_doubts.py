@@ -1,0 +1,66 @@
+"""Doubtful columns are named, with what to do, and sound ones are not."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas
+import pytest
+
+import jensen
+from jensen.data import load_data
+from jensen.errors import DataError, DataWarning
+
+
+def frame(n: int = 300) -> pandas.DataFrame:
+    return pandas.DataFrame(np.random.default_rng(0).normal(size=(n, 3)), columns=["a", "b", "c"])
+
+
+def said(table: pandas.DataFrame) -> str:
+    return "\n".join(load_data(table).warnings)
+
+
+def test_a_number_that_dwarfs_all_others_is_named():
+    far = frame()
+    far.loc[4, "b"] = 1e30
+    assert "column 'b' holds 1e+30, so far from all others" in said(far)
+    assert said(frame()) == ""
+    heavy = frame()
+    heavy["a"] = np.random.default_rng(1).standard_t(2, size=300)
+    heavy["b"] = np.exp(2 * heavy["b"])
+    assert said(heavy) == ""
+
+
+def test_a_flow_warns_of_columns_where_its_density_peaks():
+    table = frame()
+    table["few words"] = np.arange(300) % 6
+    table["zeros"] = table["a"].where(table["a"] > 0, 0.0)
+    with pytest.warns(
+        DataWarning, match=r"'few words' \(6 numbers in 240 rows\), 'zeros' \(\d\d% of the rows hold 0\)"
+    ) as found:
+        jensen.train("maf", table, epochs=1)
+    assert "--given 'few words'" in str(found[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        jensen.train("maf", table, epochs=1, drop=["zeros", "few words"])
+        jensen.train("vae", table, epochs=1)
+
+
+def test_rows_that_were_learned_from_are_told_of(tmp_path):
+    frame().to_csv(tmp_path / "all.csv", index=False)
+    frame(40).to_csv(tmp_path / "some.csv", index=False)
+    run = jensen.train("maf", tmp_path / "all.csv", epochs=1)
+    with pytest.warns(DataWarning, match=r"all\.csv is what .* was trained on"):
+        run.score(tmp_path / "all.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        run.score(tmp_path / "some.csv")
+        run.score()
+
+
+def test_infinite_cells_are_not_said_to_be_filled_in():
+    table = frame()
+    table.loc[4, "b"] = np.inf
+    with pytest.raises(DataError, match="infinite values.*; empty those cells, or leave out"):
+        load_data(table)
