@@ -36,9 +36,8 @@ def test_a_flow_warns_of_columns_where_its_density_peaks():
     table = frame()
     table["few words"] = np.arange(300) % 6
     table["zeros"] = table["a"].where(table["a"] > 0, 0.0)
-    with pytest.warns(
-        DataWarning, match=r"'few words' \(6 numbers in 240 rows\), 'zeros' \(\d\d% of the rows hold 0\)"
-    ) as found:
+    peaks = r"'few words' \(6 numbers in 240 rows\), 'zeros' \(\d\d% of the rows hold 0\)"
+    with pytest.warns(DataWarning, match=peaks) as found:
         jensen.train("maf", table, epochs=1)
     assert "--given 'few words'" in str(found[0].message)
     with warnings.catch_warnings():
@@ -62,5 +61,5 @@ def test_rows_that_were_learned_from_are_told_of(tmp_path):
 def test_infinite_cells_are_not_said_to_be_filled_in():
     table = frame()
     table.loc[4, "b"] = np.inf
-    with pytest.raises(DataError, match="infinite values.*; empty those cells, or leave out"):
+    with pytest.raises(DataError, match=r"infinite values.*; empty those cells, or leave out"):
         load_data(table)

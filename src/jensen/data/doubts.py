@@ -50,8 +50,8 @@ def spikes(fields: Sequence[Field], x: np.ndarray) -> list[str]:
     told = ", ".join(f"{one!r} ({why})" for one, why in found.items())
     return [
         f"{column} {told}: where numbers come again a density peaks, the more the longer is trained, and "
-        f"log-likelihoods tell of little else; make it a condition with --given {name}, leave it out with --drop {name} "
-        "(in Python given=, drop=), or take a model with categories and counts, as nade"
+        f"log-likelihoods tell of little else; make it a condition with --given {name}, leave it out with --drop "
+        f"{name} (in Python given=, drop=), or take a model with categories and counts, as nade"
     ]
 
 

@@ -315,15 +315,15 @@ def _explained(run: Run, rows: Mapping[str, np.ndarray], source: Source) -> np.n
 
 def _warn_of_far(fields: Sequence[Field], values: np.ndarray) -> None:
     """Warns of given numbers, (n, G), about which the model can know next to nothing."""
-    for j, field in enumerate(fields):
-        if not field.continuous or field.constant or field.kind == "time":
+    for j, of in enumerate(fields):
+        if not of.continuous or of.constant or of.kind == "time":
             continue
-        away = np.nan_to_num(abs(values[:, j] - field.center) / field.scale)
+        away = np.nan_to_num(abs(values[:, j] - of.center) / of.scale)
         if away.max() > FAR:
             value = values[away.argmax(), j]
             warnings.warn(
-                f"given: {field.name}={value:g} lies {away.max():,.0f} deviations from the mean of training data "
-                f"({field.center:.4g}): what follows from it was never seen",
+                f"given: {of.name}={value:g} lies {away.max():,.0f} deviations from the mean of training data "
+                f"({of.center:.4g}): what follows from it was never seen",
                 DataWarning,
                 stacklevel=2,
             )

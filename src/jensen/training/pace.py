@@ -229,8 +229,8 @@ class Pace:
         return spent or (self.open_ended and at.epoch >= self.settings.max_epochs)
 
     def improves(self, score: float) -> bool:
-        """Whether none so far was better than a score, which is then known. What was measured while the loss was not yet the
-        one wanted counts only until it is."""
+        """Whether none so far was better than a score, which is then known. What was measured while the loss was not
+        yet the one wanted counts only until it is."""
         at, early = self.at, self.progress < self.stage.warmup
         best = at.best is None or score >= at.best or (at.best_early and not early)
         if best:
