@@ -22,7 +22,7 @@ from jensen.jobs.flow_health import _quadrature
 from jensen.jobs.train import train
 from jensen.objectives.likelihood import maximum_likelihood
 from jensen.registry import build
-from jensen.transforms import Composed, Scaling, Transform
+from jensen.transforms import Composed, Continuous, Scaling, Solver, Transform
 
 RNG = np.random.default_rng(0)
 NAMES = ["round trip", "stretching", "digits of the density", "normalisation", "range of samples"]
@@ -175,6 +175,28 @@ def test_the_gap_to_training_data_is_measured(run_of, columns):
     finding = found(run_of(flow(Scaling((2,))), columns(2), 3 * x, train=x))["overfitting"]
     assert not finding.ok
     assert finding.evidence["difference"] == pytest.approx(8, abs=1.5)
+
+
+def test_a_part_that_is_harder_is_not_taken_for_overfitting(run_of, columns):
+    """Validation rows, which nobody learned from either, score as training rows do; and not where they do worse."""
+    x = RNG.normal(size=(500, 2))
+    for wide, fine in ((1, True), (3, False)):
+        run = run_of(flow(Scaling((2,))), columns(2), 3 * x, train=x, valid=wide * RNG.normal(size=(500, 2)))
+        finding = found(run)["overfitting"]
+        assert finding.ok == fine
+        assert ("a part that is harder" in finding.sentence) == fine
+        assert finding.evidence["valid"] == pytest.approx(-math.log(2 * math.pi) - wide**2, abs=0.6 * wide**2)
+
+
+def test_a_solver_that_stops_at_its_tolerance_is_no_fault():
+    """Until that is a hundredth of a deviation."""
+    x = 0.2 * RNG.normal(size=(300, 2)) + RNG.choice([-1, 1], (300, 1))
+    run = train("flow-matching", x, epochs=60, hidden=[32])
+    finding = found(run)["round trip"]
+    assert finding.ok and finding.evidence["float64"]["data_max"] < 1e-2
+    (flowing,) = (m for m in run.model.modules() if isinstance(m, Continuous))
+    flowing.sampler = flowing.solver = Solver("euler", steps=1)
+    assert not found(run)["round trip"].ok
 
 
 def test_whole_numbers(coupling_flow, run_of):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import jensen
 from jensen import registry
-from jensen.errors import ConfigError, DataError
+from jensen.errors import ConfigError, DataError, DataWarning
 from jensen.jobs.run import Run
 from jensen.models.flow import flow
 from jensen.transforms import Transform
@@ -345,3 +345,13 @@ def test_scores_say_what_is_given():
         == 1
     )
     assert "not all are given the same" in lines[-1] and "given" not in alike
+
+
+def test_nothing_and_what_was_never_seen_are_told_of():
+    x = np.random.default_rng(0).normal(size=(300, 3))
+    run = jensen.train("maf", pandas.DataFrame(x, columns=["a", "b", "c"]), epochs=2)
+    for nothing in (math.nan, None, "nan"):
+        with pytest.raises(ConfigError, match="given: a: expected a value, got"):
+            run.sample(2, given={"a": nothing})
+    with pytest.warns(DataWarning, match=r"given: a=100 lies \d+ deviations from the mean of training data"):
+        run.sample(2, given={"a": 100.0}, say=lambda _: None)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from jensen.core import Joint, Model
 from jensen.data import Dataset, Schema, Split, TensorSplit
 from jensen.distributions import DiagonalNormal
-from jensen.errors import ConfigError, DataError, ResourceError, TrainingError
+from jensen.errors import ConfigError, DataError, IntegrityError, ResourceError, TrainingError
 from jensen.hardware import has_bfloat16, pick_device, pick_precision
 from jensen.jobs.run import open_run
 from jensen.jobs.train import train
@@ -713,6 +713,25 @@ def test_a_full_disk_under_the_log(tmp_path):
 def test_no_weights_before_the_first_checkpoint(tmp_path):
     with pytest.raises(DataError, match="no weights yet"):
         run_folder(tmp_path).load_model(point())
+
+
+def test_weights_that_were_there_are_missing(tmp_path):
+    run = train("ppca", np.random.default_rng(0).normal(size=(50, 3)), latents=1, out=tmp_path / "run")
+    assert run.folder is not None
+    run.folder.model_path.unlink()
+    with pytest.raises(IntegrityError, match=r"model\.safetensors is missing"):
+        open_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("file", "told"), [("schema.json", "fields.0.name: Field required"), ("spec.yaml", "line 3: could not find")]
+)
+def test_a_corrupt_record_says_where(tmp_path, file, told):
+    train("ppca", np.random.default_rng(0).normal(size=(50, 3)), latents=1, out=tmp_path / "run")
+    path = tmp_path / "run" / file
+    path.write_text("model: x\nbroken\n" if file == "spec.yaml" else path.read_text().replace('"name"', '"nme"'))
+    with pytest.raises(IntegrityError, match=told):
+        open_run(tmp_path / "run")
 
 
 # Randomness, devices, precision
