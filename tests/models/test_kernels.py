@@ -197,3 +197,11 @@ def test_what_it_is_not_for_is_refused():
         jensen.train("kernels", mixed, epochs=1)
     with pytest.raises(ConfigError, match="tables of real numbers only, got binary"):
         jensen.train("kernels", pandas.DataFrame(RNG.integers(0, 2, (50, 3)), columns=[*"abc"]), epochs=1)
+
+
+def test_a_report_says_that_validation_is_an_estimate(tmp_path):
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    run = jensen.train("kernels", x, epochs=2, out=tmp_path / "run")
+    run.report(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "log p(x), an estimate" in page and "log p(x), exact" not in page

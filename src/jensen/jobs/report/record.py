@@ -162,8 +162,11 @@ def training(run: Run) -> tuple[str, str]:
             for c in curve(f"KL of {k[3:]}", "valid", k, colour)
         ]
         panels.append(Panel("KL(q ‖ p) (nats per datum)", found, log=_far_apart(found)))
+    what = MONITORS.get(monitor, monitor)
+    if monitor == "log_likelihood" and _kind_of(run, monitor) == KINDS["estimate"]:
+        what = "log p(x), an estimate"
     caption = (
-        f"How training went, over its steps: {escaped(MONITORS.get(monitor, monitor))}, on the training and "
+        f"How training went, over its steps: {escaped(what)}, on the training and "
         f"on the validation data; {duration(run.log[-1]['seconds'])} in all. "
     )
     if run.spec["training"].get("average"):
@@ -315,6 +318,8 @@ def _title(monitor: str) -> str:
 
 def _kind_of(run: Run, monitor: str) -> str:
     kind = run.capabilities.likelihood or ""
+    if run.model.objective is not None and run.model.objective.validation_estimates:
+        return KINDS["estimate"]
     return "exact" if monitor == "log_likelihood" and kind != "estimate" else KINDS.get(kind, "lower bound")
 
 
