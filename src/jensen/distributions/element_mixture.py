@@ -59,9 +59,12 @@ class ElementMixture(Elementwise):
     def mode(self) -> Tensor:
         """The likeliest of the components' modes: where components overlap, near the mode."""
         shape = torch.Size((*self._element_shape(), self.logits.shape[-1]))
-        candidates = self.components.mode.expand(shape).movedim(-1, 0)
-        best = self.log_prob_terms(candidates).argmax(0, keepdim=True)
-        return candidates.gather(0, best).squeeze(0)
+        modes = self.components.mode.expand(shape)
+        best, found = self.log_prob_terms(modes[..., 0]), modes[..., 0]
+        for other in modes.unbind(-1)[1:]:  # one by one: all at once would be K² numbers for each element
+            log_p = self.log_prob_terms(other)
+            found, best = torch.where(log_p > best, other, found), torch.maximum(log_p, best)
+        return found
 
     @property
     def variance(self) -> Tensor:
