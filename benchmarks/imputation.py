@@ -6,9 +6,10 @@ and by simple methods on the same masks. All columns count, the target among the
 with them out, iterated forests do as the published ones did (`imputation_limit.py`). `--targets leave` leaves them out.
 Of Adult a fifth is hidden; its categories are judged by accuracy.
 
-What is done is kept in `--work`, a file a table and method, so that a method can be run later than the others; simple
-methods are taken from `--out`, too, where that is there already, and so is all of tables that are not asked for: a row
-says when jensen was measured on each. `--without "adult jensen,adult neighbours"` leaves out pairs of them. The model
+What is done is kept in `--work`, a file a table, method and mask, so that a run that was stopped goes on where it was,
+and `--only 3,4` measures those masks alone, beside another process that measures others; simple methods are taken from
+`--out`, too, where that is there already, and so is all of tables that are not asked for: a row says when jensen was
+measured on each. `--without "adult jensen,adult neighbours"` leaves out pairs of them. The model
 is `auto`, whose settings `jensen choose` chooses on each table by cells that it hides itself.
 """
 
@@ -48,14 +49,37 @@ def cell(
     method: str,
     model: str,
     settings: dict[str, Any],
-    masks: int,
+    masks: list[int],
     particles: int,
     targets: str = "keep",
 ) -> dict[str, Any] | None:
-    """What a method reached on a table: from its file, or run now; None where it cannot be run."""
+    """What a method reached on a table, mask by mask; None where it cannot be run."""
+    each = [one_mask(work, table, method, model, settings, mask, particles, targets) for mask in masks]
+    found = [one for one in each if one is not None]
+    if len(found) < len(each):
+        return None
+    values = {name: [value for one in found for value in one["values"][name]] for name in found[0]["values"]}
+    about = {**found[-1]["about"], "masks": len(masks), "seeds": masks}
+    numbers = {name: round(float(np.mean(v)), 4) for name, v in values.items()}
+    seconds = [second for one in found for second in one["seconds"]]
+    print(f"{table}, {method}: {numbers}, {np.mean(seconds):.1f} s a mask", flush=True)
+    return {"values": values, "about": about, "seconds": seconds}
+
+
+def one_mask(
+    work: Path,
+    table: str,
+    method: str,
+    model: str,
+    settings: dict[str, Any],
+    mask: int,
+    particles: int,
+    targets: str,
+) -> dict[str, Any] | None:
+    """What a method reached on a table under one mask: from its file, or run now; None where it cannot be run."""
     file, target, rate = TABLES[table]
     kept = target is not None and targets == "keep"
-    path = work / f"{table} {method}.json".replace(" ", "-")
+    path = work / f"{table} {method} {mask}.json".replace(" ", "-")
     if path.exists():
         return json.loads(path.read_text())
     ours = method == "jensen"
@@ -66,7 +90,8 @@ def cell(
             kinds={target: "real"} if kept else None,
             drop=DROPPED.get(table, ()),
             rate=rate,
-            masks=masks,
+            masks=1,
+            seed=mask,
             model=model if ours else None,
             settings=settings if ours else None,
             impute={"particles": particles} if particles else None,
@@ -80,8 +105,7 @@ def cell(
     result["seconds"] = list(found.seconds[model if ours else method])
     work.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result))
-    numbers = {name: round(float(np.mean(v)), 4) for name, v in result["values"].items()}
-    print(f"{table}, {method}: {numbers}, {np.mean(result['seconds']):.1f} s a mask", flush=True)
+    print(f"{table}, {method}, mask {mask}: {result['values']}", flush=True)
     return result
 
 
@@ -111,12 +135,14 @@ def main() -> None:
         without="",
         settings="{}",
         masks=5,
+        only="",
         particles=0,
         work="runs/imputation",
         targets="keep",
     )
     settings, work = json.loads(options.settings), Path(options.work)
     tables, methods = options.tables.split(","), options.methods.split(",")
+    masks = [int(mask) for mask in options.only.split(",")] if options.only else list(range(options.masks))
     before = json.loads(options.out.read_text()) if options.out and options.out.exists() else {"cells": {}}
     kept = before["cells"]
     found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -131,11 +157,11 @@ def main() -> None:
             if f"{table} {method}" in options.without.split(","):
                 continue
             if result is None or result["about"]["masks"] != options.masks:
-                result = cell(
-                    work, table, method, options.model, settings, options.masks, options.particles, options.targets
-                )
+                result = cell(work, table, method, options.model, settings, masks, options.particles, options.targets)
             if result is not None:
                 found.setdefault(table, {})[method] = result
+    if options.only:
+        return
     told = [(table, metric) for table in found for metric in ("mse", "accuracy") if table == "adult" or metric == "mse"]
     columns = ["", *(f"{table}, {metric}" if table == "adult" else table for table, metric in told)]
     rows = [

@@ -57,22 +57,24 @@ class Candidate:
 MIWAE: dict[str, Any] = {
     "objective": "iw",
     "objective.particles": 20,
-    "likelihood": "gaussian",
-    "likelihood.variance": "learned",
     "encoder.activation": "tanh",
     "decoder.activation": "tanh",
 }
+EVEN: dict[str, Any] = {**MIWAE, "likelihood": "gaussian", "likelihood.variance": "learned"}
+DEEP: dict[str, Any] = {"latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3}
 NORMALS: dict[str, Any] = {"prior_data": "auto", "starts": 1}
 CANDIDATES: dict[str, Candidate] = {
-    "wide": Candidate("vae", {**MIWAE, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]}),
-    "deep": Candidate("vae", {**MIWAE, "latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3}),
+    "wide": Candidate("vae", {**EVEN, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]}),
+    "deep": Candidate("vae", {**EVEN, **DEEP}),
+    "tails": Candidate("vae", {**MIWAE, **DEEP, "likelihood": "student-t"}, steps=2.0, widest=20),
     "orderless": Candidate("nade", {"network.dropout": 0.1}),
     "kernels": Candidate("kernels", {}, steps=0.2, widest=50),
     "mixture": Candidate("mixture", {**NORMALS, "components": 40, "prior_variance": 0.02}, 0.15, seeds=4, widest=20),
     "smooth": Candidate("mixture", {**NORMALS, "components": 10, "prior_variance": 0.2}, 0.15, seeds=4, widest=20),
 }
 """VAEs trained by the MIWAE bound, a wide layer for many columns that go together, and several for few that hang
-together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. All
+together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. The
+same with Student-t columns whose scales follow from what is hidden, as Mattei and Frellsen have it, takes longer. All
 conditionals by one network, each of which is learned for itself. Of tables of numbers that are not wide also kernels
 about rows, for values that come again, and mixtures of normals, narrower or wider, of which several starts are better
 than one."""
@@ -132,6 +134,11 @@ def choose(
         name: replace(own, settings={**(own.settings if real else _of_any_kind(own)), **(settings or {})})
         for name, own in candidates.items()
     }
+    seen: list[tuple[str, Mapping[str, Any]]] = []
+    for name, own in list(candidates.items()):  # which differ by how real columns are distributed alone
+        if (own.model, own.settings) in seen:
+            del candidates[name]
+        seen.append((own.model, own.settings))
     narrow = {name: own for name, own in candidates.items() if len(loaded.schema.fields) <= own.widest}
     few = {name: own for name, own in narrow.items() if own.settings.get("components", 0) <= rows}
     fitting = {name: own for name, own in few.items() if _takes(own, loaded.schema.with_gaps())}
