@@ -79,6 +79,17 @@ def test_tables_of_one_whole_kind(kind):
     assert not run.impute(frame.head(5), particles=5).completed().isna().any().any()
 
 
+@pytest.mark.parametrize("kind", ["binary", "real"])
+def test_candidates_that_differ_by_how_real_columns_are_spread_are_one_elsewhere(kind):
+    frame = pandas.DataFrame(RNG.integers(0, 2, (300, 3)) + (0.0 if kind == "binary" else RNG.random((300, 3))))
+    small = {"latents": 1, "encoder.hidden": [4], "decoder.hidden": [4]}
+    both = {name: Candidate("vae", {**small, "likelihood": name}) for name in ("gaussian", "student-t")}
+    run = choose(frame.rename(columns=str), candidates=both, kinds=dict.fromkeys("012", kind), steps=10, seeds=1)
+    tried = {name for name in run.spec["chosen"]["errors"] if " and " not in name}
+    assert tried == (set() if kind == "binary" else set(both))  # one alone is not tried, but taken
+    assert run.spec["chosen"]["taken"]
+
+
 def test_what_is_no_table_is_refused():
     with pytest.raises(ConfigError, match="expected a table, got image"):
         choose("digits")
