@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 
@@ -221,3 +222,45 @@ def test_what_cannot_be_filled_in_is_refused(jensen, joint, grey, ppca, vae, fai
     fails(jensen("impute", joint, "--draws", 0, *out), 2, "--draws: expected >= 1")
     fails(jensen("impute", joint, "--missing", "nowhere.npy", *out), 2, "--missing: cannot read")
     fails(jensen("impute", joint, table, *out), 3, "columns missing")
+
+
+@pytest.fixture(name="of_arrays")
+def _of_arrays(tmp_path_factory):
+    """A conditional flow of rows with two conditions: an array `given` and labels `y`, as an .npz has them."""
+    import jensen as package
+
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("arrays")
+    given, y = rng.normal(size=(200, 1)), rng.integers(0, 2, 200)
+    np.savez(folder / "data.npz", X=rng.normal(size=(200, 2)) + given + y[:, None], given=given, y=y)
+    package.train("maf", folder / "data.npz", conditional=True, epochs=2, out=folder / "run")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["npz", "csv"])
+def test_samples_of_arrays_come_with_their_conditions_and_are_read_back(jensen, of_arrays, tmp_path, suffix):
+    out = tmp_path / f"drawn.{suffix}"
+    answer = jensen("sample", of_arrays / "run", "-n", 6, "--given", "given0=1", "--given", "label=1", "--out", out)
+    assert answer.code == 0, answer
+    if suffix == "npz":
+        drawn = np.load(out)
+        assert drawn["X"].shape == (6, 2) and (drawn["given"] == 1).all() and drawn["y"].tolist() == [1] * 6
+    else:
+        assert pandas.read_csv(out).columns.tolist() == ["x0", "x1", "given0", "label"]
+    answer = jensen("score", of_arrays / "run", out)
+    assert answer.code == 0 and "log p(x | y, c) =" in answer.out, answer
+    again = jensen("sample", of_arrays / "run", "--given-from", out, "--out", "-")
+    assert pandas.read_csv(io.StringIO(again.out))["given0"].tolist() == [1.0] * 6
+
+
+def test_conditions_of_numbers_are_read_from_an_npz(jensen, of_arrays):
+    answer = jensen("sample", of_arrays / "run", "--given-from", of_arrays / "data.npz", "--out", "-")
+    assert answer.code == 0, answer
+    found, data = pandas.read_csv(io.StringIO(answer.out)), np.load(of_arrays / "data.npz")
+    np.testing.assert_allclose(found["given0"], data["given"][:, 0])
+    assert found["label"].tolist() == data["y"].tolist()
+
+
+def test_a_file_of_no_conditions_is_refused(jensen, of_arrays, tmp_path):
+    (tmp_path / "empty.csv").write_text("given0,label\n")
+    answer = jensen("sample", of_arrays / "run", "--given-from", tmp_path / "empty.csv", "--out", "-")
+    assert answer.code == 3 and "empty.csv: expected at least one row, got none" in answer.err, answer

@@ -83,7 +83,7 @@ def test_scores_say_that_training_has_not_finished(jensen, table, tmp_path):
             raise KeyboardInterrupt
 
     out, told = tmp_path / "a run", "has not finished, it stands at step 20 of 80"
-    settings = {"epochs": 10, "batch_size": 8, "layers": 1, "hidden": [4], "drop": ["kind"], "out": out}
+    settings = {"epochs": 10, "batch_size": 8, "layers": 1, "hidden": [4], "drop": ["kind", "n"], "out": out}
     with pytest.raises(KeyboardInterrupt):
         train("maf", table, listener=stop, **settings)
     answer = jensen("score", out, "--json")

@@ -10,7 +10,7 @@ import pytest
 
 import jensen
 from jensen.data import load_data
-from jensen.errors import DataError, DataWarning
+from jensen.errors import ConfigError, DataError, DataWarning
 
 
 def frame(n: int = 300) -> pandas.DataFrame:
@@ -63,3 +63,30 @@ def test_infinite_cells_are_not_said_to_be_filled_in():
     table.loc[4, "b"] = np.inf
     with pytest.raises(DataError, match=r"infinite values.*; empty those cells, or leave out"):
         load_data(table)
+
+
+def test_names_of_rows_as_conditions_are_doubted():
+    table = frame()
+    table["name"] = [f"row {i}" for i in range(300)]
+    assert "column 'name' holds 300 different words" in "\n".join(load_data(table, given="name").warnings)
+
+
+def test_rows_that_calibrate_themselves_and_training_rows_are_told_of(tmp_path):
+    frame().to_csv(tmp_path / "all.csv", index=False)
+    run = jensen.train("maf", tmp_path / "all.csv", epochs=1)
+    with pytest.warns(DataWarning, match="was trained on"):
+        run.outliers(tmp_path / "all.csv", alpha=0.2)
+    with pytest.warns(DataWarning, match="calibrated by these rows themselves"):
+        run.outliers(split="valid", alpha=0.2)
+
+
+def test_a_flow_has_no_mean_to_draw():
+    run = jensen.train("maf", frame(), epochs=1)
+    with pytest.raises(ConfigError, match="--mean: a flow maps its base to data"):
+        run.sample(3, mean=True)
+
+
+def test_overfitting_is_not_looked_for_where_nothing_was_held_out():
+    run = jensen.train("maf", frame(), epochs=1, fractions=(1.0, 0.0, 0.0))
+    finding = next(f for f in run.diagnose().findings if f.name == "overfitting")
+    assert finding.sentence == "not looked at: nothing was held out"

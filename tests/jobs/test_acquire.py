@@ -396,11 +396,11 @@ def test_measuring_raises_log2_p_by_the_gain_that_was_expected():
 def test_models_that_cannot_refuse():
     table = np.random.default_rng(0).normal(size=(100, 3))
     flow = jensen.train("realnvp", table, epochs=1)
-    with pytest.raises(CapabilityError, match="hides nothing that represents a row"):
+    with pytest.raises(CapabilityError, match="gives no density of one column given some"):
         flow.acquire({}, target="x0")
     holes = np.where(np.random.default_rng(1).random(table.shape) < 0.2, np.nan, table)
     completing = jensen.train("not-miwae", holes, epochs=1, latents=2)
-    with pytest.raises(CapabilityError, match="hides nothing that represents a row"):
+    with pytest.raises(CapabilityError, match="gives no density of one column given some"):
         completing.acquire({}, target="x0")
     plain = jensen.train("vae", table, epochs=1, latents=2)
     with pytest.raises(CapabilityError, match=r"train\.hide=1"):

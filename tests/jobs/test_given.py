@@ -212,7 +212,7 @@ def test_conditions_may_come_from_a_table(run, tmp_path):
     pandas.testing.assert_frame_equal(run.sample(given_from=tmp_path / "table.csv"), drawn)
     assert (run.sample(given_from=table, given={"sex": "m"})["sex"] == "m").all()
     assert len(run.sample(45, given_from=table)) == 45
-    with pytest.raises(DataError, match="first at row 2; in columns: 'age'"):
+    with pytest.raises(DataError, match="column 'age', which the model is given, is empty at row 2"):
         run.sample(given_from=table.assign(age=table["age"].where(table.index != 1)))
 
 

@@ -330,7 +330,8 @@ def _print_summary(run: Run, summary: dict[str, Any]) -> None:
     typer.echo(f"{summary['model']} on {summary['data']}: {epochs} in {time}, in {summary['out']}")
     valid = summary["valid"]
     if valid is not None:
-        kinds = {"lower_bound": "a lower bound on log p(x)", "exact": "exact log p(x)", "estimate": "an estimate"}
+        of = run.density
+        kinds = {"lower_bound": f"a lower bound on {of}", "exact": f"exact {of}", "estimate": "an estimate"}
         kind = f", {kinds[valid['kind']]}" if valid["kind"] in kinds else ""
         name = valid["name"].replace("_", " ")
         rows = {"valid": "validation", "train": "training"}[valid["split"]]

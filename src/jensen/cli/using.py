@@ -166,6 +166,9 @@ def sample(
 ) -> None:
     """Draw new data from the model, in the user's own types."""
     check_out(out)
+    from jensen.jobs.given import read_given
+    from jensen.jobs.sample import USUAL
+
     values, how = read_values(given, "--given"), read_settings(settings or [])
     if how.problems:
         raise ConfigError(how.problems)
@@ -174,10 +177,11 @@ def sample(
     if opened.schema.is_sound and n is None and given_from is None:
         n = SOUNDS
     with warnings_as_notes(), ShareProgress("sampling") as progress:
+        asked = None if opened.schema.is_text else read_given(opened, n, values, given_from, USUAL)
         drawn = opened.sample(
             n,
-            given=values,
-            given_from=given_from,
+            given=values if asked is None else asked,
+            given_from=given_from if asked is None else None,
             temperature=read_temperature(temperature),
             seed=seed,
             mean=mean,
@@ -188,7 +192,7 @@ def sample(
             listener=progress,
             say=note,
         )
-    write_data(out, opened, drawn)
+    write_data(out, opened, drawn, given=asked)
     if privacy:
         note(str(opened.privacy(drawn, seed=seed)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from jensen.errors import ConfigError
 if TYPE_CHECKING:
     import pandas
 
+    from jensen.jobs.given import Given
     from jensen.jobs.run import Run
 
 STDOUT = "-"
@@ -37,6 +39,7 @@ def write_result(
     levels: int | None = None,
     columns: list[str] | None = None,
     across: int | None = None,
+    beside: Mapping[str, Any] = {},
 ) -> None:
     """Write an array or a frame, whole or not at all; the format is the suffix's.
 
@@ -45,13 +48,14 @@ def write_result(
         levels: of pictures; None where the result is none.
         columns: names of the columns of rows.
         across: pictures side by side.
+        beside: further arrays of an .npz.
     """
     if out == STDOUT:
         _to_stdout(result, levels, columns, across)
         return
     from jensen.training.folder import write_atomically
 
-    write_atomically(Path(out), encoded(result, Path(out).suffix.lower(), levels, columns, across))
+    write_atomically(Path(out), encoded(result, Path(out).suffix.lower(), levels, columns, across, beside))
 
 
 def write_rows(out: str, table: Any) -> None:
@@ -125,8 +129,13 @@ def check_sound(out: str, run: Run) -> None:
         raise ConfigError(f"--out: a .wav holds sound, and {run.name} is a model of other data; use .npz or .csv")
 
 
-def write_data(out: str, run: Run, result: Any, columns: int | None = None) -> None:
-    """Write data in the user's types, as a run gives them: pictures, tables, texts or clips."""
+def write_data(out: str, run: Run, result: Any, columns: int | None = None, given: Given | None = None) -> None:
+    """Write data in the user's types, as a run gives them: pictures, tables, texts or clips.
+
+    Args:
+        columns: of a .png, pictures side by side.
+        given: under which conditions data were drawn, which stand beside them in an .npz, as training reads them.
+    """
     schema = run.schema
     if schema.is_sound:
         files = write_sounds(out, result, schema.fields[0].rate or 1, columns)
@@ -137,15 +146,36 @@ def write_data(out: str, run: Run, result: Any, columns: int | None = None) -> N
         say(out, result)
         return
     names = schema.names if result.shape[1] == len(schema.names) else _all_names(run)
-    write_result(out, result, schema.levels, None if schema.is_image else names, across=columns)
+    beside = {} if hasattr(result, "iloc") else _conditions(run, given)
+    if not out.lower().endswith(".npz"):
+        if "y" in beside and schema.label is None and not schema.is_image:
+            result = _frame(result, names).assign(label=beside["y"])
+        beside = {}
+    elif beside and not schema.is_image:
+        result = result[:, : len(schema.names)]
+    write_result(out, result, schema.levels, None if schema.is_image else names, across=columns, beside=beside)
     say(out, result)
+
+
+def _conditions(run: Run, given: Given | None) -> dict[str, Any]:
+    """Conditions and labels by the names that they have in an .npz."""
+    import numpy as np
+
+    if given is None:
+        return {}
+    labels = None if given.y is None else np.asarray(run.schema.labels(given.y))
+    if labels is not None and labels.dtype == object:
+        whole = all(str(word).lstrip("-").isdigit() for word in labels)
+        labels = labels.astype(np.int64 if whole else str)
+    return {name: value for name, value in (("given", given.c), ("y", labels)) if value is not None}
 
 
 def _all_names(run: Run) -> list[str]:
     """Columns of what is drawn, conditions among them."""
     schema, context = run.schema, run.model.conditions
-    given = [*(schema.given_names if "c" in context else []), *([schema.label] if "y" in context else [])]
-    return [name for name in schema.order if name in (*schema.names, *given)]
+    labels = [schema.label] if "y" in context and schema.label is not None else []
+    given = [*(schema.given_names if "c" in context else []), *labels]
+    return [name for name in schema.order or (*schema.names, *given) if name in (*schema.names, *given)]
 
 
 def say(out: str, result: Any) -> None:
@@ -161,8 +191,13 @@ def encoded(
     levels: int | None = None,
     columns: list[str] | None = None,
     across: int | None = None,
+    beside: Mapping[str, Any] = {},
 ) -> bytes:
-    """A result as the bytes of a file. Raises `ConfigError` where that format cannot hold it."""
+    """A result as the bytes of a file, in an .npz with others `beside` it.
+
+    Raises:
+        ConfigError: that format cannot hold it.
+    """
     import numpy as np
 
     buffer = io.BytesIO()
@@ -175,7 +210,7 @@ def encoded(
     elif suffix == ".npy":
         np.save(buffer, _array(result), allow_pickle=False)
     elif suffix == ".npz":
-        np.savez_compressed(buffer, X=_array(result))
+        np.savez_compressed(buffer, X=_array(result), **beside)
     elif suffix == ".parquet":
         _frame(result, columns).to_parquet(buffer, index=False)
     elif suffix == ".json":

@@ -92,7 +92,9 @@ def conditions(frame: Any, fields: Sequence[Field], source: Source) -> np.ndarra
     for j, field in enumerate(fields):
         column: Any = frame[field.name]
         if field.categories is None:
-            out[:, j] = tables.values(frame[[field.name]], source.name, source.line)[:, 0]
+            out[:, j] = tables.values(frame[[field.name]], source.name, source.line, gaps=True)[:, 0]
+            if np.isnan(out[:, j]).any():
+                raise _empty(field.name, source, int(np.isnan(out[:, j]).argmax()))
             continue
         position = {word: i for i, word in enumerate(field.categories)}
         words = _words(column, source)
@@ -124,6 +126,9 @@ def _words(column: Any, source: Source) -> np.ndarray:
         )
     empty = [row for row, word in enumerate(words) if word is None]
     if empty:
-        where = source.line(empty[0])
-        raise DataError(f"{source.name}: column {column.name!r}, which the model is given, is empty at {where}")
+        raise _empty(column.name, source, empty[0])
     return words
+
+
+def _empty(column: str, source: Source, row: int) -> DataError:
+    return DataError(f"{source.name}: column {column!r}, which the model is given, is empty at {source.line(row)}")

@@ -185,7 +185,11 @@ class Dataset:
         """What a model learns nothing of, or other things than are meant, in sentences."""
         if self.schema.is_text:
             return self.schema.tokens.doubts(self.splits["train"].x) if "train" in self.splits else []
-        return [] if self.schema.is_array else doubts(self.schema.fields, [split.x for split in self.splits.values()])
+        own = [] if self.schema.is_array else doubts(self.schema.fields, [split.x for split in self.splits.values()])
+        given = [split.c for split in self.splits.values() if split.c is not None]
+        if not given or self.schema.given_picture is not None:
+            return own
+        return [*own, *doubts(self.schema.given, given)]
 
     def split(self, name: str) -> Split:
         """The split of that name. Raises `DataError` where there is none."""

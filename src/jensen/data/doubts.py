@@ -47,11 +47,17 @@ def spikes(fields: Sequence[Field], x: np.ndarray) -> list[str]:
     if not found:
         return []
     name, column = shlex.quote(next(iter(found))), "column" if len(found) == 1 else "columns"
+    way = (
+        f"make it a condition with --given {name}, leave it out with --drop {name} (in Python given=, drop=), or take "
+        f"a model of mixed columns, as nade with --kind {name}=count or =ordinal"
+    )
+    if (x >= 0).all() and (x == np.rint(x)).all():  # of one kind, as a flow takes them
+        kinds = " ".join(f"--kind {shlex.quote(field.name)}=count" for field in fields)
+        way = f"as counts they have none: {kinds} (in Python kinds=)"
     told = ", ".join(f"{one!r} ({why})" for one, why in found.items())
     return [
         f"{column} {told}: where numbers come again a density peaks, the more the longer is trained, and "
-        f"log-likelihoods tell of little else; make it a condition with --given {name}, leave it out with --drop "
-        f"{name} (in Python given=, drop=), or take a model with categories and counts, as nade"
+        f"log-likelihoods tell of little else; {way}"
     ]
 
 

@@ -32,6 +32,7 @@ from jensen.data.views import named_view, view_of
 from jensen.errors import ConfigError, DataError, did_you_mean
 
 Binarize = Literal["none", "static", "dynamic"]
+LABEL = "label"  # of rows whose labels stood in an array of their own
 _FRACTIONS = (0.8, 0.1, 0.1)
 _VALID_SHARE = 0.1  # of the training rows, where a file brings a test split and no validation split
 
@@ -157,6 +158,9 @@ def load_data(
     else:
         if label is None and source.has(schema.label):
             label = schema.label
+        of_array = label is None and schema.label is None and schema.classes is not None
+        if of_array and source.has(LABEL) and LABEL not in (*schema.names, *schema.given_names):
+            label = LABEL
         given = [] if source.raw.brings_given or schema.given_picture else schema.given_names
         if given:
             source = by_position(source, schema)

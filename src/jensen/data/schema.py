@@ -338,8 +338,7 @@ class Schema(BaseModel):
             assert c is not None
             columns[field.name] = field.dtype, in_dtype(c[:, j], field)
         if y is not None and self.label is not None:
-            as_field = Field(name=self.label, kind="category", dtype=self.label_dtype, categories=self.classes)
-            columns[self.label] = self.label_dtype, in_dtype(y, as_field)
+            columns[self.label] = self.label_dtype, self.labels(y)
         columns = {name: columns[name] for name in self.order or columns if name in columns}
         if self.container == "array":
             return np.stack([column for _, column in columns.values()], axis=1)
@@ -350,6 +349,11 @@ class Schema(BaseModel):
             for dtype, column in columns.values()
         ]
         return pandas.concat(series, axis=1, keys=list(columns))
+
+    def labels(self, y: np.ndarray) -> Any:
+        """Labels (N,) as they came, from their positions."""
+        name = self.label or "label"
+        return in_dtype(y, Field(name=name, kind="category", dtype=self.label_dtype, categories=self.classes))
 
     @property
     def quantisation(self) -> tuple[int, Encoding]:

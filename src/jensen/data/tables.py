@@ -165,7 +165,7 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words, gaps: boo
             row = int(wrong.any(axis=1).argmax())
             raise DataError(
                 f"{name}: {what}, which are not taken here, first at {line(row)}; in columns: {columns}"
-                f"; {way}, or leave out those rows, or those columns with --drop COLUMN"
+                f"; {way}, or leave out those rows, or train without those columns (--drop COLUMN, in Python drop=)"
             )
     return out
 

@@ -43,9 +43,7 @@ class Comparison:
         lines = []
         width = max(map(len, self.names))
         for kind in self.kinds:
-            lines.append(
-                {"exact": "exact log p(x)", "lower_bound": "lower bounds", "estimate": "estimates"}[kind] + ":"
-            )
+            lines.append({"exact": "exact", "lower_bound": "lower bounds", "estimate": "estimates"}[kind] + ":")
             ranked = [i for i, s in enumerate(self.scores) if s.kind == kind]
             for i in sorted(ranked, key=lambda i: -self.scores[i].nats):
                 s, d = self.scores[i], self.differences[i]

@@ -123,6 +123,9 @@ def _overfitting(run: Run, batch: dict[str, Tensor], data: Any, looked: str) -> 
     splits = run.data().splits
     if "train" not in splits or run.schema.binarization == "dynamic":
         return None
+    skipped = "nothing was held out" if looked == "train" else "one datum tells little" if len(batch["x"]) < 2 else ""
+    if skipped:
+        return Finding("overfitting", True, f"not looked at: {skipped}", {"skipped": skipped})
 
     def some_of(name: str) -> dict[str, Tensor]:
         index = torch.from_numpy(run.pick(splits[name], len(batch["x"]), 1)).to(run.device)

@@ -214,11 +214,15 @@ def _columns(run: Run, given: Mapping[str, Any], given_from: Any) -> tuple[dict[
         source = open_source(given_from)
         part = next(iter(source.raw.parts.values()))
         frame: Any = part.x
+        if len(frame) == 0:
+            raise DataError(f"{source.name}: expected at least one row, got none")
         wanted = [*run.schema.given_names, *_label_names(run)] if run.model.conditions else run.schema.names
         own = list(getattr(frame, "columns", ()))
         if own and not source.raw.named and len(own) == len(run.schema.given):
             frame, own = frame.set_axis(run.schema.given_names, axis=1), run.schema.given_names
         columns = {name: _cells(frame[name]) for name in wanted if name in own}
+        if part.given is not None and np.shape(part.given)[1:] == (len(run.schema.given),):
+            columns |= dict(zip(run.schema.given_names, np.asarray(part.given).T, strict=True))
         if part.y is not None and _label_names(run) and not set(columns) & set(_label_names(run)):
             columns[_label_names(run)[0]] = _cells(part.y)
     for name, value in given.items():

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ import torch
 
 from jensen.core import seeded
 from jensen.data import Dataset, Split
-from jensen.errors import CapabilityError, ConfigError, DataError, did_you_mean
+from jensen.errors import CapabilityError, ConfigError, DataError, DataWarning, did_you_mean
 from jensen.jobs.conformal import benjamini_hochberg, conformal_p_values
 from jensen.jobs.encode import encode
 from jensen.jobs.ensembles import strangers, together
@@ -206,6 +207,14 @@ def outliers(
     method = _method(run, method, runs)
     _check(method, runs, alpha, particles)
     found, name, part = run.split(data, split)
+    run.warn_of_training_rows(data, name)
+    if data is None and isinstance(calibration, str) and name == calibration:
+        warnings.warn(
+            f"p-values of {name!r} rows are calibrated by these rows themselves, and so no less than 2 in so many; "
+            "other rows stand in --split or --calibration",
+            DataWarning,
+            stacklevel=2,
+        )
     part = part.rows(run.pick(part, limit, seed))
     if not len(part):
         raise DataError(f"{found.name}: expected data to look at, got none")

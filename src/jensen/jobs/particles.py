@@ -142,8 +142,8 @@ def check(model: Model) -> None:
         return
     if all(map(model.is_noise, model.hidden)) or any(getattr(f.module, "completes", False) for f in model.q):
         raise CapabilityError(
-            "the model hides nothing that represents a row, or the row itself, and gives no density of one column; "
-            "vae, hvae, ladder, ppca and nade do"
+            "the model gives no density of one column given some of the others, as flows do not; vae, hvae, ladder, "
+            "ppca, mixture, kernels and nade do"
         )
 
 

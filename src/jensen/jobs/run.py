@@ -182,6 +182,16 @@ class Run:
             split = next((name for name in preferred if name in data.splits), next(iter(data.splits)))
         return data, split, data.split(split)
 
+    @property
+    def given(self) -> str | None:
+        """What the model is given of a datum, by name; None where that is nothing."""
+        return ", ".join(name for name in ("y", "c") if name in self.model.context) or None
+
+    @property
+    def density(self) -> str:
+        """What scores are of, in writing."""
+        return "log p(x)" if self.given is None else f"log p(x | {self.given})"
+
     def warn_of_training_rows(self, ref: Any, split: str) -> None:
         """Warns where all of a file is taken, of which a part was trained on.
 

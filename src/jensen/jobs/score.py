@@ -144,7 +144,7 @@ def score(
         refine=refine,
         quantization="{} levels, {}".format(*run.schema.quantisation) if run.schema.is_sound else None,
         context=context,
-        given=", ".join(name for name in ("y", "c") if name in run.model.context) or None,
+        given=run.given,
         n=len(rows),
         dims=run.schema.dims,
         measure=run.measure,

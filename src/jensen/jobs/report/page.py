@@ -78,6 +78,7 @@ def _sentence(run: Run) -> str:
         "estimate": "It estimates the probability of a datum",
     }.get(c.likelihood or "", "It gives no probability of a datum")
     offers += ", and makes new data" if c.sample and c.likelihood else ""
+    offers = offers.replace("of a datum", f"of a datum given {run.given}") if run.given else offers
     return (
         f"{escaped(what)} (<code>{escaped(run.spec['model'])}</code>) of {escaped(things)}, trained on "
         f"{escaped(run.spec['data']['name'])}. {offers}."

@@ -41,6 +41,7 @@ def numbers(run: Run) -> tuple[str, str]:
         how = "" if s["particles"] == 1 else f", {s['particles']:,} particles"
         how += f", each token given {s['context']:,} before it" if s.get("context") else ""
         what = f"{s['data']}, {s['split']} part, {s['n']:,} data"
+        what += ", most of them learned from" if _learned_from(run, s) else ""
         rows.append(
             [
                 _with_error(s["nats"], s["stderr"]),
@@ -67,7 +68,7 @@ def numbers(run: Run) -> tuple[str, str]:
     if rows:
         body += table(["nats per datum", "bits/dim", "kind", "estimator", "of"], rows, numeric=2) + _of_text(scores)
     caption = (
-        "How probable the model finds data that it was not trained on: mean log p(x) per datum in nats "
+        f"How probable the model finds data: mean {run.density} per datum in nats "
         "(natural logarithms), ± one standard error over the data; higher is better. A lower bound says that "
         "the true value is at least that, in expectation. "
     )
@@ -86,6 +87,12 @@ def numbers(run: Run) -> tuple[str, str]:
         place = shlex.quote(str(run.folder.path)) if run.folder else "RUN"
         caption += f" Not scored yet: <code>jensen score {escaped(place)}</code> adds the test data."
     return caption, body
+
+
+def _learned_from(run: Run, score: Mapping[str, Any]) -> bool:
+    """Whether a score is of the rows that the run was trained on, or of all of their file."""
+    own = score["data"] in (run.spec["data"]["name"], run.spec["data"]["ref"])
+    return own and score["split"] in ("train", "all") and "train" in run.spec["data"]["splits"]
 
 
 def _of_text(scores: list[dict[str, Any]]) -> str:
@@ -165,6 +172,7 @@ def training(run: Run) -> tuple[str, str]:
     what = MONITORS.get(monitor, monitor)
     if monitor == "log_likelihood" and _kind_of(run, monitor) == KINDS["estimate"]:
         what = "log p(x), an estimate"
+    what = what.replace("log p(x)", run.density)
     caption = (
         f"How training went, over its steps: {escaped(what)}, on the training and "
         f"on the validation data; {duration(run.log[-1]['seconds'])} in all. "
