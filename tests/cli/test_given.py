@@ -242,8 +242,8 @@ def test_samples_of_arrays_come_with_their_conditions_and_are_read_back(jensen, 
     answer = jensen("sample", of_arrays / "run", "-n", 6, "--given", "given0=1", "--given", "label=1", "--out", out)
     assert answer.code == 0, answer
     if suffix == "npz":
-        drawn = np.load(out)
-        assert drawn["X"].shape == (6, 2) and (drawn["given"] == 1).all() and drawn["y"].tolist() == [1] * 6
+        with np.load(out) as drawn:
+            assert drawn["X"].shape == (6, 2) and (drawn["given"] == 1).all() and drawn["y"].tolist() == [1] * 6
     else:
         assert pandas.read_csv(out).columns.tolist() == ["x0", "x1", "given0", "label"]
     answer = jensen("score", of_arrays / "run", out)
@@ -255,9 +255,10 @@ def test_samples_of_arrays_come_with_their_conditions_and_are_read_back(jensen, 
 def test_conditions_of_numbers_are_read_from_an_npz(jensen, of_arrays):
     answer = jensen("sample", of_arrays / "run", "--given-from", of_arrays / "data.npz", "--out", "-")
     assert answer.code == 0, answer
-    found, data = pandas.read_csv(io.StringIO(answer.out)), np.load(of_arrays / "data.npz")
-    np.testing.assert_allclose(found["given0"], data["given"][:, 0])
-    assert found["label"].tolist() == data["y"].tolist()
+    found = pandas.read_csv(io.StringIO(answer.out))
+    with np.load(of_arrays / "data.npz") as data:
+        np.testing.assert_allclose(found["given0"], data["given"][:, 0])
+        assert found["label"].tolist() == data["y"].tolist()
 
 
 def test_a_file_of_no_conditions_is_refused(jensen, of_arrays, tmp_path):
