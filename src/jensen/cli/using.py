@@ -274,6 +274,8 @@ def interpolate(
     opened = open_run(run, device)
     check_sound(out, opened)
     given = data_for(opened, data)
+    if opened.model.conditions:
+        note("each point is drawn under the conditions of the nearer end, so that a path may leap in the middle")
     path = opened.interpolate(given, start=start - 1, end=end - 1, steps=steps, how=how, split=split, seed=seed)
     write_data(out, opened, path, columns=len(path) if len(path) <= 20 else None)
 
