@@ -32,7 +32,7 @@ BATCH = 64
 STEPS = 6000  # of training
 TRIAL, LARGE = 0.4, 5000  # the share of them that a candidate is tried with where there are so many rows
 HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and at least so many
-PARTICLES = 100
+PARTICLES, FEWEST_PARTICLES, WALKS = 1000, 100, 2_000_000  # of a trial, and at least; of all its rows together
 SEEDS = 2  # of each one that is chosen
 KINDS = 2  # of candidates that are taken, as minutes are shared out
 
@@ -261,7 +261,8 @@ def _tried(
                     seed=seed + k,
                     **length.of(candidate.steps * length.trial, total),
                 )
-            each.append(run.impute(tried, split="train", particles=PARTICLES, seed=seed))
+            particles = max(FEWEST_PARTICLES, min(PARTICLES, WALKS // len(rows)))  # with few, their noise would count
+            each.append(run.impute(tried, split="train", particles=particles, seed=seed))
         found[name] = averaged(each)
         errors[name] = relative_error(schema, found[name].mean, rows, hidden)
         if listener is not None:
