@@ -357,12 +357,13 @@ def check_conditions(model: Model, schema: Schema, split: Split) -> None:
     if split.y is None:
         raise DataError(f"the model is conditional: expected labels {where}, got data without any")
     if (split.y < 0).any():
-        row = int(split.index[(split.y < 0).argmax()])
+        without = split.index[split.y < 0]
         classes = ", ".join((schema.classes or ())[:10])
         more = ", ..." if len(schema.classes or ()) > 10 else ""
         raise DataError(
             f"the model is conditional: expected a label {where} for every row, one of {classes}{more}; "
-            f"row {row + 1} has none of these"
+            f"row {without.min() + 1} has none of these"
+            + (f", and {len(without) - 1:,} others of this part" if len(without) > 1 else "")
         )
 
 
