@@ -372,3 +372,19 @@ def test_the_gradient_climbs_what_is_there():
     assert after > before
     with pytest.raises(ConfigError, match="prior_data"):
         fitted(x, fit="gradient", prior_data=1.0)
+
+
+@pytest.mark.parametrize("kind", ["real", "binary", "count"])
+def test_where_nothing_is_missing_nothing_is_filled_in(kind):
+    x = np.random.default_rng(0).integers(0, 2, (60, 3)).astype(float)
+    table = pandas.DataFrame(
+        x + (0.1 * np.random.default_rng(1).random(x.shape) if kind == "real" else 0), columns=[*"abc"]
+    )
+    run = train("mixture", table, components=2, kinds=dict.fromkeys("abc", kind), epochs=3)
+    found = run.impute(table.head(5))
+    assert str(found) == "nothing is missing in 5 data"
+    pandas.testing.assert_frame_equal(found.completed(), table.head(5), check_dtype=False)
+    for model in ("kernels", "nade"):
+        if kind == "real":
+            run = train(model, table, kinds=dict.fromkeys("abc", kind), epochs=1)
+            assert not run.impute(table.head(5)).missing.any()

@@ -332,7 +332,7 @@ class SummedOut(OfComponents):
         logits = self._joint(value, known)
         alone = self.components.alone(self.components.rows(value, known))
         dims = len(self.event_shape)
-        return ElementMixture(logits.reshape(len(logits), *(1,) * dims, -1), alone, dims)
+        return ElementMixture(logits.reshape(len(logits), *(1,) * dims, logits.shape[-1]), alone, dims)
 
     @property
     def at_once(self) -> int:
@@ -343,7 +343,7 @@ class SummedOut(OfComponents):
     def complete(self, value: Tensor, known: Tensor) -> Tensor:
         """Rows (N, *event) with what is not known drawn jointly: k by p(k | x_o), then the rest by p_k(x_m | x_o)."""
         k = torch.multinomial(self._joint(value, known).softmax(-1), 1)[:, 0]
-        x, known = value.reshape(len(value), -1), known.reshape(len(value), -1)
+        x, known = value.flatten(1), known.flatten(1)
         like = next(self.components.parameters())
         return self.components.complete(k, x.to(like.dtype), known).reshape(value.shape)
 

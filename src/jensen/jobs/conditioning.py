@@ -53,7 +53,8 @@ def condition(model: Model, x: Tensor, missing: Tensor, context: Mapping[str, Te
         keep: told of each few rows, once they are done.
     """
     rows = max(1, min(NUMBERS // (draws * x[:1].numel()), density(model, context).at_once))
-    for few in missing.flatten(1).any(1).nonzero()[:, 0].split(rows):
+    some = missing.flatten(1).any(1).nonzero()[:, 0]
+    for few in some.split(rows) if len(some) else ():
         p = density(model, {name: value[few] for name, value in context.items()})
         known = ~missing[few]
         drawn = p.complete(x[few].repeat(draws, *(1,) * (x.dim() - 1)), known.repeat(draws, *(1,) * (x.dim() - 1)))
