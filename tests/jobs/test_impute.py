@@ -17,7 +17,7 @@ from jensen.data import Dataset, Schema, Split
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.filled import Effort
 from jensen.jobs.filling import fill
-from jensen.jobs.held import LEAST, Cloud, Coordinates, Proposal, Target
+from jensen.jobs.held import LEAST, Coordinates, Proposal, Proposals, Target
 from jensen.jobs.impute import impute, region_mask
 from jensen.jobs.run import Run
 from jensen.models.flow import density
@@ -273,24 +273,30 @@ def test_a_proposal_draws_from_its_density(made):
 
 def test_particles_of_several_proposals_are_weighed_by_their_mean():
     """Of two, one of which misses a mode: Z and the mean of a density known up to Z."""
-
-    def log_p(t: Tensor) -> Tensor:
-        return torch.logaddexp(-50 * (t - 1) ** 2, -50 * (t + 1) ** 2)[..., 0] + 3
-
     with seeded(0):
         v = torch.randn(500, 1, 1, dtype=torch.float64)
-        right, wide = Proposal.about(v, -50 * (v - 1)[..., 0] ** 2), Proposal.about(v, 0 * v[..., 0])
-        cloud = Cloud()
-        for proposal in (right, wide):
-            t = proposal.draw(20_000)
-            cloud.add(proposal, t, log_p(t), t)
-    w = cloud.log_weights().exp()
+        both = Proposals([Proposal.about(v, -50 * (v - 1)[..., 0] ** 2), Proposal.about(v, 0 * v[..., 0])], 40_001)
+        t = both.draw()
+    log_p = torch.logaddexp(-50 * (t - 1) ** 2, -50 * (t + 1) ** 2)[..., 0] + 3
+    w = (log_p - both.log_prob(t)).exp()
     z = 2 * math.exp(3) * math.sqrt(math.pi / 50)
     assert abs(w.mean().item() - z) < 4.5 * w.std().item() / math.sqrt(len(w))
-    share, size = cloud.weights()
-    torch.testing.assert_close(share.sum(0), torch.ones(1, dtype=torch.float64))
-    torch.testing.assert_close(size, w.sum(0) ** 2 / w.square().sum(0))
-    assert abs((share[..., None] * cloud.t).sum().item()) < 4.5 * 1.005 / math.sqrt(size.item())
+    size = (w.sum() ** 2 / w.square().sum()).item()
+    assert abs((w * t[..., 0]).sum().item() / w.sum().item()) < 4.5 * 1.005 / math.sqrt(size)
+
+
+def test_sizes_and_spreads_are_honest_where_proposals_follow_particles():
+    """A narrow normal far from where the model's samples lie, over many rows: the scatter of means is what their sizes
+    say, and the spreads are right."""
+    run = gaussian_run()
+    far = pandas.DataFrame([[np.nan, 5.0, np.nan, -40.0]] * 40, columns=NAMES)
+    found = run.impute(far, method="importance", particles=300)
+    holes, mean, covariance = conditional(far.to_numpy()[0])
+    deviation, sizes = np.sqrt(np.diag(covariance)), found.effective_sample_size
+    z = (found.mean[:, holes] - mean) / deviation * np.sqrt(sizes)[:, None]
+    assert (np.square(z).mean(0) < 1 + 4.5 * math.sqrt(2 / 40)).all()
+    assert (abs(z.mean(0)) < 4.5 / math.sqrt(40)).all()
+    assert (abs((found.spread[:, holes] / deviation).mean(0) - 1) < 4.5 / math.sqrt(2 * sizes.sum())).all()
 
 
 def test_coordinates_go_there_and_back_with_their_slopes():

@@ -14,9 +14,10 @@ observed within its bin [x, x + 1). So the draws are those of p(x_m | x_o), nois
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ from jensen.transforms import Continuous
 ENOUGH = 100  # effective particles, after which no more are drawn
 LEAST = 30  # of them with which auto is content, after all rounds
 CENTERS = 64  # of a proposal that is made of particles
+LATEST = 3  # proposals made of particles that are drawn from, beside the first one
+NUMBERS = 4_000_000  # distances in memory at once
 ROUNDS = 12  # of particles, where the first ones rest on few
 CHAINS, LARGEST = 4, 64  # chains of a datum: at least, and at most, of tables where rows are few
 TOGETHER = 64  # rows of all chains that are moved at once
@@ -226,27 +229,32 @@ class Holding:
     def importance(self, rows: Tensor, enough: float) -> Tensor:
         """Fill in by weighed particles; gives back the rows whose weights rest on too few.
 
-        Where few particles have all the weight, others are drawn about those that have it, and so on.
+        Where few particles have all the weight, others are drawn about those that have it, and so on. Each time only
+        new particles count: those that a proposal was made of lie at its centers, and their weights would be too small.
         """
         poor = []
         for block, pattern in self.patterns(rows):
             holes = torch.nonzero(pattern)[:, 0]
-            cloud = Cloud()
+            parts = [self.proposal(block, holes)]
             for turn in range(ROUNDS):
-                proposal = cloud.proposal() if turn else self.proposal(block, holes)
-                t = proposal.draw(self.effort.particles)  # (K, B, M)
-                cloud.add(proposal, t, *self.densities(block, holes, t))
-                w, size = cloud.weights()
-                last = turn == ROUNDS - 1
-                fine = size >= (enough if last else ENOUGH)
-                chosen = torch.multinomial(w.T.float().clamp_min(1e-38), len(self.out.draws), replacement=True).T
-                k = chosen[..., None].expand(-1, -1, self.x.shape[-1])  # (M, B, D)
-                mean, spread = self.moments(cloud.values, w)
-                found = cloud.values.gather(0, k)[:, fine], mean[fine], spread[fine], size[fine]
+                proposal = Proposals(parts, self.effort.particles)
+                t = proposal.draw()  # (K, B, M)
+                log_p, values = self.densities(block, holes, t)
+                log_w = log_p - proposal.log_prob(t)
+                w = log_w.softmax(0)
+                values = torch.where((w > 0)[..., None], values, self.x[block])  # what is impossible may be infinite
+                size = torch.where(log_p.amax(0) > IMPOSSIBLE, 1 / w.square().sum(0), 0.0)
+                fine = size >= (enough if turn == ROUNDS - 1 else ENOUGH)
+                chosen = torch.multinomial(w.T.float(), len(self.out.draws), replacement=True).T
+                k = chosen[..., None].expand(-1, -1, values.shape[-1])  # (M, B, D)
+                mean, spread = self.moments(values, w)
+                found = values.gather(0, k)[:, fine], mean[fine], spread[fine], size[fine]
                 self.keep(block[fine], "importance", *found)
-                block, cloud = block[~fine], cloud.rows(~fine)
+                block = block[~fine]
                 if not len(block):
                     break
+                first, *others = (part.rows(~fine) for part in parts)
+                parts = [first, *others[1 - LATEST :], Proposal.about(t[:, ~fine], log_w[:, ~fine])]
             poor.append(block)
         return torch.cat(poor) if poor else rows[:0]
 
@@ -401,55 +409,27 @@ class Holding:
         return out
 
 
-@dataclass
-class Cloud:
-    """Particles of B rows, of which each proposal gave as many: weighed by p over the mean of all the proposals.
+class Proposals:
+    """Several proposals, of which each gives as many of K particles: r is their mean.
 
     Owen and Zhou, "Safe and effective importance sampling", 2000: no weight is then more than so many times what it is
     under any one of them. Cornuet, Marin, Mira and Robert, "Adaptive multiple importance sampling", 2012.
-
-    Attributes:
-        t: positions, (R·K, B, M).
-        log_p: log p, (R·K, B).
-        values: the data they make, (R·K, B, D).
-        log_q: log r of each of R proposals, (R, R·K, B).
     """
 
-    t: Tensor = field(default_factory=lambda: torch.empty(0))
-    log_p: Tensor = field(default_factory=lambda: torch.empty(0))
-    values: Tensor = field(default_factory=lambda: torch.empty(0))
-    log_q: Tensor = field(default_factory=lambda: torch.empty(0))
-    proposals: list[Proposal] = field(default_factory=list)
+    def __init__(self, parts: Sequence[Proposal], k: int):
+        self.parts = parts[-k:]
+        n = len(self.parts)
+        self.counts = [k // n + (i < k % n) for i in range(n)]
 
-    def add(self, proposal: Proposal, t: Tensor, log_p: Tensor, values: Tensor) -> None:
-        """Particles of another one."""
-        own = proposal.log_prob(torch.cat([self.t, t]) if self.proposals else t)[None]
-        if not self.proposals:
-            self.t, self.log_p, self.values, self.log_q = t, log_p, values, own
-        else:
-            before = torch.stack([p.log_prob(t) for p in self.proposals])
-            self.log_q = torch.cat([torch.cat([self.log_q, before], 1), own])
-            self.t, self.log_p = torch.cat([self.t, t]), torch.cat([self.log_p, log_p])
-            self.values = torch.cat([self.values, values])
-        self.proposals.append(proposal)
+    def draw(self) -> Tensor:
+        """K draws for each row, (K, B, M)."""
+        return torch.cat([part.draw(count) for part, count in zip(self.parts, self.counts, strict=True)])
 
-    def log_weights(self) -> Tensor:
-        """log w, (R·K, B)."""
-        return self.log_p - self.log_q.logsumexp(0) + math.log(len(self.proposals))
-
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Weights of sum 1, (R·K, B), and how many particles they are worth, (B,)."""
-        w = self.log_weights().softmax(0)
-        return w, torch.where(self.log_p.amax(0) > IMPOSSIBLE, 1 / w.square().sum(0), 0.0)
-
-    def proposal(self) -> Proposal:
-        """Another one, about those that have the weight."""
-        return Proposal.about(self.t, self.log_weights())
-
-    def rows(self, some: Tensor) -> Cloud:
-        """Of some of the rows, (B,)."""
-        parts = self.t[:, some], self.log_p[:, some], self.values[:, some], self.log_q[:, :, some]
-        return Cloud(*parts, [p.rows(some) for p in self.proposals])
+    def log_prob(self, t: Tensor) -> Tensor:
+        """Log-density at positions (K, B, M), (K, B)."""
+        shares = [math.log(count / sum(self.counts)) for count in self.counts]
+        each = (share + part.log_prob(t) for share, part in zip(shares, self.parts, strict=True))
+        return functools.reduce(torch.logaddexp, each)
 
 
 class Proposal:
@@ -507,14 +487,14 @@ class Proposal:
     @classmethod
     def about(cls, t: Tensor, log_w: Tensor) -> Proposal:
         """From particles, (K, B, M), and their log-weights, (K, B), which are tempered where few have them all."""
-        w = _tempered(log_w, CENTERS)
+        w = _tempered(log_w, min(CENTERS, len(t) / 4))
         which = torch.multinomial(w.T.float(), CENTERS, replacement=True)  # (B, J)
         centers = t.movedim(0, 1).gather(1, which[..., None].expand(-1, -1, t.shape[-1]))
         apart = t - (w[..., None] * t).sum(0)
         spread = torch.einsum("kb,kbi,kbj->bij", w, apart, apart)
         small = 1e-9 * spread.diagonal(dim1=1, dim2=2).mean(1) + 1e-14
         spread = spread + small[:, None, None] * torch.eye(t.shape[-1], dtype=t.dtype, device=t.device)
-        return cls(centers, spread, 0 * spread, (1.0, 0.3, 0.1))
+        return cls(centers, spread, 0 * spread, (1.0, 0.3, 0.1, 0.03))
 
     def draw(self, k: int) -> Tensor:
         """K draws for each row, (K, B, M)."""
@@ -530,14 +510,21 @@ class Proposal:
 
     def log_prob(self, t: Tensor) -> Tensor:
         """Log-density at positions (K, B, M), (K, B)."""
-        j = self.centers.shape[1]
-        at = torch.linalg.solve_triangular(self.kernel, t.movedim(0, 2), upper=False).mT  # (B, K, M)
-        centers = torch.linalg.solve_triangular(self.kernel, self.centers.mT, upper=False).mT  # (B, J, M)
-        square = torch.cdist(at, centers).square()  # (B, K, J)
-        each = [_log_student(square / h**2, self.kernel[:, None, None] * h, self.FREEDOM) for h in self.widths]
-        near = torch.cat(each, -1).logsumexp(-1) - math.log(j * len(each))
-        off = torch.linalg.solve_triangular(self.wide, (t - self.middle).movedim(0, 2), upper=False)  # (B, M, K)
-        far = _log_student(off.square().sum(1), self.wide[:, None], self.WIDE_FREEDOM)
+        at_once = max(1, NUMBERS // self.centers[..., 0].numel())
+        return torch.cat([self._log_prob(some) for some in t.split(at_once)])
+
+    def _log_prob(self, t: Tensor) -> Tensor:
+        b, j = self.centers.shape[:2]
+        off = torch.linalg.solve_triangular(self.kernel, (t - self.middle).movedim(0, 2), upper=False).mT  # (B, K, M)
+        apart = (self.centers - self.middle[:, None]).mT
+        centers = torch.linalg.solve_triangular(self.kernel, apart, upper=False).mT  # (B, J, M)
+        square = torch.cdist(off, centers).square()  # (B, K, J)
+        near = t.new_full((b, len(t)), -math.inf)
+        for h in self.widths:
+            each = _log_student(square / h**2, self.kernel[:, None, None] * h, self.FREEDOM)
+            near = torch.logaddexp(near, each.logsumexp(-1) - math.log(j * len(self.widths)))
+        out = torch.linalg.solve_triangular(self.wide, (t - self.middle).movedim(0, 2), upper=False)  # (B, M, K)
+        far = _log_student(out.square().sum(1), self.wide[:, None], self.WIDE_FREEDOM)
         return torch.logaddexp(near + math.log1p(-self.WIDE), far + math.log(self.WIDE)).T
 
 
