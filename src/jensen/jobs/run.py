@@ -198,7 +198,8 @@ class Run:
         Warns:
             DataWarning: so it is.
         """
-        if split == "all" and ref is not None and reference(ref) == self.spec["data"]["ref"] is not None:
+        own = self.spec.get("data", {}).get("ref")
+        if split == "all" and ref is not None and own is not None and reference(ref) == own:
             warnings.warn(
                 f"{ref} is what {self.name} was trained on: most of these rows were learned from; without naming data, "
                 "the part that was held out is taken",
