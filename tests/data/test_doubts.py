@@ -10,7 +10,7 @@ import pytest
 
 import jensen
 from jensen.data import load_data
-from jensen.errors import ConfigError, DataError, DataWarning
+from jensen.errors import DataError, DataWarning
 
 
 def frame(n: int = 300) -> pandas.DataFrame:
@@ -78,12 +78,6 @@ def test_rows_that_calibrate_themselves_and_training_rows_are_told_of(tmp_path):
         run.outliers(tmp_path / "all.csv", alpha=0.2)
     with pytest.warns(DataWarning, match="calibrated by these rows themselves"):
         run.outliers(split="valid", alpha=0.2)
-
-
-def test_a_flow_has_no_mean_to_draw():
-    run = jensen.train("maf", frame(), epochs=1)
-    with pytest.raises(ConfigError, match="--mean: a flow maps its base to data"):
-        run.sample(3, mean=True)
 
 
 def test_overfitting_is_not_looked_for_where_nothing_was_held_out():

@@ -103,6 +103,8 @@ def _far_from_all(cells: Sequence[np.ndarray]) -> float | None:
     """The number farthest from the median of those there are, where that is `FAR` times what most of them are."""
     x = np.concatenate(cells)
     x = x[~np.isnan(x)]
+    if not len(x):
+        return None
     away = abs(x - np.median(x))
     usual = np.quantile(away, MOST)
     return float(x[away.argmax()]) if usual > 0 and away.max() > FAR * usual else None

@@ -94,10 +94,6 @@ def sample(
     asked = given if isinstance(given, Given) else read_given(run, n, given, given_from, USUAL)
     if not 0 < nucleus <= 1:
         raise ConfigError(f"--nucleus: expected a share in (0, 1], got {nucleus}")
-    if mean and run.model.data in run.model.inverted:
-        raise ConfigError(
-            "--mean: a flow maps its base to data and leaves nothing to average; --temperature is for that"
-        )
     if mean and nucleus != 1:
         raise ConfigError("--nucleus: expected draws, got --mean")
     if asked.x is not None:
