@@ -17,8 +17,9 @@ from jensen.data import Dataset, Schema, Split
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.filled import Effort
 from jensen.jobs.filling import fill
-from jensen.jobs.held import LEAST, Coordinates, Proposal, Proposals, Target
+from jensen.jobs.held import LEAST, Coordinates, Target
 from jensen.jobs.impute import impute, region_mask
+from jensen.jobs.proposals import Proposal, Proposals
 from jensen.jobs.run import Run
 from jensen.models.flow import density
 from jensen.registry import Choice, build, find

@@ -87,7 +87,7 @@ class Score:
     @property
     def density(self) -> str:
         """What it is the logarithm of, in writing."""
-        return "log p(x)" if self.given is None else f"log p(x | {self.given})"
+        return density_of(self.given)
 
     @property
     def bits_per_dim(self) -> float | None:
@@ -169,6 +169,15 @@ class Score:
         if "bits_per_character" in figures:
             return f"{self.sign_of('bits_per_character')}{figures['bits_per_character']:.4f} bits/character"
         return f"perplexity {self.sign_of('perplexity_per_token')}{figures['perplexity_per_token']:.2f} per token"
+
+
+def density_of(given: str | None) -> str:
+    """What a score is the logarithm of, in writing, under conditions that are given by these names.
+
+    >>> density_of(None), density_of("y, c")
+    ('log p(x)', 'log p(x | y, c)')
+    """
+    return "log p(x)" if given is None else f"log p(x | {given})"
 
 
 def _short(nats: float) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from jensen.conditionals.ranges import ranges_of
 from jensen.core import Capabilities, Evidence, Model, Score, seeded
+from jensen.core.score import density_of
 from jensen.data import Dataset, Schema, Split, TensorSplit, load_data
 from jensen.data.sources import reference
 from jensen.errors import ConfigError, DataError, DataWarning, IntegrityError
@@ -190,7 +191,7 @@ class Run:
     @property
     def density(self) -> str:
         """What scores are of, in writing."""
-        return "log p(x)" if self.given is None else f"log p(x | {self.given})"
+        return density_of(self.given)
 
     def warn_of_training_rows(self, ref: Any, split: str) -> None:
         """Warns where all of a file is taken, of which a part was trained on.
