@@ -34,6 +34,7 @@ from jensen.transforms import Continuous
 ENOUGH = 100  # effective particles, after which no more are drawn
 LEAST = 30  # of them with which auto is content, after all rounds
 LATEST = 3  # proposals made of particles that are drawn from, beside the first one
+MORE = 4  # times as many in the later half of the rounds
 ROUNDS = 12  # of particles, where the first ones rest on few
 CHAINS, LARGEST = 4, 64  # chains of a datum: at least, and at most, of tables where rows are few
 TOGETHER = 64  # rows of all chains that are moved at once
@@ -233,7 +234,7 @@ class Holding:
             holes = torch.nonzero(pattern)[:, 0]
             parts = [self.proposal(block, holes)]
             for turn in range(ROUNDS):
-                proposal = Proposals(parts, self.effort.particles)
+                proposal = Proposals(parts, self.effort.particles * (MORE if turn >= ROUNDS // 2 else 1))
                 t = proposal.draw()  # (K, B, M)
                 log_p, values = self.densities(block, holes, t)
                 log_w = log_p - proposal.log_prob(t)
@@ -260,7 +261,7 @@ class Holding:
             return
         patterns, which = torch.unique(self.missing[rows], dim=0, return_inverse=True)
         for i, pattern in enumerate(patterns):
-            width = max(1, ROWS * 32 // (self.effort.particles * (1 + int(pattern.sum()))))
+            width = max(1, ROWS * 32 // (MORE * self.effort.particles * (1 + int(pattern.sum()))))
             for block in rows[which == i].split(width):
                 yield block, pattern
 
