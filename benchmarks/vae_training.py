@@ -4,8 +4,9 @@
 
 - **jensen fp32, jensen bf16**: the trainer that `jensen train` runs, as in a run of 100 epochs: logging, metrics.jsonl,
   averaged weights, checkpoints, and validation on 10,000 pictures as often as it does (every fourth epoch here); four
-  epochs a round. `no validation` is the same with a single picture to validate on, to compare like with like.
-  Each contestant has a process of its own.
+  epochs a round, after twelve before the clock, by which warm-up is over and what is compiled is so. `compiled` has
+  train.compile=true. `no validation` is the same as fp32 with a single picture to validate on, to compare like with
+  like. Each contestant has a process of its own.
 - **hand-tuned loop**: tensors indexed on the device, fused Adam, nothing else: no logging, no validation.
 - **official example**: PyTorch's own VAE example: a DataLoader over a dataset of tensors, `.item()` each step.
 - **Pythae** (extra `bench`): its trainer, with the same network.
@@ -35,7 +36,7 @@ from jensen.training.settings import training_settings
 from jensen.training.trainer import Trainer
 from middle import in_the_middle
 
-BATCH, EPOCHS = 128, 4
+BATCH, EPOCHS, BEFORE = 128, 4, 3
 SCHEMA = Schema.of_pictures((1, 28, 28), levels=2)
 
 
@@ -45,17 +46,20 @@ def pictures(n: int) -> Tensor:
     return (torch.rand(n, 784) < 0.13).float()
 
 
-def jensen(n: int, validated: int, precision: str, folder: Path) -> Callable[[], int]:
+def jensen(n: int, validated: int, precision: str, folder: Path, compile: bool = False) -> Callable[[], int]:
     """The real trainer, in the middle of a run of 100 epochs, in a process set up as `jensen train` sets up its own."""
     keep_freed_memory()
     train, valid = pictures(n), pictures(validated)
     with seeded(0):
         model = build("vae", SCHEMA, {"latents": 20, "encoder.hidden": [400], "decoder.hidden": [400]})
-    settings = training_settings({"epochs": 100, "batch_size": BATCH, "precision": precision})
+    settings = training_settings({"epochs": 100, "batch_size": BATCH, "precision": precision, "compile": compile})
     spec = {"model": "vae", "settings": {}}
     splits = [TensorSplit(x.view(-1, 1, 28, 28)) for x in (train, valid)]
     trainer = Trainer(model, splits[0], splits[1], settings, Folder.create(folder, spec, SCHEMA, overwrite=False))
-    return in_the_middle(trainer, EPOCHS)
+    work = in_the_middle(trainer, EPOCHS)
+    for _ in range(BEFORE):
+        work()
+    return work
 
 
 class Plain(nn.Module):
@@ -183,12 +187,19 @@ def main() -> None:
             "jensen fp32": (jensen, (n, valid, "fp32", folder / "fp32")),
             "hand-tuned loop": (hand_tuned, (n,)),
             "jensen bf16": (jensen, (n, valid, "bf16", folder / "bf16")),
+            "jensen fp32, compiled": (jensen, (n, valid, "fp32", folder / "fp32c", True)),
+            "jensen bf16, compiled": (jensen, (n, valid, "bf16", folder / "bf16c", True)),
             "jensen fp32, no validation": (jensen, (n, 1, "fp32", folder / "none")),
             "official example": (official, (n,)),
             "Pythae": (pythae, (n, valid, folder / "pythae")),
         }
         table = interleave_processes(contestants, options.rounds, unit="images/s")
-    keep(options.out, table, ["jensen fp32", "jensen bf16"], {"batch": BATCH, "network": "784-400-20", "seed": 0})
+    keep(
+        options.out,
+        table,
+        ["jensen fp32", "jensen bf16", "jensen bf16, compiled"],
+        {"batch": BATCH, "network": "784-400-20", "seed": 0},
+    )
 
 
 if __name__ == "__main__":

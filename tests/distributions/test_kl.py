@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from jensen.distributions import (
     Affine,
@@ -24,6 +23,7 @@ from jensen.distributions import (
     StudentT,
     divergence,
 )
+from jensen.distributions.closed_kl import kl_divergence
 
 N, D, L = 4, 3, 6
 
@@ -87,7 +87,20 @@ def test_agrees_with_torch(name):
         "poisson": lambda d: torch_.Poisson(d.log_rate.exp()),
         "laplace": lambda d: torch_.Laplace(d.loc, d.scale),
     }[name]
-    torch.testing.assert_close(kl_divergence(q, p), kl_divergence(theirs(q), theirs(p)).sum(-1))
+    torch.testing.assert_close(kl_divergence(q, p), torch_.kl_divergence(theirs(q), theirs(p)).sum(-1))
+
+
+@pytest.mark.parametrize(("q", "p"), PAIRS)
+def test_pytorch_knows_the_same_forms(q, p):
+    one, other = pair(q, p)
+    assert torch.equal(kl_divergence(one, other), torch.distributions.kl_divergence(one, other))
+
+
+def test_pytorchs_own_densities_have_pytorchs_forms_and_others_none():
+    one, other = torch.distributions.Gamma(2.0, 3.0), torch.distributions.Gamma(1.0, 1.0)
+    assert torch.equal(kl_divergence(one, other), torch.distributions.kl_divergence(one, other))
+    with pytest.raises(NotImplementedError):
+        kl_divergence(one, torch.distributions.Dirichlet(torch.ones(3)))
 
 
 @pytest.mark.parametrize(("q", "p"), PAIRS)

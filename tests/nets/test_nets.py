@@ -19,6 +19,7 @@ from jensen.errors import ConfigError
 from jensen.nets import Stack, conv, gated, linear, mlp, resconv, residual
 from jensen.nets.convolutional import double, group_norm, halve
 from jensen.nets.resnet import resnet
+from jensen.nets.stack import activation
 
 Builder = Callable[[tuple[int, ...], tuple[int, ...]], Stack]
 
@@ -132,6 +133,31 @@ def test_no_network_normalises_over_the_batch():
     for name in registry.names("network"):
         net = registry.find("network", name).function((1, 8, 8), (1, 8, 8))
         assert not [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)], name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_tanh_is_that_of_pytorch_with_its_derivatives(dtype: torch.dtype):
+    """To four roundings of numbers about 1, infinite ones and second derivatives among them."""
+    tanh, eps = activation("tanh"), torch.finfo(dtype).eps
+    x = torch.linspace(-20, 20, 2001, dtype=dtype)
+    found, torchs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    with torch.no_grad():
+        assert torch.allclose(tanh(x), torch.tanh(x), rtol=0, atol=4 * eps)
+    ends = tanh(torch.tensor([-torch.inf, torch.inf, torch.nan], dtype=dtype))
+    assert ends[:2].tolist() == [-1.0, 1.0] and ends[2].isnan()
+    for one, value in ((found, tanh(found)), (torchs, torch.tanh(torchs))):
+        (slope,) = torch.autograd.grad((value * value.cos()).sum(), one, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.square().sum(), one)
+        one.kept = (value.detach(), slope.detach(), bend)  # pyright: ignore
+    for ours, truth in zip(found.kept, torchs.kept, strict=True):  # pyright: ignore
+        torch.testing.assert_close(ours, truth, rtol=0, atol=20 * eps)
+    assert torch.equal(x, torch.linspace(-20, 20, 2001, dtype=dtype))
+
+
+def test_tanh_can_be_looked_through_by_transforms():
+    x = torch.randn(5)
+    slope = torch.func.vmap(torch.func.grad(lambda v: activation("tanh")(v)))(x)
+    torch.testing.assert_close(slope, 1 - x.tanh().square())
 
 
 def test_gated_layer_is_the_papers_equation():

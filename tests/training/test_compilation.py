@@ -1,7 +1,8 @@
-"""`train.compile`: the same training, with a compiled flow where it can be."""
+"""`train.compile`: the same training, with what can be compiled."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
@@ -10,20 +11,23 @@ from typing import Any
 
 import pytest
 import torch
+from tests.contracts.toys import DATA, small
 from torch import Tensor
 
 from jensen.conditionals.transformed import Transformed
 from jensen.core import Model, seeded
-from jensen.data import Schema, TensorSplit
+from jensen.data import Schema, Split, TensorSplit
 from jensen.distributions import StandardNormal
-from jensen.registry import build
+from jensen.errors import ConfigError, DataError
+from jensen.registry import build, find, names
 from jensen.training.settings import training_settings
 from jensen.training.trainer import Trainer
 from jensen.transforms import Transform
-from jensen.transforms.compilation import compiled, compiling, forward_and_ladj, is_compiled
+from jensen.transforms.compilation import attempted, compiled, compiling, forward_and_ladj, is_compiled
 
 ROWS = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
 SCHEMA = Schema.of_table(ROWS.numpy(), list("abcd"), ["real"] * 4)
+WARMUP = {"objective.warmup": 0.25}
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +48,7 @@ class Counting:
         def run(first: Tensor, *rest: Any) -> Any:
             if not self.sizes:
                 time.sleep(self.delay)
-            self.sizes.append(len(first))
+            self.sizes.append(len(first) if isinstance(first, Tensor) else 0)
             return function(first, *rest)
 
         return run
@@ -79,6 +83,73 @@ def test_training_compiles_the_flow(monkeypatch):
     assert len(count.sizes) == batches * passes
     assert [line["valid"] for line in log] == [line["valid"] for line in plain_log]
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def vae(**given: Any) -> tuple[Model, list[dict[str, Any]]]:
+    """After 8 passes of batches of 20, 20 and 10 rows, the first two of which are warm-up."""
+    with seeded(0):
+        model = build("vae", SCHEMA, {"latents": 2, "encoder.hidden": [8], "decoder.hidden": [8]} | WARMUP)
+    settings = training_settings({"epochs": 8, "batch_size": 20, **given})
+    return model, Trainer(model, TensorSplit(ROWS), TensorSplit(ROWS[:20]), settings).run()
+
+
+def test_where_there_is_no_flow_the_loss_is_compiled_once_warm_up_is_over(monkeypatch):
+    count = Counting()
+    monkeypatch.setattr(torch, "compile", count)
+    model, log = vae(compile=True)
+    assert len(count.sizes) == 2 * 6
+    plain, plain_log = vae()
+    assert [line["valid"] for line in log] == [line["valid"] for line in plain_log]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_every_model_is_the_same_when_it_is_traced(name, monkeypatch, caplog):
+    """By PyTorch's tracer without its code generator. What cannot be traced runs as it is and says so once."""
+    compile = torch.compile
+
+    def traced(function: Callable[..., Any], dynamic: bool | None, **how: Any) -> Callable[..., Any]:
+        return compile(function, dynamic=dynamic, fullgraph=True, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    torch._dynamo.reset()
+    for schema, x in DATA.values():
+        with contextlib.suppress(ConfigError, DataError):
+            found = [steps(name, schema, Split(x).to(schema), compile=compile) for compile in (True, False)]
+            break
+    else:
+        pytest.skip("takes none of the small data")
+    assert len([r for r in caplog.records if "cannot be compiled here" in r.getMessage()]) <= 2
+    for ours, truth in zip(*found, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=0, atol=1e-5)
+
+
+def steps(name: str, schema: Schema, rows: TensorSplit, compile: bool) -> list[Tensor]:
+    """Weights after four passes of three batches."""
+    with seeded(0):
+        model = build(name, schema, small(find("model", name)))
+    settings = training_settings({"epochs": 4, "batch_size": 8, "compile": compile, "average": 0.0, "keep": "last"})
+    Trainer(model, rows, rows, settings).run()
+    return [p.detach() for p in model.parameters()]
+
+
+def test_what_would_be_compiled_at_every_step_runs_as_it_is(caplog):
+    """Its work hangs on a number that is no tensor."""
+
+    class Growing(torch.nn.Module):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x * self.calls
+
+    compile, grown = torch.compile, Growing()
+    torch._dynamo.reset()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda f, **how: compile(f, dynamic=False, fullgraph=True, backend="eager"))
+        run = attempted(lambda module, x: module(x), owner=0)
+    assert [float(run(grown, torch.ones(()))) for _ in range(12)] == list(range(1, 13))
+    assert len([r for r in caplog.records if "cannot be compiled here" in r.getMessage()]) <= 1
 
 
 def test_without_a_compiler_it_runs_as_it_is_and_says_so_once(monkeypatch, caplog):
@@ -174,6 +245,18 @@ def test_a_compiled_flow_is_that_of_torch(model, settings, way, dtype, caplog):
     near = 1e-5 if dtype == torch.float32 else 1e-12
     for ours, truth in zip(fast, found(transform, way, None), strict=True):
         torch.testing.assert_close(ours, truth, rtol=0, atol=near * max(1.0, float(truth.detach().abs().max())))
+
+
+@pytest.mark.parametrize("precision", [pytest.param(p, marks=real) for p in ("fp32", "bf16")])
+def test_a_compiled_vae_is_trained_to_the_same_weights(precision, caplog):
+    """To 1e-4 in float32, whose sums are added up in another order, and to three digits in bfloat16."""
+    with caplog.at_level(logging.WARNING, "jensen"):
+        fast, _ = vae(compile=True, precision=precision)
+    assert not [r for r in caplog.records if "cannot be compiled" in r.getMessage()]
+    plain, _ = vae(precision=precision)
+    near = 1e-4 if precision == "fp32" else 1e-3
+    for ours, truth in zip(fast.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, truth, rtol=0, atol=near)
 
 
 @pytest.mark.slow

@@ -19,10 +19,11 @@ from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution
 
 from jensen.core.joint import Factor, Joint
 from jensen.distributions import Elementwise
+from jensen.distributions.closed_kl import kl_divergence
 
 
 @dataclass(frozen=True)

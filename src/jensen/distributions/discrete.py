@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions import Distribution, constraints
 from torch.nn.functional import one_hot
 
 from jensen.distributions.bernoulli import Bernoulli
+from jensen.distributions.closed_kl import register_kl
 
 
 class OneHot(Distribution):

@@ -7,11 +7,12 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence, register_kl
+from torch.distributions import Distribution
 
 from jensen.distributions.affine import Affine
 from jensen.distributions.bernoulli import Bernoulli, ContinuousBernoulli
 from jensen.distributions.categorical import Categorical
+from jensen.distributions.closed_kl import kl_divergence, register_kl
 from jensen.distributions.counts import Poisson
 from jensen.distributions.logistic import DiscretizedLogistic, MixtureDiscretizedLogistic
 from jensen.distributions.multivariate import FullNormal, LowRankNormal

@@ -30,10 +30,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from jensen.core import Model
 from jensen.data.field import Field
+from jensen.distributions.closed_kl import kl_divergence
 from jensen.errors import CapabilityError
 from jensen.jobs.particles import Conditioned, Particles
 

@@ -29,7 +29,10 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class GradientPhase:
-    """Minimise `loss(model, batch, progress)`, progress in [0, 1], over some parameters, every n-th batch."""
+    """Minimise `loss(model, batch, progress)` over some parameters, every n-th batch.
+
+    Progress is in [0, 1]; past the warm-up of its stage a loss is the same at any.
+    """
 
     loss: Callable[[Model, Batch, float], Terms]
     parameters: Callable[[Model], Iterable[nn.Parameter]] = lambda model: model.parameters()

@@ -54,30 +54,43 @@ def inverse_and_ladj(x: Tensor, context: Tensor | None, transform: Any) -> tuple
 
 @functools.cache
 def compiled(way: Way) -> Way:
-    """A direction of any transform, compiled for each and for every shape it meets, with its gradients.
+    """A direction of any transform, compiled for each: `attempted`."""
+    return attempted(way, owner=2)
 
-    A transform that cannot be compiled, as one whose number of steps depends on the data, runs as it is, and so do all
+
+def attempted(function: Callable[..., Any], owner: int, dynamic: bool | None = False) -> Callable[..., Any]:
+    """A function, compiled for every shape that it meets, with its gradients.
+
+    What cannot be compiled, as a transform whose number of steps depends on the data, runs as it is, and so does all
     where there is no compiler. The first call of a shape takes ten seconds and more; torch keeps the result on disk for
     later processes.
+
+    Args:
+        owner: which of its arguments is the module that is compiled; if it cannot be, others still are.
+        dynamic: whether numbers and shapes may change from call to call; None: those that are seen to do.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")  # torch's word to itself
-    # Checks of the compiler's own work, which by the hundred cost a twentieth of a step.
-    options: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
-    fast, failed, worked = torch.compile(way, dynamic=False, fullgraph=True, options=options), WeakSet(), WeakSet()
+    # Draws are those of the same function that is not compiled; no checks of the compiler's own work, which by the
+    # hundred cost a twentieth of a step.
+    options: dict[str, Any] = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
+    fast = torch.compile(function, dynamic=dynamic, fullgraph=True, options=options)
+    failed, worked = WeakSet(), WeakSet()
 
-    def run(x: Tensor, context: Tensor | None, transform: Any) -> tuple[Tensor, Tensor]:
-        if transform in failed:
-            return way(x, context, transform)
+    def run(*given: Any) -> Any:
+        of = given[owner]
+        if of in failed:
+            return function(*given)
         try:
-            result = fast(x, context, transform)
+            result = fast(*given)
         except Exception as e:  # of whatever a compiler or its absence raises
-            if transform in worked:
+            too_often = type(e).__name__ == "FailOnRecompileLimitHit"  # what it does hangs on what is not a tensor
+            if of in worked and not too_often:
                 raise
-            failed.add(transform)
+            failed.add(of)
             reason = (str(e).splitlines() or [type(e).__name__])[0]
-            log.warning("%s cannot be compiled here and runs as it is: %s", type(transform).__name__, reason)
-            return way(x, context, transform)
-        worked.add(transform)
+            log.warning("%s cannot be compiled here and runs as it is: %s", type(of).__name__, reason)
+            return function(*given)
+        worked.add(of)
         return result
 
     return run
