@@ -104,6 +104,7 @@ class Trainer:
         self._whole = False  # between two steps: what would be saved now is no half step
         self._began = 0.0  # until when the time is counted
         self._compiled = False
+        self._has_flows = any(isinstance(module, Transform) for module in model.modules())
         self._fast: dict[GradientPhase, Callable[..., Terms]] = {}  # losses, compiled
         self._interruption = Interruption()
         self.workers = Workers()
@@ -358,8 +359,7 @@ class Trainer:
 
         Of a flow the transforms are compiled, each for itself.
         """
-        early = self.pace.progress < self.stage.warmup
-        if early or not is_compiled(len(batch["x"])) or any(isinstance(m, Transform) for m in self.model.modules()):
+        if self._has_flows or not is_compiled(len(batch["x"])) or self.pace.progress < self.stage.warmup:
             return phase.loss(self.model, batch, self.pace.progress)
         if phase not in self._fast:
             lower_products()
