@@ -27,7 +27,6 @@ from jensen.transforms.compilation import attempted, compiled, compiling, forwar
 
 ROWS = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
 SCHEMA = Schema.of_table(ROWS.numpy(), list("abcd"), ["real"] * 4)
-WARMUP = {"objective.warmup": 0.25}
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +87,8 @@ def test_training_compiles_the_flow(monkeypatch):
 def vae(**given: Any) -> tuple[Model, list[dict[str, Any]]]:
     """After 8 passes of batches of 20, 20 and 10 rows, the first two of which are warm-up."""
     with seeded(0):
-        model = build("vae", SCHEMA, {"latents": 2, "encoder.hidden": [8], "decoder.hidden": [8]} | WARMUP)
+        shape = {"latents": 2, "encoder.hidden": [8], "decoder.hidden": [8]}
+        model = build("vae", SCHEMA, {**shape, "objective.warmup": 0.25})
     settings = training_settings({"epochs": 8, "batch_size": 20, **given})
     return model, Trainer(model, TensorSplit(ROWS), TensorSplit(ROWS[:20]), settings).run()
 
@@ -103,6 +103,11 @@ def test_where_there_is_no_flow_the_loss_is_compiled_once_warm_up_is_over(monkey
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
 
 
+UNTRACED = {"cnf", "diffusion", "iaf", "kernels", "made", "rnn", "transformer", "vqvae", "vqvae2", "wae"}
+"""What is done hangs on the data, or on something that PyTorch's tracer does not take."""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # torch's
 @pytest.mark.parametrize("name", names("model"))
 def test_every_model_is_the_same_when_it_is_traced(name, monkeypatch, caplog):
     """By PyTorch's tracer without its code generator. What cannot be traced runs as it is and says so once."""
@@ -119,7 +124,8 @@ def test_every_model_is_the_same_when_it_is_traced(name, monkeypatch, caplog):
             break
     else:
         pytest.skip("takes none of the small data")
-    assert len([r for r in caplog.records if "cannot be compiled here" in r.getMessage()]) <= 2
+    said = [r for r in caplog.records if "cannot be compiled here" in r.getMessage()]
+    assert len(said) == (name in UNTRACED)
     for ours, truth in zip(*found, strict=True):
         torch.testing.assert_close(ours, truth, rtol=0, atol=1e-5)
 
@@ -149,7 +155,7 @@ def test_what_would_be_compiled_at_every_step_runs_as_it_is(caplog):
         patch.setattr(torch, "compile", lambda f, **how: compile(f, dynamic=False, fullgraph=True, backend="eager"))
         run = attempted(lambda module, x: module(x), owner=0)
     assert [float(run(grown, torch.ones(()))) for _ in range(12)] == list(range(1, 13))
-    assert len([r for r in caplog.records if "cannot be compiled here" in r.getMessage()]) <= 1
+    assert len([r for r in caplog.records if "cannot be compiled here" in r.getMessage()]) == 1
 
 
 def test_without_a_compiler_it_runs_as_it_is_and_says_so_once(monkeypatch, caplog):

@@ -24,6 +24,7 @@ from jensen.nets.masked_linear import MaskedLinear, Tiles, column
 from jensen.nets.masked_walk import Differentiable, InPlace, Plan, Walk
 from jensen.nets.products import is_quick, product
 from jensen.nets.stack import Activation
+from jensen.transforms.compilation import is_looked_through
 
 
 class _Act(NamedTuple):
@@ -205,8 +206,7 @@ class MaskedMLP(nn.Module):
             not self.residual
             and (self.act.gradient is not None or len(self.linears) == 1)
             and not torch.is_autocast_enabled(x.device.type)
-            and not torch.compiler.is_compiling()
-            and not torch._C._are_functorch_transforms_active()
+            and not is_looked_through()
         )
 
     def __getstate__(self) -> dict[str, Any]:

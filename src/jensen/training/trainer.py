@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,12 @@ from jensen.core import Model, seeded
 from jensen.data.dataset import Index, TensorSplit
 from jensen.errors import ConfigError, IntegrityError, JensenError, ResourceError, TrainingError
 from jensen.hardware import out_of_memory, pick_device, pick_precision, threads
-from jensen.nets.products import lower_products
 from jensen.objectives import GradientPhase, Objective, Stage, Terms, UpdatePhase
 from jensen.training.adam import LeanAdam
 from jensen.training.averaging import Average
 from jensen.training.folder import Folder, load_tensors, save_tensors
 from jensen.training.interruption import Interruption
+from jensen.training.losses import Losses
 from jensen.training.means import Means
 from jensen.training.optimizers import no_optimizer, optimizer_of, restore, state_of
 from jensen.training.pace import Pace
@@ -35,8 +35,6 @@ from jensen.training.settings import Settings, unshareable
 from jensen.training.skipping import Skipping
 from jensen.training.validation import Validation
 from jensen.training.workers import Workers, together
-from jensen.transforms import Transform
-from jensen.transforms.compilation import attempted, compiling, is_compiled
 
 FIRST_ROWS = 20_000  # data that models start from, where they start from data
 MONITORED_ROWS = 10_000  # of training, at most, where they stand in for validation data
@@ -104,8 +102,7 @@ class Trainer:
         self._whole = False  # between two steps: what would be saved now is no half step
         self._began = 0.0  # until when the time is counted
         self._compiled = False
-        self._has_flows = any(isinstance(module, Transform) for module in model.modules())
-        self._fast: dict[GradientPhase, Callable[..., Terms]] = {}  # losses, compiled
+        self._losses = Losses(self.model, settings.batch_size if settings.compile else None)
         self._interruption = Interruption()
         self.workers = Workers()
 
@@ -326,8 +323,7 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = lr
         try:
-            with compiling(s.batch_size if s.compile else None):
-                terms = self._terms(phase, batch)
+            terms = self._losses.of(phase, batch, self.pace.progress, self.stage.warmup)
             optimizer.zero_grad(set_to_none=True)
             loss = terms.loss  # a weighted mean over the batch: what a batch counts follows from its rows' weights
             if "weight" in batch:
@@ -353,18 +349,6 @@ class Trainer:
             for name, value in self.means.sums.items():
                 if not math.isfinite(value.item()):
                     self._not_finite({name: value}, terms.loss)
-
-    def _terms(self, phase: GradientPhase, batch: Mapping[str, Tensor]) -> Terms:
-        """A loss, compiled where that is asked for, once it is the same at any progress.
-
-        Of a flow the transforms are compiled, each for itself.
-        """
-        if self._has_flows or not is_compiled(len(batch["x"])) or self.pace.progress < self.stage.warmup:
-            return phase.loss(self.model, batch, self.pace.progress)
-        if phase not in self._fast:
-            lower_products()
-            self._fast[phase] = attempted(phase.loss, owner=0)
-        return self._fast[phase](self.model, batch, 1.0)
 
     @torch.no_grad()
     def _of_all(self, parameters: list[nn.Parameter], terms: Terms, counted: float) -> tuple[Terms, float]:

@@ -38,6 +38,11 @@ def is_compiled(n: int) -> bool:
     return rows is not None and n > 0 and n % rows == 0
 
 
+def is_looked_through() -> bool:
+    """Whether a compiler or a function transform follows what is computed: they see through plain operations alone."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 Way = Callable[[Tensor, Tensor | None, Any], tuple[Tensor, Tensor]]
 """A direction of a transform: of `(N, *event)`, a context and the transform the result and the log-determinant."""
 
@@ -58,7 +63,7 @@ def compiled(way: Way) -> Way:
     return attempted(way, owner=2)
 
 
-def attempted(function: Callable[..., Any], owner: int, dynamic: bool | None = False) -> Callable[..., Any]:
+def attempted(function: Callable[..., Any], owner: int) -> Callable[..., Any]:
     """A function, compiled for every shape that it meets, with its gradients.
 
     What cannot be compiled, as a transform whose number of steps depends on the data, runs as it is, and so does all
@@ -67,13 +72,12 @@ def attempted(function: Callable[..., Any], owner: int, dynamic: bool | None = F
 
     Args:
         owner: which of its arguments is the module that is compiled; if it cannot be, others still are.
-        dynamic: whether numbers and shapes may change from call to call; None: those that are seen to do.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")  # torch's word to itself
     # Draws are those of the same function that is not compiled; no checks of the compiler's own work, which by the
     # hundred cost a twentieth of a step.
     options: dict[str, Any] = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
-    fast = torch.compile(function, dynamic=dynamic, fullgraph=True, options=options)
+    fast = torch.compile(function, dynamic=False, fullgraph=True, options=options)
     failed, worked = WeakSet(), WeakSet()
 
     def run(*given: Any) -> Any:

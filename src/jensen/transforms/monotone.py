@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from jensen.transforms.compilation import is_looked_through
+
 
 class Monotone(nn.Module):
     """x_d = f(z_d; θ_d), increasing in z_d.
@@ -74,12 +76,12 @@ class AffineMap(Monotone):
         self._lowest = torch.tensor(-bound, dtype=torch.float64)  # a number for any device, at hand for each step
 
     def forward_and_ladj(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        if _by_hand():
+        if not is_looked_through():
             return _Affine.apply(z, parameters, self.bound, False)  # pyright: ignore[reportReturnType]
         return _affine(z, parameters, self.bound, False)
 
     def inverse_and_ladj(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        if _by_hand():
+        if not is_looked_through():
             return _Affine.apply(x, parameters, self.bound, True)  # pyright: ignore[reportReturnType]
         return _affine(x, parameters, self.bound, True)
 
@@ -142,8 +144,3 @@ def gradients_of(
     wanted = [v for v, need in zip(inputs, needed, strict=False) if need]
     found = iter(torch.autograd.grad(outputs, wanted, g, create_graph=True))
     return [next(found) if need else None for _, need in zip(inputs, needed, strict=False)]
-
-
-def _by_hand() -> bool:
-    """Not under a compiler or a function transform, which see through plain operations alone."""
-    return not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
+from jensen.transforms.compilation import is_looked_through
 from jensen.transforms.monotone import Monotone, gradients_of
 from jensen.transforms.parameters import Parameters
 from jensen.transforms.transform import Shape, Transform
@@ -78,8 +79,8 @@ class RationalQuadratic(Monotone):
         v = value.mT if batch_innermost else value
         rows = parameters.permute(1, 2, 0) if batch_innermost else parameters.transpose(0, 1)
         args = v.reshape(-1), rows.reshape(self.size, -1), self.curve, inverse
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            y, log_slope, _ = evaluate(*args)  # they see through plain operations alone
+        if is_looked_through():
+            y, log_slope, _ = evaluate(*args)
         else:
             y, log_slope = _ByHand.apply(*args)  # pyright: ignore[reportGeneralTypeIssues]
         y, log_slope = y.view(v.shape), log_slope.view(v.shape)
