@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from jensen.conditionals.amortized import set_precision
-from jensen.hardware import pick_precision
+from jensen.hardware import no_denormals, pick_precision
 from jensen.training.trainer import FIRST_ROWS, Trainer
 from jensen.training.workers import together
 
@@ -25,13 +25,15 @@ def in_the_middle(trainer: Trainer, epochs: int = 1) -> Callable[[], int]:
     trainer._start_stage()
     stack = ExitStack()
     trainer.workers = stack.enter_context(together(trainer.settings.workers, trainer._message_bytes))
-    while trainer.workers.rank:  # it waits in the first exchange until the first worker comes
-        trainer._epoch()
+    with no_denormals():
+        while trainer.workers.rank:  # it waits in the first exchange until the first worker comes
+            trainer._epoch()
     atexit.register(stack.close)
 
     def work() -> int:
-        for _ in range(epochs):
-            trainer._epoch()  # what `run` repeats
+        with no_denormals():  # as in `run`
+            for _ in range(epochs):
+                trainer._epoch()  # what `run` repeats
         return epochs * len(trainer.train)
 
     return work

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from jensen.hardware import threads
+from jensen.hardware import flushes_denormals, no_denormals, threads
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +49,39 @@ def test_threads_of_python_that_leave_in_the_order_they_came():
         leave.set()
         other.join()
     assert torch.get_num_threads() == 3
+
+
+def least() -> list[float]:
+    """A denormal, if there are any, as each of three threads makes it."""
+    made = torch.full((300_000,), 3e-38).mul_(0.1)
+    return [float(part.max()) for part in made.split(100_000)]
+
+
+@pytest.fixture
+def denormals():
+    """Of a processor that can take them for zero, where it does not; threads have started."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot take denormal numbers for zero")
+    torch.set_flush_denormal(False)
+    assert min(least()) > 0
+    yield
+    torch.set_flush_denormal(False)
+
+
+def test_in_all_threads_denormals_are_zero_inside_and_come_back(denormals):
+    with no_denormals():
+        assert flushes_denormals() and max(least()) == 0
+        with no_denormals():
+            assert max(least()) == 0
+        assert max(least()) == 0
+    assert not flushes_denormals() and min(least()) > 0
+    with pytest.raises(KeyError), no_denormals():
+        raise KeyError
+    assert min(least()) > 0
+
+
+def test_where_denormals_were_zero_before_they_stay_so(denormals):
+    torch.set_flush_denormal(True)
+    with no_denormals():
+        pass
+    assert flushes_denormals()

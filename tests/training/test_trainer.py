@@ -21,7 +21,7 @@ from jensen.core import Joint, Model
 from jensen.data import Dataset, Schema, Split, TensorSplit
 from jensen.distributions import DiagonalNormal
 from jensen.errors import ConfigError, DataError, IntegrityError, ResourceError, TrainingError
-from jensen.hardware import has_bfloat16, pick_device, pick_precision
+from jensen.hardware import flushes_denormals, has_bfloat16, pick_device, pick_precision
 from jensen.jobs.run import open_run
 from jensen.jobs.train import train
 from jensen.objectives import Batch, GradientPhase, Objective, Stage, Terms, UpdatePhase
@@ -854,6 +854,21 @@ def test_threads_are_given_back():
     Trainer(point(Stage((GradientPhase(look),))), rows(), None, settings(epochs=1, threads=2)).run()
     assert set(inside) == {2}
     assert torch.get_num_threads() == before
+
+
+def test_denormals_are_zero_in_training_and_not_after():
+    inside: list[bool] = []
+
+    def look(model: Model, batch: Batch, progress: float) -> Terms:
+        inside.append(flushes_denormals())
+        return ascend(model, batch, progress)
+
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot take denormal numbers for zero")
+    torch.set_flush_denormal(False)
+    Trainer(point(Stage((GradientPhase(look),))), rows(), None, settings(epochs=1)).run()
+    assert set(inside) == {True}
+    assert not flushes_denormals()
 
 
 # Listening

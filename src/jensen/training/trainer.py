@@ -20,13 +20,13 @@ from jensen.conditionals.amortized import set_precision
 from jensen.core import Model, seeded
 from jensen.data.dataset import Index, TensorSplit
 from jensen.errors import ConfigError, IntegrityError, JensenError, ResourceError, TrainingError
-from jensen.hardware import out_of_memory, pick_device, pick_precision, threads
+from jensen.hardware import no_denormals, out_of_memory, pick_device, pick_precision, threads
 from jensen.objectives import GradientPhase, Objective, Stage, Terms, UpdatePhase
 from jensen.training.adam import LeanAdam
 from jensen.training.averaging import Average
 from jensen.training.folder import Folder, load_tensors, save_tensors
+from jensen.training.gradients import Gradients
 from jensen.training.interruption import Interruption
-from jensen.training.losses import Losses
 from jensen.training.means import Means
 from jensen.training.optimizers import no_optimizer, optimizer_of, restore, state_of
 from jensen.training.pace import Pace
@@ -102,7 +102,7 @@ class Trainer:
         self._whole = False  # between two steps: what would be saved now is no half step
         self._began = 0.0  # until when the time is counted
         self._compiled = False
-        self._losses = Losses(self.model, settings.batch_size if settings.compile else None)
+        self._gradients = Gradients(self.model, settings.batch_size if settings.compile else None)
         self._interruption = Interruption()
         self.workers = Workers()
 
@@ -125,6 +125,7 @@ class Trainer:
         with (
             seeded(self.settings.seed, self.device),
             threads(self.settings.threads if self.settings.workers == 1 else 1),
+            no_denormals(),
             self._interruption.awaited(),
         ):
             set_precision(self.model, pick_precision(self.settings.precision, self.device))
@@ -323,14 +324,7 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = lr
         try:
-            terms = self._losses.of(phase, batch, self.pace.progress, self.stage.warmup)
-            optimizer.zero_grad(set_to_none=True)
-            loss = terms.loss  # a weighted mean over the batch: what a batch counts follows from its rows' weights
-            if "weight" in batch:
-                loss = loss * (batch["weight"].mean() / self._mean_weight)
-            if share != 1.0:
-                loss = loss * share
-            loss.backward()
+            terms = self._gradients.put(phase, batch, self.pace.progress, self.stage.warmup, self._factor(batch, share))
             counted = self._share(batch) if share else 0.0
             if self.workers.number > 1:
                 terms, counted = self._of_all(list(phase.parameters(self.model)), terms, counted)
@@ -385,6 +379,15 @@ class Trainer:
                 f"are in nats and grow with the size of a datum), or train.skip_factor=10 alone, or a lower --lr"
             )
         return not taken
+
+    def _factor(self, batch: dict[str, Tensor], share: float) -> Tensor | None:
+        """What the gradient of this worker's share of a batch counts; None is 1.
+
+        A loss is a weighted mean over the batch: what a batch counts follows from its rows' weights.
+        """
+        if "weight" in batch:
+            return share * batch["weight"].mean() / self._mean_weight
+        return None if share == 1.0 else torch.tensor(share, device=self.device)
 
     def _share(self, batch: dict[str, Tensor]) -> float:
         """What a batch's mean counts in an average over batches: its size, or the weight of its rows."""

@@ -78,6 +78,7 @@ def attempted(function: Callable[..., Any], owner: int) -> Callable[..., Any]:
     # hundred cost a twentieth of a step.
     options: dict[str, Any] = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
     fast = torch.compile(function, dynamic=False, fullgraph=True, options=options)
+    with_gradients = torch._dynamo.config.patch(trace_autograd_ops=True)  # of torch.autograd.grad within
     failed, worked = WeakSet(), WeakSet()
 
     def run(*given: Any) -> Any:
@@ -85,7 +86,8 @@ def attempted(function: Callable[..., Any], owner: int) -> Callable[..., Any]:
         if of in failed:
             return function(*given)
         try:
-            result = fast(*given)
+            with with_gradients:
+                result = fast(*given)
         except Exception as e:  # of whatever a compiler or its absence raises
             too_often = type(e).__name__ == "FailOnRecompileLimitHit"  # what it does hangs on what is not a tensor
             if of in worked and not too_often:
