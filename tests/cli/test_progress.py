@@ -27,3 +27,13 @@ def test_numbers_stand_under_the_name_of_what_they_measure(name, capsys):
     assert f"{name.replace('_', ' ')} valid -107.00" in said
     assert f"{name.replace('_', ' ')} train" not in said
     assert "flow matching loss train 1.50" in said
+
+
+def test_it_is_said_that_compiling_takes_long(capsys):
+    with TrainingProgress(quiet=False) as progress:
+        progress(event("epoch", 1, train={"elbo": 1.5}))
+        progress(event("compile", 2))
+        progress(event("epoch", 3, train={"elbo": 1.6}))
+    said = capsys.readouterr().err.splitlines()
+    assert said[1] == "epoch 2: compiling, which takes tens of seconds"
+    assert "elbo train 1.60" in said[2]

@@ -103,6 +103,19 @@ def test_where_there_is_no_flow_the_loss_is_compiled_once_warm_up_is_over(monkey
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(("train", "step"), [(trained, 0), (vae, 6)])
+def test_it_is_said_once_before_it_compiles(monkeypatch, train, step):
+    """A flow at once, a VAE after two passes of three steps."""
+    told: list[tuple[str, int]] = []
+    monkeypatch.setattr(torch, "compile", Counting())
+    monkeypatch.setattr(Trainer, "_tell", lambda self, kind, *_, **__: told.append((kind, self.at.step)))
+    train(compile=True)
+    assert [at for kind, at in told if kind == "compile"] == [step]
+    told.clear()
+    train()
+    assert "compile" not in dict(told)
+
+
 UNTRACED = {"cnf", "diffusion", "iaf", "kernels", "made", "rnn", "transformer", "vqvae", "vqvae2", "wae"}
 """What is done hangs on the data, or on something that PyTorch's tracer does not take."""
 

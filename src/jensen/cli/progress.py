@@ -78,7 +78,8 @@ class TrainingProgress:
             self._train = self._valid = None
         self._step = event.step
         self._remember(event)
-        words = ", ".join(self._words(event))
+        compiles = event.kind == "compile"
+        words = "compiling, which takes tens of seconds" if compiles else ", ".join(self._words(event))
         if self.live:
             bar = self._bar or self._start()
             total = 1.0 if event.remaining is not None else None
@@ -89,6 +90,8 @@ class TrainingProgress:
                 total=total,
                 words=words,
             )
+        elif compiles:
+            note(f"{self._where(event)}: {words}")
         elif event.kind == "epoch":
             self._last = f"{self._where(event)}: {words}"
             if time.monotonic() - self._said_at >= EVERY_SECONDS:

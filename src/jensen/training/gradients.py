@@ -26,10 +26,11 @@ class Gradients:
     Args:
         model: whose losses they are.
         rows: of a whole batch; None compiles nothing.
+        begin: called before a phase's first compiled batch, which takes long.
     """
 
-    def __init__(self, model: Model, rows: int | None):
-        self.model, self.rows = model, rows
+    def __init__(self, model: Model, rows: int | None, begin: Callable[[], None] = lambda: None):
+        self.model, self.rows, self.begin = model, rows, begin
         self._as_one = not any(isinstance(module, Transform) for module in model.modules())
         self._of: dict[GradientPhase, tuple[list[nn.Parameter], Descent]] = {}
         self._fast: dict[GradientPhase, Descent] = {}
@@ -50,11 +51,12 @@ class Gradients:
         for p in parameters:
             p.grad = None
         with compiling(self.rows):
-            if self._as_one and progress >= warmup and is_compiled(len(batch["x"])):
+            if is_compiled(len(batch["x"])) and (progress >= warmup or not self._as_one):
                 if phase not in self._fast:
+                    self.begin()
                     lower_products()
-                    self._fast[phase] = attempted(descend, owner=0)
-                descend, progress = self._fast[phase], 1.0
+                    self._fast[phase] = attempted(descend, owner=0) if self._as_one else descend
+                descend, progress = self._fast[phase], 1.0 if self._as_one else progress
             terms, slopes = descend(self.model, batch, progress, parameters, factor)
         for p, slope in zip(parameters, slopes, strict=True):
             p.grad = slope if slope is None or slope.stride() == p.stride() else torch.empty_like(p).copy_(slope)

@@ -42,9 +42,10 @@ MONITORED_ROWS = 10_000  # of training, at most, where they stand in for validat
 
 @dataclass(frozen=True)
 class Event:
-    """What a listener is told: after every few steps, and after every epoch with the line that was logged."""
+    """What a listener is told: after every few steps, after every epoch with the line that was logged, and before what
+    takes long."""
 
-    kind: str  # "step", "epoch" or "end"
+    kind: str  # "step", "epoch", "compile" or "end"
     progress: float
     epoch: int
     step: int
@@ -102,7 +103,8 @@ class Trainer:
         self._whole = False  # between two steps: what would be saved now is no half step
         self._began = 0.0  # until when the time is counted
         self._compiled = False
-        self._gradients = Gradients(self.model, settings.batch_size if settings.compile else None)
+        rows = settings.batch_size if settings.compile else None
+        self._gradients = Gradients(self.model, rows, lambda: self._tell("compile", {}))
         self._interruption = Interruption()
         self.workers = Workers()
 
