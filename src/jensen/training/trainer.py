@@ -102,9 +102,9 @@ class Trainer:
         self._updated: dict[int, Any] = {}
         self._whole = False  # between two steps: what would be saved now is no half step
         self._began = 0.0  # until when the time is counted
-        self._compiled = False
+        self._compiles = False  # in the step under way
         rows = settings.batch_size if settings.compile else None
-        self._gradients = Gradients(self.model, rows, lambda: self._tell("compile", {}))
+        self._gradients = Gradients(self.model, rows, self._compile)
         self._interruption = Interruption()
         self.workers = Workers()
 
@@ -250,8 +250,8 @@ class Trainer:
             if self.average is not None:
                 self.average.follow(at.stage_step)
             now = time.perf_counter()
-            if s.compile and not self._compiled:  # it says nothing of the speed
-                self._compiled = True
+            if self._compiles:  # it says nothing of the speed
+                self._compiles = False
                 self._spend(now)
                 self.pace.measure_from(self.workers.first(at.calibration_seconds))
                 first = at.batch
@@ -286,6 +286,10 @@ class Trainer:
         self._whole = True
         if line is not None:
             self._tell("epoch", line, rate)
+
+    def _compile(self) -> None:
+        self._compiles = True
+        self._tell("compile", {})
 
     def _spend(self, now: float | None = None) -> float:
         """Count the time until now; returns what had not been counted."""
