@@ -222,3 +222,17 @@ def test_minutes_are_those_of_the_first_worker(tmp_path):
     assert run.log[-1]["seconds"] < 20
     again = train("maf", rows(200), out=tmp_path / "run", resume=True, minutes=0.03)  # with another number, too
     assert again.log[-1]["step"] >= run.log[-1]["step"]
+
+
+def test_several_workers_compile_nothing_and_say_so(monkeypatch, caplog):
+    def forbidden(*_: Any, **__: Any) -> Any:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(torch, "compile", forbidden)
+    compile = {"train.compile": True, "layers": 1, "hidden": [8]}
+    train("maf", rows(40), settings=compile, epochs=2, batch_size=10, workers=2)
+    assert "nothing is compiled where several workers share" in caplog.text
+    caplog.clear()
+    with pytest.raises(AssertionError, match="compiled"):
+        train("maf", rows(40), settings=compile, epochs=2, batch_size=10)
+    assert "nothing is compiled" not in caplog.text

@@ -111,9 +111,10 @@ def settings(
         keep: the weights of the best validation or the last ones.
         precision: "bf16" runs networks in bfloat16, "auto" where the device has instructions for it (others are several
             times slower so); densities never.
-        compile: whether flows are compiled in the first step, and losses of other models once warm-up is over; it takes
-            tens of seconds and a C++ compiler, and pays in runs of many minutes, most of all with splines and small
-            networks. What cannot be compiled, and all where there is no compiler, runs as always, and the log says so.
+        compile: whether flows are compiled in the first step, and losses of other models once warm-up is over, each
+            with its gradients; it takes tens of seconds and a C++ compiler, and pays in runs of many minutes, most of
+            all with splines and small networks. What cannot be compiled, and all where there is no compiler, runs as
+            always, and the log says so. With several workers nothing is compiled.
         device: "auto", "cpu", "cuda" or "cuda:1".
         seed: of initial weights, order of data and draws.
         threads: of the CPU; None leaves them as they are.
