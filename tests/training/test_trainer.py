@@ -231,7 +231,7 @@ def test_a_stage_leaves_its_best_weights_to_the_next():
 
 
 @pytest.mark.parametrize("monitor", ["elbo", "b"])
-def test_a_stage_is_measured_against_the_one_before_where_both_measure_the_same(monitor):
+def test_a_stage_is_measured_against_the_one_before_where_both_measure_the_same(monitor, tmp_path):
     """The second moves away from where the first one ended; and one that measures something else may."""
 
     def away(model: Model, batch: Batch, progress: float) -> Terms:
@@ -243,10 +243,13 @@ def test_a_stage_is_measured_against_the_one_before_where_both_measure_the_same(
 
     stages = (Stage((GradientPhase(ascend),), passes=1), Stage((GradientPhase(away),), passes=2, monitor=monitor))
     model = point(*stages, validate=measure)
-    log = Trainer(model, rows(120), None, settings(batch_size=2)).run()
+    folder = Folder.create(tmp_path / "run", {"model": "m"}, Schema.of_table(np.zeros((2, 1)), ["x"], ["real"]), False)
+    log = Trainer(model, rows(120), None, settings(batch_size=2), folder).run()
     left = momentum(60) if monitor == "elbo" else momentum(60) + momentum(120)
     assert a_of(model).item() == pytest.approx(left, rel=1e-4)
     assert [line["best"] for line in log] == [True, *[monitor == "b"] * 2]
+    _, record = load_tensors(folder.model_path)
+    assert record["step"] == (60 if monitor == "elbo" else 180)  # of all stages
 
 
 # Ending

@@ -236,7 +236,7 @@ class Pace:
         if best:
             if at.best is None or score - at.best > self._tolerance(at.best) or at.best_early > early:
                 at.patience_step = at.stage_step
-            at.best, at.best_step, at.best_early = score, at.stage_step, early
+            at.best, at.best_step, at.best_early = score, at.step, early
         return best
 
     def _tolerance(self, best: float) -> float:

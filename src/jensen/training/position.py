@@ -23,7 +23,7 @@ class Position:
     timed_seconds: float = 0.0  # then, and of what has been done since besides steps
     validation_seconds: float = 0.0  # of the last validation
     best: float | None = None
-    best_step: int = 0
+    best_step: int = 0  # of all stages
     best_early: bool = False  # measured while the loss was not yet the one wanted
     drops: int = 0  # times that the learning rate was cut
     skipped: int = 0  # steps left out since the last one taken
@@ -37,7 +37,7 @@ class Position:
 
     def begin_stage(self) -> None:
         """At the beginning of the stage whose number stands here."""
-        self.epoch = self.batch = self.stage_step = self.best_step = self.drops = self.skipped = self.patience_step = 0
+        self.epoch = self.batch = self.stage_step = self.drops = self.skipped = self.patience_step = 0
         self.from_step = self.timed_step = 0
         self.total_steps, self.best, self.best_early, self.calibration_seconds = None, None, False, 0.0
         self.from_progress = self.timed_seconds = 0.0
