@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -86,7 +84,7 @@ def threads(number: int | None) -> Iterator[None]:
 
 @contextmanager
 def no_denormals() -> Iterator[None]:
-    """Inside, torch takes numbers below 1.2e-38 for zero, in all threads of this thread's operations.
+    """Inside, this thread and those that share its operations take denormal numbers for zero: of float32 below 1.2e-38.
 
     Processors handle them many times slower than others, and training makes them by itself: Adam's mean of a gradient
     that has become zero, as of a unit that is off or a pixel that is never lit, shrinks a little at every step.
@@ -105,20 +103,21 @@ def no_denormals() -> Iterator[None]:
 
 def flushes_denormals() -> bool:
     """Whether this thread takes them for zero as it stands."""
-    return not torch.full((), 3e-38).mul_(0.1).item()
+    return not torch.full((), 3e-38, dtype=torch.float32, device="cpu").mul_(0.1).item()
 
 
 def _renew_threads() -> None:
     """End OpenMP's idle threads: torch tells this thread alone how to treat denormals, and new ones take after it."""
-    with contextlib.suppress(AttributeError):
-        _openmp().omp_pause_resource_all(1)  # omp_pause_soft, of OpenMP 5.0
+    pause = _pause()
+    if pause is not None:
+        pause(1)  # omp_pause_soft
 
 
 @functools.cache
-def _openmp() -> Any:
-    """What torch's CPU library is linked with; None where that is not found."""
+def _pause() -> Callable[[int], int] | None:
+    """Of OpenMP 5.0, with which torch's library is linked; None where it is not found."""
     library = next((Path(torch.__file__).parent / "lib").glob("*torch_cpu.*"), None)
     try:
-        return ctypes.CDLL(str(library)) if library is not None else None
+        return getattr(ctypes.CDLL(str(library)), "omp_pause_resource_all", None) if library is not None else None
     except OSError:
         return None

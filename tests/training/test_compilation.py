@@ -20,8 +20,9 @@ from jensen.data import Schema, Split, TensorSplit
 from jensen.distributions import StandardNormal
 from jensen.errors import ConfigError, DataError
 from jensen.registry import build, find, names
+from jensen.training.folder import Folder, load_tensors
 from jensen.training.settings import training_settings
-from jensen.training.trainer import Trainer
+from jensen.training.trainer import Event, Trainer
 from jensen.transforms import Transform
 from jensen.transforms.compilation import attempted, compiled, compiling, forward_and_ladj, is_compiled
 
@@ -53,12 +54,12 @@ class Counting:
         return run
 
 
-def trained(**given: Any) -> tuple[Model, list[dict[str, Any]]]:
+def trained(listener: Callable[[Event], None] | None = None, **given: Any) -> tuple[Model, list[dict[str, Any]]]:
     """After passes of batches of 20, 20 and 10 rows."""
     with seeded(0):
         model = build("spline", SCHEMA, {"layers": 2, "bins": 2, "hidden": [4], "between": "none"})
     settings = training_settings({"epochs": 2, "batch_size": 20, **given})
-    return model, Trainer(model, TensorSplit(ROWS), TensorSplit(ROWS[:20]), settings).run()
+    return model, Trainer(model, TensorSplit(ROWS), TensorSplit(ROWS[:20]), settings, listener=listener).run()
 
 
 def test_only_whole_batches_run_compiled():
@@ -84,13 +85,15 @@ def test_training_compiles_the_flow(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
 
 
-def vae(**given: Any) -> tuple[Model, list[dict[str, Any]]]:
+def vae(
+    listener: Callable[[Event], None] | None = None, folder: Folder | None = None, **given: Any
+) -> tuple[Model, list[dict[str, Any]]]:
     """After 8 passes of batches of 20, 20 and 10 rows, the first two of which are warm-up."""
     with seeded(0):
         shape = {"latents": 2, "encoder.hidden": [8], "decoder.hidden": [8]}
         model = build("vae", SCHEMA, {**shape, "objective.warmup": 0.25})
     settings = training_settings({"epochs": 8, "batch_size": 20, **given})
-    return model, Trainer(model, TensorSplit(ROWS), TensorSplit(ROWS[:20]), settings).run()
+    return model, Trainer(model, TensorSplit(ROWS), TensorSplit(ROWS[:20]), settings, folder, listener).run()
 
 
 def test_where_there_is_no_flow_the_loss_is_compiled_once_warm_up_is_over(monkeypatch):
@@ -106,14 +109,57 @@ def test_where_there_is_no_flow_the_loss_is_compiled_once_warm_up_is_over(monkey
 @pytest.mark.parametrize(("train", "step"), [(trained, 0), (vae, 6)])
 def test_it_is_said_once_before_it_compiles(monkeypatch, train, step):
     """A flow at once, a VAE after two passes of three steps."""
-    told: list[tuple[str, int]] = []
+    told: list[Event] = []
     monkeypatch.setattr(torch, "compile", Counting())
-    monkeypatch.setattr(Trainer, "_tell", lambda self, kind, *_, **__: told.append((kind, self.at.step)))
-    train(compile=True)
-    assert [at for kind, at in told if kind == "compile"] == [step]
+    train(told.append, compile=True)
+    assert [event.step for event in told if event.kind == "compile"] == [step]
     told.clear()
-    train()
-    assert "compile" not in dict(told)
+    train(told.append)
+    assert "compile" not in [event.kind for event in told]
+
+
+def test_nothing_is_said_where_nothing_is_compiled(monkeypatch):
+    """Flow matching never follows its flow in training."""
+    told: list[Event] = []
+    count = Counting()
+    monkeypatch.setattr(torch, "compile", count)
+    with seeded(0):
+        model = build("flow-matching", SCHEMA, {})
+    settings = training_settings({"epochs": 2, "batch_size": 20, "compile": True})
+    Trainer(model, TensorSplit(ROWS), None, settings, listener=told.append).run()
+    assert not count.sizes
+    assert "compile" not in [event.kind for event in told]
+
+
+def test_who_listened_may_be_gone_when_it_compiles(monkeypatch, tmp_path):
+    """What is done is kept: the run ends where it can be gone on with."""
+    monkeypatch.setattr(torch, "compile", Counting())
+    folder = Folder.create(tmp_path / "run", {"model": "vae"}, SCHEMA, False)
+
+    def gone(event: Event) -> None:
+        if event.kind == "compile" or event.step > 6:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        vae(gone, folder, compile=True)
+    assert load_tensors(folder.state_path)[1]["position"]["step"] == 9
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # torch's
+def test_many_losses_of_one_process_are_compiled(monkeypatch, caplog):
+    """PyTorch compiles lines of code eight times, which here are many losses'."""
+    compile = torch.compile
+
+    def traced(function: Callable[..., Any], dynamic: bool, fullgraph: bool, isolate_recompiles: bool, options: Any):
+        return compile(
+            function, dynamic=dynamic, fullgraph=fullgraph, isolate_recompiles=isolate_recompiles, backend="eager"
+        )
+
+    monkeypatch.setattr(torch, "compile", traced)
+    torch._dynamo.reset()
+    for _ in range(10):
+        vae(compile=True)
+    assert not [r for r in caplog.records if "cannot be compiled here" in r.getMessage()]
 
 
 UNTRACED = {"cnf", "diffusion", "iaf", "kernels", "made", "rnn", "transformer", "vqvae", "vqvae2", "wae"}

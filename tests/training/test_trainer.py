@@ -184,6 +184,39 @@ def test_an_update_phase_accumulates_a_pass_and_applies_once():
     assert len(log) == 2
 
 
+def test_a_phase_may_have_nothing_to_learn():
+    """No parameter, or one that is frozen; the other phase goes on."""
+    model = point(Stage((GradientPhase(ascend), GradientPhase(ascend, lambda m: []))))
+    Trainer(model, rows(4), None, settings(epochs=1)).run()
+    assert a_of(model).item() == 0.5
+    model = point(Stage((GradientPhase(ascend, lambda m: [a_of(m)]), GradientPhase(both, lambda m: [b_of(m)]))))
+    b_of(model).requires_grad_(False)
+    Trainer(model, rows(4), None, settings(epochs=1)).run()
+    assert (a_of(model).item(), b_of(model).item()) == (0.5, 0.0)
+
+
+def both(model: Model, batch: Batch, progress: float) -> Terms:
+    """One gradient for both parameters."""
+    return Terms(-(a_of(model) + b_of(model)).sum(), {})
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_parameters_may_be_frozen_on_the_way(learns):
+    """After the first epoch of two, each of one step."""
+    model = point(Stage((GradientPhase(both),)))
+    b_of(model).requires_grad_(not learns)
+    seen: list[float] = []
+
+    def hear(event: Event) -> None:
+        if event.kind == "epoch":
+            seen.append(b_of(model).item())
+            b_of(model).requires_grad_(learns)
+
+    Trainer(model, rows(4), None, settings(epochs=2, keep="last", optimizer="adam"), listener=hear).run()
+    assert seen == ([0.0, b_of(model).item()] if learns else [b_of(model).item()] * 2)
+    assert 0 < b_of(model).item() < a_of(model).item()
+
+
 def test_stages_follow_each_other_each_with_its_budget():
     order: list[str] = []
 
@@ -517,6 +550,18 @@ def test_gradients_are_clipped_and_their_norm_is_logged():
     log = Trainer(model, rows(), None, settings(epochs=1, clip=2.0, keep="last")).run()
     assert a_of(model).item() == pytest.approx(2 * momentum(3), rel=1e-4)
     assert log[-1]["train"]["gradient_norm"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_gradient_that_two_parameters_share_is_clipped_once(compile, monkeypatch):
+    """(1, 1) to the length 1; as PyTorch's tracer has it, too."""
+    compiler = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **how: compiler(f, dynamic=False, fullgraph=True, backend="aot_eager")
+    )
+    model = point(Stage((GradientPhase(both),)))
+    Trainer(model, rows(4), None, settings(epochs=1, clip=1.0, compile=compile)).run()
+    assert [a_of(model).item(), b_of(model).item()] == pytest.approx([0.5 / math.sqrt(2)] * 2, rel=1e-5)
 
 
 def test_steps_are_left_out_for_their_gradient():

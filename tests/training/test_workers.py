@@ -82,15 +82,22 @@ def test_without_draws_the_weights_are_those_of_one_process(name, workers):
     assert no_children()
 
 
-def test_one_step_in_float64_is_the_same_to_rounding():
+@pytest.mark.parametrize("number", [2, 3])
+def test_steps_in_float64_are_the_same_to_rounding(number):
+    """Parts of a batch of 10 are of 5, or of 3 and 4 rows."""
+    shape = {"layers": 1, "hidden": [8]}
+    training = {"epochs": 1, "optimizer": "sgd", "lr": 0.01, "lr_warmup": 0.0, "schedule": "constant"}
+    start = dict(trainer("maf", shape).model.double().named_parameters())
+
     def after(workers: int) -> dict[str, torch.Tensor]:
-        t = trainer("maf", {"layers": 1, "hidden": [8]}, workers=workers, epochs=1, batch_size=ROWS, optimizer="sgd")
+        t = trainer("maf", shape, workers=workers, **training)
         t.model.double()
         t.train.x, t.valid.x = t.train.x.double(), t.valid.x.double()  # pyright: ignore
         t.run()
         return t.model.state_dict()
 
-    alone, shared = after(1), after(2)
+    alone, shared = after(1), after(number)
+    assert max(float((alone[key] - before.detach()).abs().max()) for key, before in start.items()) > 1e-3
     for key, value in alone.items():
         torch.testing.assert_close(shared[key], value, rtol=1e-12, atol=1e-13, msg=key)
 

@@ -133,7 +133,9 @@ def _weighted(values: Tensor, weights: Tensor, particles: int) -> Tensor:
 def _draws(e: Evidence, weights: Tensor, draws: int) -> Tensor:
     """Draws of the datum, (M, B, *event), each from the density of a particle chosen by its weight."""
     k, b = weights.shape
-    chosen = torch.multinomial(weights.T.float().clamp_min(1e-38), draws, replacement=True).T  # (M, B)
+    chosen = torch.multinomial(
+        weights.T.float().clamp_min(torch.finfo(torch.float32).tiny), draws, replacement=True
+    ).T  # (M, B)
     rows = (chosen * b + torch.arange(b, device=chosen.device)).flatten()
     dist: Any = e.p["x"]
     if dist.batch_shape != (k * b,):

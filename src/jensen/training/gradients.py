@@ -13,30 +13,34 @@ from jensen.objectives import Batch, GradientPhase, Terms
 from jensen.transforms import Transform
 from jensen.transforms.compilation import attempted, compiling, is_compiled
 
-Slopes = tuple[Tensor | None, ...]
-Descent = Callable[[Model, Batch, float, list[nn.Parameter], Tensor | None], tuple[Terms, Slopes]]
-"""Of a model, a batch, progress, parameters and a factor: the loss, and how factor times it changes with them."""
+Factor = Tensor | float | None
+Function = Callable[
+    [Model, Batch, float, list[nn.Parameter], Factor],
+    tuple[Terms, tuple[Tensor | None, ...]],
+]
+"""Of a model, a batch, progress, parameters and a factor: the loss, and the gradient of factor times it by each."""
 
 
 class Gradients:
-    """Of losses of whole batches past warm-up, from where on a loss is the same at any progress, the compiled ones.
+    """What a model's phases lose, and the gradients, which are left with the parameters.
 
+    Of whole batches past warm-up, from where on a loss is the same at any progress, both are compiled as one function.
     Of a model with transforms these are compiled, each for itself, and the loss around them is not.
 
     Args:
         model: whose losses they are.
         rows: of a whole batch; None compiles nothing.
-        begin: called before a phase's first compiled batch, which takes long.
+        announce: called before something is compiled, which takes long.
     """
 
-    def __init__(self, model: Model, rows: int | None, begin: Callable[[], None] = lambda: None):
-        self.model, self.rows, self.begin = model, rows, begin
+    def __init__(self, model: Model, rows: int | None, announce: Callable[[], None] = lambda: None):
+        self.model, self.rows, self.announce = model, rows, announce
         self._as_one = not any(isinstance(module, Transform) for module in model.modules())
-        self._of: dict[GradientPhase, tuple[list[nn.Parameter], Descent]] = {}
-        self._fast: dict[GradientPhase, Descent] = {}
+        self._parameters: dict[int, list[nn.Parameter]] = {}  # of a phase, by its id
+        self._compiled: dict[int, Function] = {}
 
-    def put(
-        self, phase: GradientPhase, batch: Batch, progress: float, warmup: float, factor: Tensor | None = None
+    def backward(
+        self, phase: GradientPhase, batch: Batch, progress: float, warmup: float, factor: Factor = None
     ) -> Terms:
         """A phase's loss of a batch; its parameters then have the gradients of `factor` times it, or none.
 
@@ -44,34 +48,40 @@ class Gradients:
             progress: through training, in [0, 1], whose first share, `warmup`, is that.
             factor: 0-dimensional; None is 1.
         """
-        if phase not in self._of:
-            parameters = [p for p in phase.parameters(self.model) if p.requires_grad]
-            self._of[phase] = parameters, descent(phase)
-        parameters, descend = self._of[phase]
+        parameters = self._parameters.setdefault(id(phase), [])
+        if not parameters:
+            parameters += phase.parameters(self.model)
         for p in parameters:
             p.grad = None
-        with compiling(self.rows):
-            if is_compiled(len(batch["x"])) and (progress >= warmup or not self._as_one):
-                if phase not in self._fast:
-                    self.begin()
+        learning = [p for p in parameters if p.requires_grad]
+        function = with_gradients(phase)
+        with compiling(self.rows, self.announce):
+            if self._as_one and progress >= warmup and is_compiled(len(batch["x"])):
+                if id(phase) not in self._compiled:
                     lower_products()
-                    self._fast[phase] = attempted(descend, owner=0) if self._as_one else descend
-                descend, progress = self._fast[phase], 1.0 if self._as_one else progress
-            terms, slopes = descend(self.model, batch, progress, parameters, factor)
-        for p, slope in zip(parameters, slopes, strict=True):
-            p.grad = slope if slope is None or slope.stride() == p.stride() else torch.empty_like(p).copy_(slope)
+                    self._compiled[id(phase)] = attempted(function, owner=0)
+                function, progress = self._compiled[id(phase)], 1.0
+            terms, gradients = function(self.model, batch, progress, learning, factor)
+        given: set[int] = set()  # what one parameter has is no other's: what scales gradients does so in place
+        for p, gradient in zip(learning, gradients, strict=True):
+            if gradient is None:
+                continue
+            place = gradient.untyped_storage().data_ptr()
+            own = gradient.stride() == p.stride() and place not in given
+            p.grad = gradient if own else torch.empty_like(p).copy_(gradient)
+            given.add(place)
         return terms
 
 
-def descent(phase: GradientPhase) -> Descent:
-    """The loss of a phase with its gradients."""
+def with_gradients(phase: GradientPhase) -> Function:
+    """The loss of a phase, and its gradients."""
 
-    def descend(
-        model: Model, batch: Batch, progress: float, parameters: list[nn.Parameter], factor: Tensor | None
-    ) -> tuple[Terms, Slopes]:
+    def function(
+        model: Model, batch: Batch, progress: float, parameters: list[nn.Parameter], factor: Factor
+    ) -> tuple[Terms, tuple[Tensor | None, ...]]:
         loss, logged = phase.loss(model, batch, progress)
         aim = loss if factor is None else loss * factor
-        slopes = torch.autograd.grad(aim, parameters, allow_unused=True)
-        return Terms(loss.detach(), {name: value.detach() for name, value in logged.items()}), slopes
+        gradients = torch.autograd.grad(aim, parameters, allow_unused=True) if parameters else ()
+        return Terms(loss.detach(), {name: value.detach() for name, value in logged.items()}), gradients
 
-    return descend
+    return function

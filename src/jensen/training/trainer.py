@@ -102,9 +102,9 @@ class Trainer:
         self._updated: dict[int, Any] = {}
         self._whole = False  # between two steps: what would be saved now is no half step
         self._began = 0.0  # until when the time is counted
-        self._compiles = False  # in the step under way
+        self._compiling = False  # in the step under way
         rows = settings.batch_size if settings.compile else None
-        self._gradients = Gradients(self.model, rows, self._compile)
+        self._gradients = Gradients(self.model, rows, self._tell_compiling)
         self._interruption = Interruption()
         self.workers = Workers()
 
@@ -250,8 +250,8 @@ class Trainer:
             if self.average is not None:
                 self.average.follow(at.stage_step)
             now = time.perf_counter()
-            if self._compiles:  # it says nothing of the speed
-                self._compiles = False
+            if self._compiling:  # it says nothing of the speed
+                self._compiling = False
                 self._spend(now)
                 self.pace.measure_from(self.workers.first(at.calibration_seconds))
                 first = at.batch
@@ -287,9 +287,12 @@ class Trainer:
         if line is not None:
             self._tell("epoch", line, rate)
 
-    def _compile(self) -> None:
-        self._compiles = True
-        self._tell("compile", {})
+    def _tell_compiling(self) -> None:
+        if self._compiling:
+            return
+        self._compiling = True
+        with contextlib.suppress(BrokenPipeError):  # in the middle of a step; the next event says it again
+            self._tell("compile", {})
 
     def _spend(self, now: float | None = None) -> float:
         """Count the time until now; returns what had not been counted."""
@@ -330,7 +333,9 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = lr
         try:
-            terms = self._gradients.put(phase, batch, self.pace.progress, self.stage.warmup, self._factor(batch, share))
+            terms = self._gradients.backward(
+                phase, batch, self.pace.progress, self.stage.warmup, self._factor(batch, share)
+            )
             counted = self._share(batch) if share else 0.0
             if self.workers.number > 1:
                 terms, counted = self._of_all(list(phase.parameters(self.model)), terms, counted)
@@ -386,14 +391,14 @@ class Trainer:
             )
         return not taken
 
-    def _factor(self, batch: dict[str, Tensor], share: float) -> Tensor | None:
+    def _factor(self, batch: dict[str, Tensor], share: float) -> Tensor | float | None:
         """What the gradient of this worker's share of a batch counts; None is 1.
 
         A loss is a weighted mean over the batch: what a batch counts follows from its rows' weights.
         """
         if "weight" in batch:
-            return share * batch["weight"].mean() / self._mean_weight
-        return None if share == 1.0 else torch.tensor(share, device=self.device)
+            return share * (batch["weight"].mean() / self._mean_weight)
+        return None if share == 1.0 else share
 
     def _share(self, batch: dict[str, Tensor]) -> float:
         """What a batch's mean counts in an average over batches: its size, or the weight of its rows."""

@@ -16,20 +16,25 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 _rows: ContextVar[int | None] = ContextVar("rows", default=None)
+_announce: ContextVar[Callable[[], None]] = ContextVar("announce", default=lambda: None)
 
 
 @contextmanager
-def compiling(rows: int | None) -> Iterator[None]:
+def compiling(rows: int | None, announce: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Within, what can be compiled is, on batches of so many rows or a multiple; None compiles nothing.
 
     Whether a batch runs compiled depends on its size alone, never on what came before, so that a resumed run repeats
     the uninterrupted one: other batches, as the last of a pass, run as always.
+
+    Args:
+        announce: called before something is compiled for the first time.
     """
-    token = _rows.set(rows)
+    tokens = _rows.set(rows), _announce.set(announce)
     try:
         yield
     finally:
-        _rows.reset(token)
+        _rows.reset(tokens[0])
+        _announce.reset(tokens[1])
 
 
 def is_compiled(n: int) -> bool:
@@ -77,7 +82,9 @@ def attempted(function: Callable[..., Any], owner: int) -> Callable[..., Any]:
     # Draws are those of the same function that is not compiled; no checks of the compiler's own work, which by the
     # hundred cost a twentieth of a step.
     options: dict[str, Any] = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
-    fast = torch.compile(function, dynamic=False, fullgraph=True, options=options)
+    # Other losses have the same lines, and count for themselves how often they are compiled.
+    how: dict[str, Any] = {"dynamic": False, "fullgraph": True, "isolate_recompiles": True, "options": options}
+    fast = torch.compile(function, **how)
     with_gradients = torch._dynamo.config.patch(trace_autograd_ops=True)  # of torch.autograd.grad within
     failed, worked = WeakSet(), WeakSet()
 
@@ -85,6 +92,8 @@ def attempted(function: Callable[..., Any], owner: int) -> Callable[..., Any]:
         of = given[owner]
         if of in failed:
             return function(*given)
+        if of not in worked:
+            _announce.get()()
         try:
             with with_gradients:
                 result = fast(*given)
