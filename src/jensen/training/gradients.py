@@ -46,7 +46,10 @@ class Gradients:
 
         Args:
             progress: through training, in [0, 1], whose first share, `warmup`, is that.
-            factor: 0-dimensional; None is 1.
+            factor: a number, or 0-dimensional; None is 1.
+
+        Returns:
+            The loss and what is logged, 0-dimensional, in nats, detached.
         """
         parameters = self._parameters.setdefault(id(phase), [])
         if not parameters:

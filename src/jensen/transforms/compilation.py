@@ -85,7 +85,7 @@ def attempted(function: Callable[..., Any], owner: int) -> Callable[..., Any]:
     # Other losses have the same lines, and count for themselves how often they are compiled.
     how: dict[str, Any] = {"dynamic": False, "fullgraph": True, "isolate_recompiles": True, "options": options}
     fast = torch.compile(function, **how)
-    with_gradients = torch._dynamo.config.patch(trace_autograd_ops=True)  # of torch.autograd.grad within
+    tracing_gradients = torch._dynamo.config.patch(trace_autograd_ops=True)  # of torch.autograd.grad within
     failed, worked = WeakSet(), WeakSet()
 
     def run(*given: Any) -> Any:
@@ -95,7 +95,7 @@ def attempted(function: Callable[..., Any], owner: int) -> Callable[..., Any]:
         if of not in worked:
             _announce.get()()
         try:
-            with with_gradients:
+            with tracing_gradients:
                 result = fast(*given)
         except Exception as e:  # of whatever a compiler or its absence raises
             too_often = type(e).__name__ == "FailOnRecompileLimitHit"  # what it does hangs on what is not a tensor
