@@ -79,7 +79,7 @@ class Split:
         y = None if self.y is None else torch.from_numpy(self.y).to(device)
         c = None if self.c is None else schema.prepare_given(self.c).to(device)
         if not self.redraw:
-            x = schema.prepare(self.x).to(device)
+            x = schema.store(self.x).to(device)
             seen = ~x.isnan() if schema.gaps else None
             starts = None if self.starts is None else torch.from_numpy(self.starts).to(device)
             end = None if starts is None else schema.tokens.end
@@ -93,7 +93,7 @@ class TensorSplit:
     """A split in memory on a device, ready to be indexed.
 
     Attributes:
-        x: prepared values, float32 (N, *event); with dynamic binarisation grey levels, uint8.
+        x: prepared values, (N, *event): of pictures uint8, a quarter of the memory, of all else float32.
         top: the whitest grey, where each `take` draws pixels afresh from Bernoulli(v / top); else None.
         c: prepared conditions, float32 (N, C), or pictures (N, C, H, W); or None.
         seen: which cells of a table are there, (N, D), where some may be missing, for which x has 0; or None.
@@ -126,6 +126,8 @@ class TensorSplit:
         x = self.x[index] if isinstance(index, slice) else self.x.index_select(0, index)
         if self.top is not None:
             x = torch.rand(x.shape, device=x.device).lt_(x / self.top)
+        elif x.dtype == torch.uint8:
+            x = x.float()
         batch = {"x": x}
         if self.y is not None:
             batch["y"] = self.y[index]

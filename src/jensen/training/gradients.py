@@ -69,8 +69,8 @@ class Gradients:
         for p, gradient in zip(learning, gradients, strict=True):
             if gradient is None:
                 continue
-            place = gradient.untyped_storage().data_ptr()
-            own = gradient.stride() == p.stride() and place not in given
+            place = gradient.data_ptr()
+            own = place not in given and gradient.stride() == p.stride()
             p.grad = gradient if own else torch.empty_like(p).copy_(gradient)
             given.add(place)
         return terms
