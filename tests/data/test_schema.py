@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jensen.data import Schema, load_data
+from jensen.data import Schema, Split, load_data
 from jensen.errors import DataError
 
 finite = st.floats(-1e6, 1e6, allow_nan=False, width=32)
@@ -51,6 +51,19 @@ def test_pictures_come_back_exactly(shape):
     assert prepared.dtype == torch.float32
     assert prepared.max() > 1  # grey levels, not fractions
     np.testing.assert_array_equal(schema.restore(prepared), x)
+
+
+def test_pictures_are_kept_as_bytes_and_taken_as_the_numbers_that_a_model_sees():
+    x = np.random.default_rng(0).integers(0, 256, (7, 1, 4, 5)).astype(np.uint8)
+    schema = Schema.of_pictures((1, 4, 5))
+    kept = Split(x).to(schema)
+    assert kept.x.dtype == torch.uint8
+    for rows in (slice(2, 6), torch.tensor([6, 0, 3])):
+        taken = kept.take(rows)["x"]
+        assert taken.dtype == torch.float32
+        np.testing.assert_array_equal(taken, schema.prepare(x)[rows])
+    with pytest.raises(DataError, match="expected data of shape"):
+        Split(x[..., :4]).to(schema)
 
 
 def test_restoring_rounds_and_clips_to_what_the_dtype_holds():

@@ -271,7 +271,11 @@ class Schema(BaseModel):
         return self.store(x).float()
 
     def store(self, x: np.ndarray) -> torch.Tensor:
-        """As `prepare`, to be kept: pictures stay uint8, a quarter of the memory."""
+        """As `prepare`, (N, *event), to be kept: pictures stay uint8, a quarter of the memory.
+
+        Raises:
+            DataError: the shape is not that of this schema.
+        """
         x = np.asarray(x)
         if x.shape[1:] != self.event_shape:
             raise DataError(f"expected data of shape (N, {_listed(self.event_shape)}), got {x.shape}")

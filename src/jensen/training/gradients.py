@@ -69,7 +69,7 @@ class Gradients:
         for p, gradient in zip(learning, gradients, strict=True):
             if gradient is None:
                 continue
-            place = gradient.data_ptr()
+            place = gradient.untyped_storage().data_ptr()
             own = place not in given and gradient.stride() == p.stride()
             p.grad = gradient if own else torch.empty_like(p).copy_(gradient)
             given.add(place)
