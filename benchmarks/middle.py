@@ -23,6 +23,7 @@ def in_the_middle(trainer: Trainer, epochs: int = 1) -> Callable[[], int]:
         objective.prepare(model, trainer.train.take(slice(0, 2)))
     (objective.initialize or type(model).initialize)(model, trainer.train.take(slice(0, FIRST_ROWS)))
     trainer._start_stage()
+    trainer.at.stage_step = (trainer.at.total_steps or 0) // 2
     stack = ExitStack()
     trainer.workers = stack.enter_context(together(trainer.settings.workers, trainer._message_bytes))
     with no_denormals():

@@ -20,7 +20,9 @@ from jensen.data import Schema, Split, TensorSplit
 from jensen.distributions import StandardNormal
 from jensen.errors import ConfigError, DataError
 from jensen.registry import build, find, names
+from jensen.training import gradients
 from jensen.training.folder import Folder, load_tensors
+from jensen.training.gradients import pays_to_compile
 from jensen.training.settings import training_settings
 from jensen.training.trainer import Event, Trainer
 from jensen.transforms import Transform
@@ -217,13 +219,16 @@ def test_what_would_be_compiled_at_every_step_runs_as_it_is(caplog):
     assert len([r for r in caplog.records if "cannot be compiled here" in r.getMessage()]) == 1
 
 
+def no_compiler(function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
+    """Stands for torch.compile where there is none."""
+
+    def run(*args: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found\nand more")
+
+    return run
+
+
 def test_without_a_compiler_it_runs_as_it_is_and_says_so_once(monkeypatch, caplog):
-    def no_compiler(function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
-            raise RuntimeError("No working C++ compiler found\nand more")
-
-        return run
-
     monkeypatch.setattr(torch, "compile", no_compiler)
     with caplog.at_level(logging.WARNING):
         model, _ = trained(compile=True)
@@ -231,6 +236,47 @@ def test_without_a_compiler_it_runs_as_it_is_and_says_so_once(monkeypatch, caplo
         "Composed cannot be compiled here and runs as it is: No working C++ compiler found"
     ]
     plain, _ = trained()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def test_a_long_training_of_few_dense_layers_is_compiled_by_itself():
+    """Of five minutes or more, or of so many epochs that at a millisecond a step they take as long."""
+
+    def pays(name: str = "vae", schema: Schema = SCHEMA, rows: int = 50, **given: Any) -> bool:
+        return pays_to_compile(build(name, schema, {}), training_settings({"batch_size": 20, **given}), rows)
+
+    assert pays(minutes=5)
+    assert not pays(minutes=4.9)
+    assert not pays(minutes=5, workers=2)
+    assert not pays()  # nobody knows how long it takes
+    assert pays(epochs=100_000)  # of three steps each
+    assert not pays(epochs=40_000)
+    assert pays(epochs=20, rows=300_000)  # of 15,000 steps
+    assert not pays(epochs=10, rows=300_000)
+    pictures = Schema.of_pictures((1, 28, 28), levels=2)
+    assert pays("vae", pictures, minutes=5)
+    assert not pays("pixelcnn", pictures, minutes=5)  # convolutions
+    assert not pays("self-vae", pictures, minutes=5)
+    # The more weights, the longer a step: 3 * 20 * 200,000 products take another tenth of a millisecond.
+    wide = build("vae", pictures, {"encoder.hidden": [4000], "decoder.hidden": [4000]})
+    many = training_settings({"batch_size": 20, "epochs": 30_000})
+    assert pays_to_compile(wide, many, 50)
+    assert not pays_to_compile(build("vae", SCHEMA, {}), many, 50)
+
+
+def test_by_itself_it_compiles_once_it_is_long_and_says_nothing_where_it_cannot(monkeypatch, caplog):
+    monkeypatch.setattr(gradients, "LONG", 0.0)
+    count = Counting()
+    monkeypatch.setattr(torch, "compile", count)
+    vae()
+    assert len(count.sizes) == 2 * 6
+    vae(compile=False)
+    assert len(count.sizes) == 2 * 6
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with caplog.at_level(logging.INFO):
+        model, _ = vae()
+    assert not caplog.records
+    plain, _ = vae(compile=False)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
 
 

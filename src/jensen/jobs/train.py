@@ -102,7 +102,7 @@ def train(
     _refuse_ignored(model, built, _sort(model, settings or {}, preset, options)[1])
     if checked.precision == "bf16" and not has_bfloat16(device):
         log.warning("train.precision: this device imitates bf16, slowly; precision=auto takes it where it is native")
-    if checked.compile and checked.workers > 1:
+    if checked.compile is True and checked.workers > 1:
         log.warning("train.compile: nothing is compiled where several workers share a batch")
     peaks = spikes(schema.fields, loaded.splits["train"].x) if built.inverted and not schema.is_array else []
     for text in [*loaded.warnings, *peaks]:

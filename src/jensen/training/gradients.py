@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from jensen.core import Model
+from jensen.hardware import pick_device
 from jensen.nets.products import lower_products
 from jensen.objectives import Batch, GradientPhase, Terms
+from jensen.training.settings import Settings
 from jensen.transforms import Transform
 from jensen.transforms.compilation import attempted, compiling, is_compiled
 
+LONG = 5.0  # minutes, from which a training is long
+LAYERS = 100  # parameters of a model that is soon compiled, at most
+STEP, SPEED = 1e-3, 1e11  # seconds that any step takes, and multiplications a second of two processors
 Factor = Tensor | float | None
 Function = Callable[
     [Model, Batch, float, list[nn.Parameter], Factor],
@@ -31,10 +37,11 @@ class Gradients:
         model: whose losses they are.
         rows: of a whole batch; None compiles nothing.
         announce: called before something is compiled, which takes long.
+        asked: whether who trains asked for it, and is warned where it cannot be.
     """
 
-    def __init__(self, model: Model, rows: int | None, announce: Callable[[], None] = lambda: None):
-        self.model, self.rows, self.announce = model, rows, announce
+    def __init__(self, model: Model, rows: int | None, announce: Callable[[], None] = lambda: None, asked: bool = True):
+        self.model, self.rows, self.announce, self.asked = model, rows, announce, asked
         self._as_one = not any(isinstance(module, Transform) for module in model.modules())
         self._parameters: dict[int, list[nn.Parameter]] = {}  # of a phase, by its id
         self._compiled: dict[int, Function] = {}
@@ -58,7 +65,7 @@ class Gradients:
             p.grad = None
         learning = [p for p in parameters if p.requires_grad]
         function = with_gradients(phase)
-        with compiling(self.rows, self.announce):
+        with compiling(self.rows, self.announce, self.asked):
             if self._as_one and progress >= warmup and is_compiled(len(batch["x"])):
                 if id(phase) not in self._compiled:
                     lower_products()
@@ -74,6 +81,27 @@ class Gradients:
             p.grad = gradient if own else torch.empty_like(p).copy_(gradient)
             given.add(place)
         return terms
+
+
+def pays_to_compile(model: Model, settings: Settings, rows: int) -> bool:
+    """Whether compiling is made up for by the steps that it makes shorter, by a tenth at least.
+
+    So it is with few dense layers, whose many small operations become one, in minutes of training on a CPU. It follows
+    from settings alone, so that a resumed run does as the uninterrupted one.
+
+    Args:
+        rows: of training data.
+    """
+    parameters = list(model.parameters())
+    if pick_device(settings.device).type != "cpu" or settings.workers > 1 or len(parameters) > LAYERS:
+        return False
+    if any(p.dim() > 2 for p in parameters):  # convolutions
+        return False
+    if settings.minutes is not None:
+        return settings.minutes >= LONG
+    products = 3 * settings.batch_size * sum(p.numel() for p in parameters)  # at least: forward, and twice back
+    steps = (settings.epochs or 0) * math.ceil(rows / settings.batch_size)
+    return steps * (STEP + products / SPEED) >= 60 * LONG
 
 
 def with_gradients(phase: GradientPhase) -> Function:

@@ -44,7 +44,7 @@ class Settings:
     max_epochs: int
     keep: str
     precision: str
-    compile: bool
+    compile: bool | Literal["auto"]
     device: str
     seed: int
     threads: int | None
@@ -77,7 +77,7 @@ def settings(
     max_epochs: Count = 2000,
     keep: Literal["best", "last"] = "best",
     precision: Literal["fp32", "bf16", "auto"] = "fp32",
-    compile: bool = False,
+    compile: bool | Literal["auto"] = "auto",
     device: str = "auto",
     seed: Annotated[int, Field(ge=0)] = 0,
     threads: Annotated[int | None, Field(ge=1)] = None,
@@ -112,9 +112,11 @@ def settings(
         precision: "bf16" runs networks in bfloat16, "auto" where the device has instructions for it (others are several
             times slower so); densities never.
         compile: whether flows are compiled in the first step, and losses of other models once warm-up is over, each
-            with its gradients; it takes tens of seconds and a C++ compiler, and pays in runs of many minutes, most of
-            all with splines and small networks. What cannot be compiled, and all where there is no compiler, runs as
-            always, and the log says so. With several workers nothing is compiled.
+            with its gradients; it takes ten seconds to a minute and a C++ compiler, and pays in runs of minutes, most
+            of all with splines and small networks. "auto" compiles models of few dense layers on a CPU where training
+            has 5 minutes or more, or so many epochs that it takes about as long. What cannot be compiled, and all where
+            there is no compiler, runs as always; the log says so where it was asked for. With several workers nothing
+            is compiled.
         device: "auto", "cpu", "cuda" or "cuda:1".
         seed: of initial weights, order of data and draws.
         threads: of the CPU; None leaves them as they are.

@@ -25,7 +25,7 @@ from jensen.objectives import GradientPhase, Objective, Stage, Terms, UpdatePhas
 from jensen.training.adam import LeanAdam
 from jensen.training.averaging import Average
 from jensen.training.folder import Folder, load_tensors, save_tensors
-from jensen.training.gradients import Gradients
+from jensen.training.gradients import Gradients, pays_to_compile
 from jensen.training.interruption import Interruption
 from jensen.training.means import Means
 from jensen.training.optimizers import no_optimizer, optimizer_of, restore, state_of
@@ -103,8 +103,10 @@ class Trainer:
         self._whole = False  # between two steps: what would be saved now is no half step
         self._began = 0.0  # until when the time is counted
         self._compiling = False  # in the step under way
-        rows = settings.batch_size if settings.compile else None
-        self._gradients = Gradients(self.model, rows, self._tell_compiling)
+        asked = settings.compile
+        compiled = pays_to_compile(self.model, settings, len(self.train)) if asked == "auto" else asked
+        rows = settings.batch_size if compiled else None
+        self._gradients = Gradients(self.model, rows, self._tell_compiling, asked is True)
         self._interruption = Interruption()
         self.workers = Workers()
 

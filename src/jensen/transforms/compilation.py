@@ -8,19 +8,29 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
-_rows: ContextVar[int | None] = ContextVar("rows", default=None)
-_announce: ContextVar[Callable[[], None]] = ContextVar("announce", default=lambda: None)
+
+
+class Wish(NamedTuple):
+    """What is to be compiled: see `compiling`."""
+
+    rows: int | None = None
+    announce: Callable[[], None] = lambda: None
+    asked: bool = True
+
+
+NOTHING = Wish()
+_wish: ContextVar[Wish] = ContextVar("wish", default=NOTHING)
 
 
 @contextmanager
-def compiling(rows: int | None, announce: Callable[[], None] = lambda: None) -> Iterator[None]:
+def compiling(rows: int | None, announce: Callable[[], None] = lambda: None, asked: bool = True) -> Iterator[None]:
     """Within, what can be compiled is, on batches of so many rows or a multiple; None compiles nothing.
 
     Whether a batch runs compiled depends on its size alone, never on what came before, so that a resumed run repeats
@@ -28,18 +38,18 @@ def compiling(rows: int | None, announce: Callable[[], None] = lambda: None) -> 
 
     Args:
         announce: called before something is compiled for the first time.
+        asked: whether someone asked for it, who is warned where it cannot be.
     """
-    tokens = _rows.set(rows), _announce.set(announce)
+    token = _wish.set(Wish(rows, announce, asked))
     try:
         yield
     finally:
-        _rows.reset(tokens[0])
-        _announce.reset(tokens[1])
+        _wish.reset(token)
 
 
 def is_compiled(n: int) -> bool:
     """Whether a batch of n rows runs compiled."""
-    rows = _rows.get()
+    rows = _wish.get().rows
     return rows is not None and n > 0 and n % rows == 0
 
 
@@ -93,7 +103,7 @@ def attempted(function: Callable[..., Any], owner: int) -> Callable[..., Any]:
         if of in failed:
             return function(*given)
         if of not in worked:
-            _announce.get()()
+            _wish.get().announce()
         try:
             with tracing_gradients:
                 result = fast(*given)
@@ -103,7 +113,8 @@ def attempted(function: Callable[..., Any], owner: int) -> Callable[..., Any]:
                 raise
             failed.add(of)
             reason = (str(e).splitlines() or [type(e).__name__])[0]
-            log.warning("%s cannot be compiled here and runs as it is: %s", type(of).__name__, reason)
+            level = logging.WARNING if _wish.get().asked else logging.DEBUG
+            log.log(level, "%s cannot be compiled here and runs as it is: %s", type(of).__name__, reason)
             return function(*given)
         worked.add(of)
         return result
