@@ -2,7 +2,7 @@
 
     python benchmarks/vae_training.py [--rounds 10] [--out benchmarks/results/vae_training.json]
 
-- **jensen fp32, jensen bf16**: the trainer that `jensen train` runs with its default settings, in the middle of a run of
+- **jensen fp32, jensen bf16**: the trainer that `jensen train` runs with default settings, in the middle of a run of
   300 epochs: logging, metrics.jsonl, averaged weights, checkpoints, and validation on 10,000 pictures as often as it
   does (every fourth epoch here); four epochs a round, after twelve before the clock. A run of that length is compiled;
   `not compiled` has train.compile=false, as shorter ones have by default. `no validation` is the same as fp32 with a

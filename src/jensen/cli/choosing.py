@@ -50,4 +50,5 @@ def choose(
     else:
         chosen = run.spec["chosen"]
         of_each = f", {seeds} of each" if seeds > 1 else ""
-        typer.echo(f"chose {' and '.join(chosen['taken'])}{of_each}; wrote {out}")
+        taken = [f"{share:.0%} {name}" if share < 1 else name for name, share in chosen["taken"].items()]
+        typer.echo(f"chose {' and '.join(taken)}{of_each}; wrote {out}")
