@@ -307,6 +307,34 @@ def test_time_of_compiling_does_not_shorten_a_budget_in_minutes(monkeypatch):
     assert slowest < 0.5  # seconds a step; 2 and more were 20 steps measured with the delay
 
 
+def test_time_of_compiling_anew_is_none_of_a_resumed_runs(monkeypatch, tmp_path):
+    """The first time it is, as the program's user waits for it."""
+    monkeypatch.setattr(torch, "compile", Counting(delay=2.0))
+    folder = Folder.create(tmp_path / "run", {"model": "vae"}, SCHEMA, False)
+
+    def impatient(event: Event) -> None:
+        if event.kind == "epoch" and event.epoch == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vae(impatient, folder, compile=True)
+    position = load_tensors(folder.state_path)[1]["position"]
+    assert position["compiled"]
+    assert 2 < position["calibration_seconds"] < 4
+    with seeded(0):
+        model = build(
+            "vae", SCHEMA, {"latents": 2, "encoder.hidden": [8], "decoder.hidden": [8], "objective.warmup": 0.25}
+        )
+    settings = training_settings({"epochs": 8, "batch_size": 20, "compile": True})
+    monkeypatch.setattr(torch, "compile", Counting(delay=2.0))
+    resumed = Trainer(model, TensorSplit(ROWS), TensorSplit(ROWS[:20]), settings, folder)
+    began = time.perf_counter()
+    resumed.run(resume=True)
+    assert time.perf_counter() - began > 2
+    assert resumed.at.done
+    assert resumed.at.calibration_seconds < 4
+
+
 def transform_of(model: str, **settings: Any) -> Transform:
     """Of a flow whose weights are not where they start."""
     with seeded(0):

@@ -33,7 +33,7 @@ from jensen.training.settings import Settings, training_settings
 from jensen.training.trainer import Event, Trainer
 
 SMALL = {"latents": 2, "encoder": {"name": "mlp", "hidden": [6]}, "decoder": {"name": "mlp", "hidden": [6]}}
-STEADY = {"optimizer": "sgd", "schedule": "constant", "lr_warmup": 0.0, "average": 0.0}
+STEADY = {"optimizer": "sgd", "schedule": "constant", "lr_warmup": 0.0, "average": 0.0, "compile": False}
 
 
 class Point(nn.Module):

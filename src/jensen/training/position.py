@@ -26,6 +26,7 @@ class Position:
     best_step: int = 0  # of all stages
     best_early: bool = False  # measured while the loss was not yet the one wanted
     drops: int = 0  # times that the learning rate was cut
+    compiled: bool = False  # in this stage, what can be
     skipped: int = 0  # steps left out since the last one taken
     norms: int = 0  # gradient norms that were finite
     usual_norm: float = 0.0  # their geometric mean, of late
@@ -39,6 +40,7 @@ class Position:
         """At the beginning of the stage whose number stands here."""
         self.epoch = self.batch = self.stage_step = self.drops = self.skipped = self.patience_step = 0
         self.from_step = self.timed_step = 0
+        self.compiled = False
         self.total_steps, self.best, self.best_early, self.calibration_seconds = None, None, False, 0.0
         self.from_progress = self.timed_seconds = 0.0
 

@@ -254,8 +254,12 @@ class Trainer:
             now = time.perf_counter()
             if self._compiling:  # it says nothing of the speed
                 self._compiling = False
-                self._spend(now)
-                self.pace.measure_from(self.workers.first(at.calibration_seconds))
+                if at.compiled:  # a resumed run does it again, as it loads the data again
+                    self._began = now
+                else:
+                    self._spend(now)
+                    self.pace.measure_from(self.workers.first(at.calibration_seconds))
+                    at.compiled = True
                 first = at.batch
             if self.pace.is_timed:
                 self.pace.elapsed = self.workers.first(at.calibration_seconds + now - self._began)
