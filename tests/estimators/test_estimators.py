@@ -188,7 +188,7 @@ def test_an_imputer_chooses_its_settings_by_cells_that_it_hides():
     small = {"encoder.hidden": [8], "decoder.hidden": [8]}
     found = Imputer("auto", settings=small, epochs=3, random_state=0).fit(holes)
     chosen = found.run_.spec["chosen"]
-    assert chosen["best"] == max(chosen["taken"], key=lambda name: chosen["taken"][name])
+    assert chosen["best"] == min(chosen["errors"], key=lambda name: chosen["errors"][name])
     assert found.run_.spec["training"]["batch_size"] == 64
     assert found.run_.spec["settings"]["encoder"]["hidden"] == [8]
     assert not np.isnan(found.transform(holes)).any()

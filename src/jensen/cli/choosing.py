@@ -50,5 +50,4 @@ def choose(
     else:
         chosen = run.spec["chosen"]
         of_each = f", {seeds} of each" if seeds > 1 else ""
-        taken = [f"{share:.0%} {name}" if share < 1 else name for name, share in chosen["taken"].items()]
-        typer.echo(f"chose {' and '.join(taken)}{of_each}; wrote {out}")
+        typer.echo(f"chose {' and '.join(chosen['taken'])}{of_each}; wrote {out}")
