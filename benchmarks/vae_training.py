@@ -3,7 +3,7 @@
     python benchmarks/vae_training.py [--rounds 10] [--out benchmarks/results/vae_training.json]
 
 - **jensen fp32, jensen bf16**: the trainer that `jensen train` runs with default settings, in the middle of a run of
-  300 epochs: logging, metrics.jsonl, averaged weights, checkpoints, and validation on 10,000 pictures as often as it
+  500 epochs: logging, metrics.jsonl, averaged weights, checkpoints, and validation on 10,000 pictures as often as it
   does (every fourth epoch here); four epochs a round, after twelve before the clock. A run of that length is compiled;
   `not compiled` has train.compile=false, as shorter ones have by default. `no validation` is the same as fp32 with a
   single picture to validate on, to compare like with like. Each contestant has a process of its own.
@@ -53,12 +53,12 @@ def pictures(n: int) -> Tensor:
 
 
 def jensen(n: int, validated: int, precision: str, folder: Path, **given: Any) -> Callable[[], int]:
-    """The real trainer, in the middle of a run of 300 epochs, in a process set up as `jensen train` sets up its own."""
+    """The real trainer, in the middle of a run of 500 epochs, in a process set up as `jensen train` sets up its own."""
     keep_freed_memory()
     train, valid = pictures(n), pictures(validated)
     with seeded(0):
         model = build("vae", SCHEMA, {"latents": 20, "encoder.hidden": [400], "decoder.hidden": [400]})
-    settings = training_settings({"epochs": 300, "batch_size": BATCH, "precision": precision, **given})
+    settings = training_settings({"epochs": 500, "batch_size": BATCH, "precision": precision, **given})
     spec = {"model": "vae", "settings": {}}
     splits = [Split(x.view(-1, 1, 28, 28).byte().numpy()).to(SCHEMA) for x in (train, valid)]
     trainer = Trainer(model, splits[0], splits[1], settings, Folder.create(folder, spec, SCHEMA, overwrite=False))

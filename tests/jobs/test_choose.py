@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas
 import pytest
@@ -9,7 +11,7 @@ import pytest
 import jensen
 from jensen.data import Split, load_data
 from jensen.errors import ConfigError
-from jensen.jobs.choose import Candidate, Length, choose, relative_error
+from jensen.jobs.choose import CANDIDATES, Candidate, Length, choose, relative_error
 
 RNG = np.random.default_rng(0)
 
@@ -60,6 +62,35 @@ def test_candidates_that_lack_a_setting_are_left_out():
     assert (run.spec["model"], run.spec["settings"]["latents"]) == ("vae", 3)
     with pytest.raises(ConfigError, match="latent"):
         choose(table(), candidates=both, settings={"latentz": 3}, epochs=1)
+
+
+def test_settings_of_training_count_for_those_that_heed_them():
+    """EM takes no step along a gradient."""
+    frame = table().drop(columns="side").dropna()
+    both = {"normals": Candidate("mixture", {"components": 2}), "vae": BLIND}
+    told = {"lr": 0.01, "train.clip": 5.0, "train": {"optimizer": "sgd", "seed": 3}, "train.compile": False}
+    run = choose(frame, candidates=both, settings=told, epochs=2, seeds=1)
+    assert set(run.spec["chosen"]["errors"]) >= {"normals", "vae"}
+    run = choose(frame, candidates={"vae": BLIND}, settings=told, epochs=2, seeds=1)
+    assert (run.spec["training"]["lr"], run.spec["training"]["optimizer"]) == (0.01, "sgd")
+
+
+def test_without_candidates_nothing_is_chosen():
+    with pytest.raises(ConfigError, match="candidates: expected one or more"):
+        choose(table(), candidates={})
+
+
+@pytest.mark.parametrize("kinds", [{"binary"}, {"category"}, {"binary", "category"}])
+def test_of_columns_that_are_not_real_no_candidate_is_tried_twice(kinds):
+    """Those that differ by the density of real columns alone are one."""
+    frame = pandas.DataFrame({f"{kind}{j}": RNG.integers(0, 2, 60) for kind in kinds for j in range(3)})
+    named = frame.replace({name: {0: "no", 1: "yes"} for name in frame if "category" in name})
+    small = {"encoder.hidden": [4], "decoder.hidden": [4]}
+    own = {
+        name: replace(CANDIDATES[name], settings={**CANDIDATES[name].settings, **small}) for name in ("deep", "tails")
+    }
+    run = choose(named, candidates=own, epochs=1, seeds=1)
+    assert run.spec["chosen"]["taken"] == ["deep"]
 
 
 def test_mixtures_of_more_components_than_rows_are_not_tried():

@@ -92,7 +92,7 @@ class Transformed(Distribution):
         """A direction of the transform, compiled where training asks for it."""
         if isinstance(self.transform, nn.Module) and is_compiled(len(rows)):
             lower_products()
-            way = compiled(way)
+            way = compiled(way, self.transform)
         return way(rows, self._context(len(rows)), self.transform)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:

@@ -20,12 +20,14 @@ import numpy as np
 
 from jensen.data import Dataset, Schema, Split, load_data
 from jensen.data.columns import fitted
+from jensen.data.field import CONTINUOUS
 from jensen.errors import ConfigError, DataError, DataWarning, FitWarning
 from jensen.jobs.averaging import averaged
 from jensen.jobs.imputation import Imputation
 from jensen.jobs.run import Run
 from jensen.jobs.train import check, train
 from jensen.registry import build
+from jensen.training.settings import ignored
 
 AUTO = "auto"  # in place of a model: one whose settings are chosen so
 BATCH = 64
@@ -118,18 +120,20 @@ def choose(
         were taken: 1 is as bad as the column's mean or most frequent name, 0 is right throughout.
 
     Raises:
-        ConfigError: the data are no table, too few cells are there, or `seeds` is below 1.
+        ConfigError: the data are no table, too few cells are there, there are no candidates, or `seeds` is below 1.
         DataError: data that cannot be read.
     """
     if seeds < 1:
         raise ConfigError(f"seeds: expected >= 1, got {seeds}")
+    if not candidates:
+        raise ConfigError("candidates: expected one or more, got none")
     loaded = data if isinstance(data, Dataset) and not options else load_data(data, **options)
     if loaded.schema.is_array:
         raise ConfigError(f"choose: expected a table, got {loaded.schema.fields[0].kind}")
     if "train" not in loaded.splits:
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
     rows = len(loaded.split("train"))
-    real = loaded.schema.kind in ("real", "mixed")
+    real = any(field.kind in CONTINUOUS for field in loaded.schema.fields)
     candidates = {
         name: replace(own, settings={**(own.settings if real else _of_any_kind(own)), **(settings or {})})
         for name, own in candidates.items()
@@ -141,14 +145,15 @@ def choose(
         seen.append((own.model, own.settings))
     narrow = {name: own for name, own in candidates.items() if len(loaded.schema.fields) <= own.widest}
     few = {name: own for name, own in narrow.items() if own.settings.get("components", 0) <= rows}
-    fitting = {name: own for name, own in few.items() if _takes(own, loaded.schema.with_gaps())}
+    schema = loaded.schema.with_gaps()
+    fitting = {name: fits for name, own in few.items() if (fits := _fitting(own, schema)) is not None}
     candidates = fitting or candidates
     length = Length(rows, steps, epochs, minutes, batch_size)
     errors, taken, total = {}, tuple(candidates), float(KINDS * seeds)
     if len(candidates) > 1:
         total += sum(own.steps * own.seeds for own in candidates.values()) * length.trial
         errors, taken = _tried(loaded, candidates, length, total, seed, listener)
-    whole = replace(loaded, schema=loaded.schema.with_gaps())
+    whole = replace(loaded, schema=schema)
     planned = [(name, k) for name in taken for k in range(seeds * candidates[name].seeds)]
     planned.sort(key=lambda one: one[1])  # the first one of the best candidate comes first
     work = sum(candidates[name].steps for name, _ in planned)
@@ -177,13 +182,19 @@ def _of_any_kind(candidate: Candidate) -> dict[str, Any]:
     return {key: value for key, value in candidate.settings.items() if key.partition(".")[0] != "likelihood"}
 
 
-def _takes(candidate: Candidate, schema: Schema) -> bool:
-    """Whether a candidate's model has its settings, and is one of such a table."""
+def _fitting(candidate: Candidate, schema: Schema) -> Candidate | None:
+    """The candidate without settings of training that change nothing for its model; None where the model has not its
+    settings, or is none of such a table.
+    """
     try:
-        build(candidate.model, schema, check(candidate.model, candidate.settings, None, {})[0])
+        model = build(candidate.model, schema, check(candidate.model, candidate.settings, None, {})[0])
     except ConfigError:
-        return False
-    return True
+        return None
+    without = ignored(model)
+    heeded = {k: v for k, v in candidate.settings.items() if k.removeprefix("train.") not in without}
+    if isinstance(nested := heeded.get("train"), Mapping):
+        heeded["train"] = {k: v for k, v in nested.items() if k not in without}
+    return replace(candidate, settings=heeded)
 
 
 def enough(rows: Split) -> bool:
@@ -297,4 +308,5 @@ def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.n
             wrong, base = np.square(filled[here, j] - truth[here]).mean(), np.square(truth[here] - seen.mean()).mean()
         if base > 0:
             found.append(wrong / base)
-    return float(np.mean(found)) if found else math.inf
+    error = float(np.mean(found)) if found else math.inf
+    return math.inf if math.isnan(error) else error

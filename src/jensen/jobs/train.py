@@ -150,7 +150,7 @@ def _refuse_ignored(name: str, model: Model, given: Mapping[str, Any]) -> None:
     told = {
         key: f"train.{key}: it changes nothing for this {name}: {without[key]}; jensen show {name} lists what counts"
         for key, value in given.items()
-        if key in without and value not in (None, known[key].default)
+        if key in without and value not in (None, known[key].default) and (key, value) != ("compile", False)
     }
     problems = [text for key, text in told.items() if key not in OF_BUDGET]
     if problems:

@@ -16,7 +16,7 @@ from jensen.training.settings import Settings
 from jensen.transforms import Transform
 from jensen.transforms.compilation import attempted, compiling, is_compiled
 
-LONG = 5.0  # minutes, from which a training is long
+LONG = 10.0  # minutes, from which a training is long
 LAYERS = 100  # parameters of a model that is soon compiled, at most
 STEP, SPEED = 1e-3, 1e11  # seconds that any step takes, and multiplications a second of two processors
 Factor = Tensor | float | None
@@ -84,10 +84,11 @@ class Gradients:
 
 
 def pays_to_compile(model: Model, settings: Settings, rows: int) -> bool:
-    """Whether compiling is made up for by the steps that it makes shorter, by a tenth at least.
+    """Whether compiling is made up for by the steps that it makes shorter.
 
-    So it is with few dense layers, whose many small operations become one, in minutes of training on a CPU. It follows
-    from settings alone, so that a resumed run does as the uninterrupted one.
+    So it is as a rule with few dense layers, whose many small operations become one, in many minutes of training on a
+    CPU. It follows from the model, its data and its settings, and not from what is measured, so that a resumed run does
+    as the uninterrupted one.
 
     Args:
         rows: of training data.

@@ -114,9 +114,9 @@ def settings(
         compile: whether flows are compiled in the first step, and losses of other models once warm-up is over, each
             with its gradients; it takes ten seconds to a minute and a C++ compiler, and pays in runs of minutes, most
             of all with splines and small networks. "auto" compiles models of few dense layers on a CPU where training
-            has 5 minutes or more, or so many epochs that it takes about as long. What cannot be compiled, and all where
-            there is no compiler, runs as always; the log says so where it was asked for. With several workers nothing
-            is compiled.
+            has 10 minutes or more, or so many epochs that it takes about as long. What cannot be compiled, and all
+            where there is no compiler, runs as always; the log says so where it was asked for. With several workers
+            nothing is compiled.
         device: "auto", "cpu", "cuda" or "cuda:1".
         seed: of initial weights, order of data and draws.
         threads: of the CPU; None leaves them as they are.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -72,10 +71,15 @@ def inverse_and_ladj(x: Tensor, context: Tensor | None, transform: Any) -> tuple
     return transform.inverse_and_ladj(x, context)
 
 
-@functools.cache
-def compiled(way: Way) -> Way:
-    """A direction of any transform, compiled for each: `attempted`."""
-    return attempted(way, owner=2)
+_compiled: WeakKeyDictionary[Any, dict[Way, Way]] = WeakKeyDictionary()
+
+
+def compiled(way: Way, transform: Any) -> Way:
+    """A direction of a transform, compiled for it alone: torch counts how often it compiles a function, and stops."""
+    ways = _compiled.setdefault(transform, {})
+    if way not in ways:
+        ways[way] = attempted(way, owner=2)
+    return ways[way]
 
 
 def attempted(function: Callable[..., Any], owner: int) -> Callable[..., Any]:
@@ -94,7 +98,10 @@ def attempted(function: Callable[..., Any], owner: int) -> Callable[..., Any]:
     options: dict[str, Any] = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
     # Other losses have the same lines, and count for themselves how often they are compiled.
     how: dict[str, Any] = {"dynamic": False, "fullgraph": True, "isolate_recompiles": True, "options": options}
-    fast = torch.compile(function, **how)
+    try:
+        fast = torch.compile(function, **how)
+    except Exception as e:  # of a Python that torch does not compile for
+        fast = _raiser(e)
     tracing_gradients = torch._dynamo.config.patch(trace_autograd_ops=True)  # of torch.autograd.grad within
     failed, worked = WeakSet(), WeakSet()
 
@@ -113,10 +120,19 @@ def attempted(function: Callable[..., Any], owner: int) -> Callable[..., Any]:
                 raise
             failed.add(of)
             reason = (str(e).splitlines() or [type(e).__name__])[0]
-            level = logging.WARNING if _wish.get().asked else logging.DEBUG
+            level = logging.WARNING if _wish.get().asked or too_often else logging.DEBUG
             log.log(level, "%s cannot be compiled here and runs as it is: %s", type(of).__name__, reason)
             return function(*given)
         worked.add(of)
         return result
+
+    return run
+
+
+def _raiser(error: Exception) -> Callable[..., Any]:
+    """A function that raises this, whatever it is given."""
+
+    def run(*given: Any) -> Any:
+        raise error
 
     return run
