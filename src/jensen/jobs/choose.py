@@ -280,8 +280,9 @@ def _tried(
             listener(f"{name}: {errors[name]:.3f} of the error of the columns' means")
     ordered = sorted(candidates, key=lambda name: errors[name])
     groups = [some for size in range(1, len(ordered) + 1) for some in combinations(ordered, size)]
-    means = {some: averaged([found[name] for name in some]).mean for some in groups}
-    together = {some: relative_error(schema, mean, rows, hidden) for some, mean in means.items()}
+    together = {
+        some: relative_error(schema, averaged([found[name] for name in some]).mean, rows, hidden) for some in groups
+    }
     taken = min(groups, key=lambda some: together[some])
     if len(taken) > 1:
         errors[" and ".join(taken)] = together[taken]
