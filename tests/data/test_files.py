@@ -181,9 +181,11 @@ def test_bitmaps_are_binary(tmp_path):
     assert load_data(tmp_path).schema.kind == "binary"
 
 
-def test_pictures_of_different_sizes_name_the_file(picture_folder):
-    Image.fromarray(GREY[0][:, :4]).save(picture_folder / "dog" / "x.png")
-    with pytest.raises(DataError, match=r"x\.png: expected 5x6 pixels as in 0\.png, got 4x6"):
+@pytest.mark.parametrize("odd", ["dog/x.png", "!.png"])
+def test_the_picture_whose_size_differs_is_named(picture_folder, odd):
+    """Last or first among the others."""
+    Image.fromarray(GREY[0][:, :4]).save(picture_folder / odd)
+    with pytest.raises(DataError, match=rf"{odd}: expected 5x6 pixels as in 0\.png, got 4x6"):
         load_data(picture_folder)
 
 

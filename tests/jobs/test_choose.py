@@ -75,6 +75,17 @@ def test_settings_of_training_count_for_those_that_heed_them():
     assert (run.spec["training"]["lr"], run.spec["training"]["optimizer"]) == (0.01, "sgd")
 
 
+def test_a_folder_that_exists_is_refused_before_anything_is_tried(tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "notes.txt").write_text("mine")
+    lines: list[str] = []
+    with pytest.raises(ConfigError, match="r exists; use --overwrite to replace it"):
+        choose(table(), candidates={"blind": BLIND, "good": GOOD}, out=tmp_path / "r", listener=lines.append)
+    with pytest.raises(ConfigError, match="is not a run folder"):
+        choose(table(), candidates={"good": GOOD}, out=tmp_path / "r", overwrite=True)
+    assert not lines and (tmp_path / "r" / "notes.txt").read_text() == "mine"
+
+
 def test_without_candidates_nothing_is_chosen():
     with pytest.raises(ConfigError, match="candidates: expected one or more"):
         choose(table(), candidates={})

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from jensen.data import Schema
-from jensen.errors import ConfigError
+from jensen.errors import ConfigError, IntegrityError
 from jensen.jobs.train import train
-from jensen.training.folder import Folder, locked
+from jensen.training.folder import Folder, load_tensors, locked, save_tensors
 
 X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
 FORK: Any = multiprocessing.get_context("fork")
@@ -97,3 +99,24 @@ def test_a_lock_leaves_no_file(tmp_path: Path):
     before = contents(tmp_path)
     with folder.in_training():
         assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("where", [0.5, 0.999])
+def test_a_byte_that_changed_is_noticed(tmp_path: Path, where: float):
+    path = tmp_path / "weights.safetensors"
+    tensors = {"a": torch.arange(100.0), "b": torch.zeros(0), "c": torch.ones((), dtype=torch.bfloat16)}
+    save_tensors(path, tensors, {"step": 3})
+    again, metadata = load_tensors(path)
+    assert metadata == {"step": 3} and all(torch.equal(again[name], tensors[name]) for name in tensors)
+    content = bytearray(path.read_bytes())
+    content[int(where * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="corrupt"):
+        load_tensors(path)
+
+
+def test_a_file_without_a_checksum_is_read(tmp_path: Path):
+    """As others write them, and as they were."""
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(safetensors.torch.save({"a": torch.ones(3)}, {"json": "{}"}))
+    assert torch.equal(load_tensors(path)[0]["a"], torch.ones(3))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from jensen.cli.training import sigterm_as_interrupt
 from jensen.core import seeded
 from jensen.data import Schema, Split, TensorSplit
 from jensen.errors import ConfigError, IntegrityError
@@ -251,11 +252,45 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
         assert torch.equal(value, before[1][name])
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_step_is_done_and_kept_where_two_signals_come_at_once(tmp_path, ignored):
+    """As `timeout` sends them to a process and to its group; also where Ctrl-C is ignored, as in the background."""
+    case, folder = Case(), Case().folder(tmp_path / "run")
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def twice() -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        with sigterm_as_interrupt() as asked, pytest.raises(KeyboardInterrupt):
+            case.trainer(folder, 10, twice).run()
+        assert signal.getsignal(signal.SIGINT) == (signal.SIG_IGN if ignored else signal.default_int_handler)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert len(asked) == 2
+    assert load_tensors(folder.state_path)[1]["position"]["step"] == 10
+
+
+def test_without_the_state_of_training_a_run_is_not_begun_anew(tmp_path):
+    """Its weights would be lost."""
+    case = Case()
+    folder = case.folder(tmp_path / "run")
+    case.trainer(folder).run()
+    before = folder.model_path.read_bytes(), log(folder)
+    folder.state_path.unlink()
+    with pytest.raises(IntegrityError, match=r"trainer.safetensors is missing.*--overwrite"):
+        case.trainer(folder).run(resume=True)
+    assert (folder.model_path.read_bytes(), log(folder)) == before
+
+
 def test_a_second_interrupt_stops_at_once(tmp_path):
     case = Case()
 
     def twice() -> None:
         interrupt()
+        time.sleep(1.1)
         interrupt()
         time.sleep(1)
         raise AssertionError("went on after the second interrupt")

@@ -259,12 +259,17 @@ def sigterm_as_interrupt() -> Iterator[list[bool]]:
         yield asked
         return
 
+    from jensen.training.interruption import Interruption
+
     def interrupt(_: int, frame: Any) -> None:
         asked.append(True)
         handler = signal.getsignal(signal.SIGINT)
-        if not callable(handler):  # ignored, as in the background of a script
+        if Interruption.awaiting:
+            Interruption.awaiting[-1].ask(signal.SIGINT, frame)
+        elif callable(handler):
+            handler(signal.SIGINT, frame)
+        else:  # ignored, as in the background of a script
             raise KeyboardInterrupt
-        handler(signal.SIGINT, frame)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

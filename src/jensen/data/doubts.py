@@ -49,8 +49,12 @@ def spikes(fields: Sequence[Field], x: np.ndarray) -> list[str]:
     name, column = shlex.quote(next(iter(found))), "column" if len(found) == 1 else "columns"
     way = (
         f"make it a condition with --given {name}, leave it out with --drop {name} (in Python given=, drop=), or take "
-        f"a model of mixed columns, as nade with --kind {name}=count or =ordinal"
     )
+    whole = x[:, [field.name for field in fields].index(next(iter(found)))]
+    if (np.isnan(whole) | ((whole >= 0) & (whole == np.rint(whole)))).all():
+        way += f"a model of mixed columns, as nade with --kind {name}=count or =ordinal"
+    else:
+        way += "a model for values that come again, kernels"
     if (x >= 0).all() and (x == np.rint(x)).all():  # of one kind, as a flow takes them
         kinds = " ".join(f"--kind {shlex.quote(field.name)}=count" for field in fields)
         way = f"as counts they have none: {kinds} (in Python kinds=)"

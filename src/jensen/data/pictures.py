@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -102,18 +103,18 @@ def read_folder(folder: Path) -> Raw:
         DataError: no pictures, one that cannot be read, or sizes that differ.
     """
     files = find_files(folder, SUFFIXES)
-    modes, size, first = set(), None, None
-    for path in (path for _, paths in files.values() for path in paths):
-        mode, this = _header(path)
-        size, first = size or this, first or path
-        if this != size:
-            raise DataError(f"{path}: expected {size[0]}x{size[1]} pixels as in {first.name}, got {this[0]}x{this[1]}")
-        modes.add(mode)
-    if size is None:
+    headers = {path: _header(path) for _, paths in files.values() for path in paths}
+    if not headers:
         raise DataError(
             f"{folder}: no pictures and no sound; expected files ending in {', '.join(sorted(SUFFIXES))}, .wav or .flac"
         )
-    mode = _common(modes)
+    sizes = {path: size for path, (_, size) in headers.items()}
+    usual = Counter(sizes.values()).most_common(1)[0][0]
+    example = next(path.name for path, size in sizes.items() if size == usual)
+    for path, size in sizes.items():
+        if size != usual:
+            raise DataError(f"{path}: expected {usual[0]}x{usual[1]} pixels as in {example}, got {size[0]}x{size[1]}")
+    mode = _common({mode for mode, _ in headers.values()})
     arrays = {name: np.stack([_pixels(path, mode) for path in paths]) for name, (_, paths) in files.items() if paths}
     labels = {name: folder_labels(*files[name]) for name in arrays}
     return replace(pictures(arrays, labels, str(folder)), by_folder=True)

@@ -27,6 +27,7 @@ from jensen.jobs.imputation import Imputation
 from jensen.jobs.run import Run
 from jensen.jobs.train import check, train
 from jensen.registry import build
+from jensen.training.folder import Folder
 from jensen.training.settings import ignored
 
 AUTO = "auto"  # in place of a model: one whose settings are chosen so
@@ -120,13 +121,16 @@ def choose(
         were taken: 1 is as bad as the column's mean or most frequent name, 0 is right throughout.
 
     Raises:
-        ConfigError: the data are no table, too few cells are there, there are no candidates, or `seeds` is below 1.
+        ConfigError: the data are no table, too few cells are there, there are no candidates, `seeds` is below 1,
+            or `out` exists.
         DataError: data that cannot be read.
     """
     if seeds < 1:
         raise ConfigError(f"seeds: expected >= 1, got {seeds}")
     if not candidates:
         raise ConfigError("candidates: expected one or more, got none")
+    if out is not None:  # said before the trials
+        Folder(out).stands(overwrite, "--overwrite to replace it")
     loaded = data if isinstance(data, Dataset) and not options else load_data(data, **options)
     if loaded.schema.is_array:
         raise ConfigError(f"choose: expected a table, got {loaded.schema.fields[0].kind}")

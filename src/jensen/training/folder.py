@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -84,16 +85,25 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(f"disk full while writing {path}; the last complete file was kept") from None
+            kept = "; the last complete file was kept" if path.is_file() else ""
+            raise ResourceError(f"disk full while writing {path}{kept}") from None
         if e.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM):
             raise ConfigError(f"cannot write {path}: {e.strerror}") from None
         raise
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any] | None = None) -> None:
-    """Write tensors and JSON metadata to one safetensors file, atomically. Shared tensors are written once each."""
+    """Write tensors and JSON metadata to one safetensors file, atomically, with a checksum of the tensors. Shared
+    tensors are written once each.
+    """
     ready = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
-    write_atomically(path, save(ready, {"json": json.dumps(metadata or {})}))
+    sha256 = _checksum(save(ready))
+    write_atomically(path, save(ready, {"json": json.dumps(metadata or {}), "sha256": sha256}))
+
+
+def _checksum(content: bytes) -> str:
+    """Of what follows the header in a safetensors file."""
+    return hashlib.sha256(memoryview(content)[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -105,12 +115,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         content = path.read_bytes()
         size = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + size])
-        return load(content), json.loads(header.get("__metadata__", {}).get("json", "{}"))
+        record = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        tensors, metadata = load(content), json.loads(record.get("json", "{}"))
+        whole = record.get("sha256") in (None, _checksum(content))  # files of others have none
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing") from None
     except Exception as e:  # safetensors raises its own type for each fault
         raise IntegrityError(f"{path} is corrupt or truncated: {str(e).splitlines()[0]}") from None
+    if not whole:
+        raise IntegrityError(f"{path} is corrupt: its checksum is another")
+    return tensors, metadata
 
 
 @contextmanager
@@ -158,18 +172,43 @@ class Folder:
     def create(cls, path: str | os.PathLike[str], spec: dict[str, Any], schema: Schema, overwrite: bool) -> Folder:
         """Start a folder. Raises `ConfigError` where one stands already, unless `overwrite`."""
         folder = cls(path)
-        if folder.path.exists() and not folder.path.is_dir():
-            raise ConfigError(f"--out: {folder.path} is a file, expected a folder")
-        if folder.path.exists() and any(folder.path.iterdir()):
-            if not overwrite:
-                raise ConfigError(f"--out: {folder.path} exists; use --resume to go on or --overwrite to replace it")
-            if not folder.spec_path.exists():
-                raise ConfigError(f"--overwrite: {folder.path} is not a run folder; not touching it")
+        if folder.stands(overwrite):
             with folder.in_training():
                 folder.clear()
         folder.write_spec(spec)
         write_atomically(folder.schema_path, schema.model_dump_json(indent=1))
         return folder
+
+    def stands(self, overwrite: bool, ways: str = "--resume to go on or --overwrite to replace it") -> bool:
+        """Whether a run is here, to be overwritten.
+
+        Args:
+            ways: to go on, where it may not be.
+
+        Raises:
+            ConfigError: it may not be overwritten, or something else is here.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"--out: {self.path} is a file, expected a folder")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return False
+        if not overwrite:
+            raise ConfigError(f"--out: {self.path} exists; use {ways}")
+        if not self.spec_path.exists():
+            raise ConfigError(f"--overwrite: {self.path} is not a run folder; not touching it")
+        return True
+
+    def has_begun(self) -> bool:
+        """Whether training got to its first checkpoint, from which it goes on.
+
+        Raises:
+            IntegrityError: there are weights, and what says where training stood is gone.
+        """
+        if not self.state_path.exists() and self.model_path.exists():
+            raise IntegrityError(
+                f"{self.state_path} is missing, which says where training stood; --overwrite trains anew"
+            )
+        return self.state_path.exists()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Folder:

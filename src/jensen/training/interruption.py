@@ -1,40 +1,52 @@
-"""Ctrl-C between two steps."""
+"""Ctrl-C and SIGTERM between two steps."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
+
+ONE = 1.0  # seconds within which signals are one: some programs send theirs to a process and to its group
 
 
 class Interruption:
     """Ctrl-C ends training after the step under way, so that what is saved is whole; a second one at once."""
 
+    awaiting: ClassVar[list[Interruption]] = []
+    """Those of trainings in the main thread that may be asked, the innermost last."""
+
     def __init__(self):
-        self.asked = False
+        self.asked: float | None = None  # when
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
-        """Inside, Ctrl-C asks; unless this is no main thread, or somebody else listens already."""
-        default = signal.default_int_handler
-        if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) != default:
+        """Inside, Ctrl-C asks; unless this is no main thread, or somebody else listens already. Where it is ignored,
+        as in the background of a script, it stays so, and only `ask` does.
+        """
+        default, handler = signal.default_int_handler, signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or handler not in (default, signal.SIG_IGN):
             yield
             return
-
-        def ask(number: int, frame: Any) -> None:
-            if self.asked:
-                raise KeyboardInterrupt
-            self.asked = True
-
-        signal.signal(signal.SIGINT, ask)
+        self.awaiting.append(self)
+        if handler == default:
+            signal.signal(signal.SIGINT, self.ask)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, default)
+            signal.signal(signal.SIGINT, handler)
+            self.awaiting.remove(self)
+
+    def ask(self, number: int, frame: Any) -> None:
+        """To end after this step, or, asked again, at once. A signal's handler."""
+        now = time.monotonic()
+        if self.asked is not None and now - self.asked > ONE:
+            raise KeyboardInterrupt
+        self.asked = now if self.asked is None else self.asked
 
     def stop_if_asked(self) -> None:
         """Raises `KeyboardInterrupt` where it is time to."""
-        if self.asked:
+        if self.asked is not None:
             raise KeyboardInterrupt

@@ -137,7 +137,7 @@ class Trainer:
                 with seeded(self.settings.seed, self.device), torch.no_grad():
                     self.objective.prepare(self.model, self.train.take(slice(0, 2)))
             try:
-                if resume and self.folder is not None and self.folder.state_path.exists():
+                if resume and self.folder is not None and self.folder.has_begun():
                     self._restore()
                 else:
                     if self.folder is not None and self.folder.metrics():
