@@ -40,10 +40,15 @@ def test_a_flow_warns_of_columns_where_its_density_peaks():
     with pytest.warns(DataWarning, match=peaks) as found:
         jensen.train("maf", table, epochs=1)
     assert "--given 'few words'" in str(found[0].message)
+    assert "as nade with --kind 'few words'=count or =ordinal" in str(found[0].message)
+    with pytest.warns(DataWarning, match="a model for values that come again, kernels"):  # zeros are no counts
+        jensen.train("maf", table, epochs=1, drop=["few words"])
     with warnings.catch_warnings():
         warnings.simplefilter("error", DataWarning)
         jensen.train("maf", table, epochs=1, drop=["zeros", "few words"])
         jensen.train("vae", table, epochs=1)
+        jensen.train("kernels", table, epochs=1, drop=["few words"])
+        jensen.train("nade", table, epochs=1, drop=["zeros"], kinds={"few words": "count"})
 
 
 def test_rows_that_were_learned_from_are_told_of(tmp_path):
