@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -20,9 +21,11 @@ def choose(
     drop: Drop = None,
     kinds: Kinds = None,
     missing: Missing = None,
-    steps: Annotated[int, typer.Option(metavar="N", help="Steps of training of each that is chosen.")] = 6000,
+    steps: Annotated[
+        int, typer.Option(metavar="N", help="Steps of training of each that is chosen, 10 or more.")
+    ] = 6000,
     seeds: Annotated[
-        int, typer.Option(metavar="N", help="So many of each that is chosen, which fill in together.")
+        int, typer.Option(metavar="N", help="So many of each that is chosen, or a multiple where starts matter.")
     ] = 2,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     seed: Seed = 0,
@@ -49,5 +52,6 @@ def choose(
         print_json({"run": out, **run.spec["chosen"]})
     else:
         chosen = run.spec["chosen"]
-        of_each = f", {seeds} of each" if seeds > 1 else ""
-        typer.echo(f"chose {' and '.join(chosen['taken'])}{of_each}; wrote {out}")
+        models = f": {1 + len(run.members)} models fill in together" if run.members else ""
+        typer.echo(f"chose {' and '.join(chosen['taken'])}{models}; wrote {out}")
+        note(f"next: {shlex.join(['jensen', 'impute', out, data])}")
