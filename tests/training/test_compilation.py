@@ -140,35 +140,31 @@ def test_who_listened_may_be_gone_when_it_compiles(monkeypatch, tmp_path):
     assert load_tensors(folder.state_path)[1]["position"]["step"] == 9
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # torch's
-def test_many_losses_of_one_process_are_compiled(monkeypatch, caplog):
-    """PyTorch compiles lines of code eight times, which here are many losses'."""
+@pytest.fixture
+def traced(monkeypatch):
+    """PyTorch's tracer with its count of recompilations, without its code generator."""
     compile = torch.compile
 
-    def traced(function: Callable[..., Any], dynamic: bool, fullgraph: bool, isolate_recompiles: bool, options: Any):
+    def trace(function: Callable[..., Any], dynamic: bool, fullgraph: bool, isolate_recompiles: bool, options: Any):
         return compile(
             function, dynamic=dynamic, fullgraph=fullgraph, isolate_recompiles=isolate_recompiles, backend="eager"
         )
 
-    monkeypatch.setattr(torch, "compile", traced)
+    monkeypatch.setattr(torch, "compile", trace)
     torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # torch's
+def test_many_losses_of_one_process_are_compiled(traced, caplog):
+    """PyTorch compiles lines of code eight times, which here are many losses'."""
     for _ in range(10):
         vae(compile=True)
     assert not [r for r in caplog.records if "cannot be compiled here" in r.getMessage()]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")  # torch's
-def test_many_flows_of_one_process_are_compiled(monkeypatch, caplog):
+def test_many_flows_of_one_process_are_compiled(traced, caplog):
     """Each counts for itself, so that none hangs on what was trained before it."""
-    compile = torch.compile
-
-    def traced(function: Callable[..., Any], dynamic: bool, fullgraph: bool, isolate_recompiles: bool, options: Any):
-        return compile(
-            function, dynamic=dynamic, fullgraph=fullgraph, isolate_recompiles=isolate_recompiles, backend="eager"
-        )
-
-    monkeypatch.setattr(torch, "compile", traced)
-    torch._dynamo.reset()
     for width in range(2, 12):
         transform = transform_of("realnvp", hidden=[width])
         found(transform, "inverse", 30)
