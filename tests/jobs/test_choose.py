@@ -43,6 +43,30 @@ def test_what_fills_in_better_is_chosen_and_trained_on_all(tmp_path):
     assert not again.impute(table(), particles=20).completed().isna().any().any()
 
 
+def test_those_that_come_near_the_best_fill_in_with_it():
+    """And no others, whatever the mean of them with the best makes of these few cells."""
+    also = replace(GOOD, settings={**GOOD.settings, "network.hidden": [20]})
+    run = choose(table(), candidates={"blind": BLIND, "good": GOOD, "also": also}, steps=300, seeds=1)
+    errors = run.spec["chosen"]["errors"]
+    best = min(errors[name] for name in ("blind", "good", "also"))
+    near = sorted((name for name in ("blind", "good", "also") if errors[name] <= 1.03 * best), key=errors.get)
+    assert run.spec["chosen"]["taken"] == near
+    assert (" and ".join(near) in errors) and len(run.members) == len(near) - 1
+    assert len(near) == 2 and "blind" not in near
+
+
+def test_variants_of_a_candidate_are_all_trained():
+    frame = table().drop(columns="side")
+    sizes = Candidate("mixture", {"starts": 1}, variants=({"components": 2}, {"components": 3}))
+    run = choose(frame, candidates={"sizes": sizes}, epochs=2, seeds=2)
+    each = [run, *run.members]
+    assert [one.spec["settings"]["components"] for one in each] == [2, 3, 2, 3]
+    assert len({one.spec["training"]["seed"] for one in each}) == 4
+    assert run.spec["shares"] == [0.25] * 4
+    told = choose(frame, candidates={"sizes": sizes}, settings={"components": 4}, epochs=2, seeds=1)
+    assert [one.spec["settings"]["components"] for one in (told, *told.members)] == [4, 4]
+
+
 def test_errors_are_relative_to_the_mean_and_to_the_usual_name():
     data = load_data(table().fillna({"side": "up"}), fractions=(1.0, 0.0, 0.0))
     x = data.split("train").x

@@ -1,9 +1,11 @@
 """Choose how to fill in a table: of a few settings, those by which hidden cells come back best.
 
-A tenth of the cells that are there are hidden; each candidate learns from the rest and fills them in; those whose mean
-fills them in best are trained anew on the table as it is, each with several seeds, and fill in together. So the choice
-hangs on cells that are known, and on nothing else. In a large table a trial takes a part of the time that the last
-trainings have; a small one is learned by heart sooner or later, and so a trial is as long.
+A tenth of the cells that are there are hidden; each candidate learns from the rest and fills them in; the best one and
+those that come near it are trained anew on the table as it is, each with several seeds, and fill in together. So the
+choice hangs on cells that are known, and on nothing else. Which mean of some candidates does best on these cells is not
+asked: they are too few to tell one of so many from another, and the best of them is so by chance. In a large table a
+trial takes a part of the time that the last trainings have; a small one is learned by heart sooner or later, and so a
+trial is as long.
 """
 
 from __future__ import annotations
@@ -11,9 +13,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,11 @@ AUTO = "auto"  # in place of a model: one whose settings are chosen so
 BATCH = 64
 STEPS = 6000  # of training
 TRIAL, LARGE = 0.4, 5000  # the share of them that a candidate is tried with where there are so many rows
+NEAR = 1.03  # times the error of the best candidate, which others that are taken have at most
 HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and at least so many
 PARTICLES, FEWEST_PARTICLES, WALKS = 1000, 100, 2_000_000  # of a trial, and at least; of all its rows together
 SEEDS = 2  # of each one that is chosen
+OF_REAL_COLUMNS = ("likelihood",)  # settings that say how they are distributed
 KINDS = 2  # of candidates that are taken, as minutes are shared out
 
 
@@ -46,15 +49,28 @@ class Candidate:
 
     Attributes:
         steps: the share of the steps, or minutes, of a training that it takes.
-        seeds: how many times as many of it are trained, and how many are tried together.
+        variants: further settings of each one of several that are trained, and fill in together.
         widest: the most columns of a table for which it is tried.
     """
 
     model: str
     settings: Mapping[str, Any]
     steps: float = 1.0
-    seeds: int = 1
+    variants: Sequence[Mapping[str, Any]] = ({},)
     widest: float = math.inf
+
+    @property
+    def each(self) -> list[dict[str, Any]]:
+        """All settings of each one."""
+        return [{**self.settings, **variant} for variant in self.variants]
+
+    def told(self, settings: Mapping[str, Any], without: Sequence[str] = ()) -> Candidate:
+        """With these settings in place of its own, and none of groups that are left out."""
+
+        def kept(own: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: v for k, v in own.items() if k not in settings and k.partition(".")[0] not in without}
+
+        return replace(self, settings={**kept(self.settings), **settings}, variants=[kept(v) for v in self.variants])
 
 
 MIWAE: dict[str, Any] = {
@@ -65,22 +81,25 @@ MIWAE: dict[str, Any] = {
 }
 EVEN: dict[str, Any] = {**MIWAE, "likelihood": "gaussian", "likelihood.variance": "learned"}
 DEEP: dict[str, Any] = {"latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3}
+TAILS: dict[str, Any] = {"likelihood": "student-t", "likelihood.min_scale": 0.03}
 NORMALS: dict[str, Any] = {"prior_data": "auto", "starts": 1}
+NARROW = tuple({"components": k, "prior_variance": v} for k, v in ((20, 0.05), (25, 0.02), (30, 0.02), (30, 0.05)))
 CANDIDATES: dict[str, Candidate] = {
     "wide": Candidate("vae", {**EVEN, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]}),
     "deep": Candidate("vae", {**EVEN, **DEEP}),
-    "tails": Candidate("vae", {**MIWAE, **DEEP, "likelihood": "student-t"}, steps=2.0, widest=20),
+    "tails": Candidate("vae", {**MIWAE, **DEEP, **TAILS}, steps=2.0, widest=20),
     "orderless": Candidate("nade", {"network.dropout": 0.1}),
     "kernels": Candidate("kernels", {}, steps=0.2, widest=50),
-    "mixture": Candidate("mixture", {**NORMALS, "components": 40, "prior_variance": 0.02}, 0.15, seeds=4, widest=20),
-    "smooth": Candidate("mixture", {**NORMALS, "components": 10, "prior_variance": 0.2}, 0.15, seeds=4, widest=20),
+    "mixture": Candidate("mixture", NORMALS, 0.15, NARROW, widest=20),
+    "smooth": Candidate("mixture", {**NORMALS, "components": 10, "prior_variance": 0.2}, 0.15, ({},) * 4, widest=20),
 }
 """VAEs trained by the MIWAE bound, a wide layer for many columns that go together, and several for few that hang
 together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. The
-same with Student-t columns whose scales follow from what is hidden, as Mattei and Frellsen have it, takes longer. All
-conditionals by one network, each of which is learned for itself. Of tables of numbers that are not wide also kernels
-about rows, for values that come again, and mixtures of normals, narrower or wider, of which several starts are better
-than one."""
+same with Student-t columns whose scales follow from what is hidden, as Mattei and Frellsen have it, takes longer; the
+scales' floor keeps importance weights from resting on a few particles where a column has two values. All conditionals
+by one network, each of which is learned for itself. Of tables of numbers that are not wide also kernels about rows, for
+values that come again, and mixtures of normals, narrower or wider, of which several, of several sizes, are better than
+one."""
 
 
 def choose(
@@ -139,26 +158,25 @@ def choose(
     rows = len(loaded.split("train"))
     real = any(field.kind in CONTINUOUS for field in loaded.schema.fields)
     candidates = {
-        name: replace(own, settings={**(own.settings if real else _of_any_kind(own)), **(settings or {})})
-        for name, own in candidates.items()
+        name: own.told(settings or {}, without=() if real else OF_REAL_COLUMNS) for name, own in candidates.items()
     }
-    seen: list[tuple[str, Mapping[str, Any]]] = []
+    seen: list[tuple[str, list[dict[str, Any]]]] = []
     for name, own in list(candidates.items()):  # which differ by how real columns are distributed alone
-        if (own.model, own.settings) in seen:
+        if (own.model, own.each) in seen:
             del candidates[name]
-        seen.append((own.model, own.settings))
+        seen.append((own.model, own.each))
     narrow = {name: own for name, own in candidates.items() if len(loaded.schema.fields) <= own.widest}
-    few = {name: own for name, own in narrow.items() if own.settings.get("components", 0) <= rows}
+    few = {n: own for n, own in narrow.items() if max(one.get("components", 0) for one in own.each) <= rows}
     schema = loaded.schema.with_gaps()
     fitting = {name: fits for name, own in few.items() if (fits := _fitting(own, schema)) is not None}
     candidates = fitting or candidates
     length = Length(rows, steps, epochs, minutes, batch_size)
     errors, taken, total = {}, tuple(candidates), float(KINDS * seeds)
     if len(candidates) > 1:
-        total += sum(own.steps * own.seeds for own in candidates.values()) * length.trial
+        total += sum(own.steps * len(own.variants) for own in candidates.values()) * length.trial
         errors, taken = _tried(loaded, candidates, length, total, seed, listener)
     whole = replace(loaded, schema=schema)
-    planned = [(name, k) for name in taken for k in range(seeds * candidates[name].seeds)]
+    planned = [(name, k) for name in taken for k in range(seeds * len(candidates[name].variants))]
     planned.sort(key=lambda one: one[1])  # the first one of the best candidate comes first
     work = sum(candidates[name].steps for name, _ in planned)
     runs: list[Run] = []
@@ -169,21 +187,17 @@ def choose(
         last = length.of(one.steps, total * work / (KINDS * seeds))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)  # components that no data want hurt no mean of several
-            run = train(one.model, whole, settings=one.settings, out=own, overwrite=overwrite, seed=seed + k, **last)
+            own_settings = one.each[k % len(one.variants)]
+            run = train(one.model, whole, settings=own_settings, out=own, overwrite=overwrite, seed=seed + k, **last)
         runs.append(run)
     run = runs[0]
-    run.spec["shares"] = [1 / (len(taken) * seeds * candidates[name].seeds) for name, _ in planned]
+    run.spec["shares"] = [1 / (len(taken) * seeds * len(candidates[name].variants)) for name, _ in planned]
     run.spec["chosen"] = {"best": taken[0], "errors": errors, "taken": list(taken), "seeds": seeds}
     run.spec["members"] = [str(k) for k in range(1, len(runs))]
     run.members = runs[1:]
     if run.folder is not None:
         run.folder.write_spec(run.spec)
     return run
-
-
-def _of_any_kind(candidate: Candidate) -> dict[str, Any]:
-    """Settings without those that say how real columns are distributed."""
-    return {key: value for key, value in candidate.settings.items() if key.partition(".")[0] != "likelihood"}
 
 
 def _fitting(candidate: Candidate, schema: Schema) -> Candidate | None:
@@ -240,8 +254,8 @@ def _tried(
     seed: int,
     listener: Callable[[str], None] | None,
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """The relative error of each candidate and of the best mean of some, of cells hidden from them; and which these
-    are, the best one first.
+    """The relative error of each candidate and of the mean of those that are taken, of cells hidden from them; and
+    which these are, the best one first.
 
     Args:
         total: trainings in all, as `Length.of` counts them.
@@ -263,7 +277,7 @@ def _tried(
     found: dict[str, Imputation] = {}
     for name, candidate in candidates.items():
         each = []
-        for k in range(candidate.seeds):
+        for k, settings in enumerate(candidate.each):
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore", DataWarning
@@ -272,7 +286,7 @@ def _tried(
                 run = train(
                     candidate.model,
                     tried,
-                    settings=candidate.settings,
+                    settings=settings,
                     seed=seed + k,
                     **length.of(candidate.steps * length.trial, total),
                 )
@@ -283,15 +297,12 @@ def _tried(
         if listener is not None:
             listener(f"{name}: {errors[name]:.3f} of the error of the columns' means")
     ordered = sorted(candidates, key=lambda name: errors[name])
-    groups = [some for size in range(1, len(ordered) + 1) for some in combinations(ordered, size)]
-    together = {
-        some: relative_error(schema, averaged([found[name] for name in some]).mean, rows, hidden) for some in groups
-    }
-    taken = min(groups, key=lambda some: together[some])
+    taken = tuple(name for name in ordered if name == ordered[0] or errors[name] <= NEAR * errors[ordered[0]])
     if len(taken) > 1:
-        errors[" and ".join(taken)] = together[taken]
+        together = relative_error(schema, averaged([found[name] for name in taken]).mean, rows, hidden)
+        errors[" and ".join(taken)] = together
         if listener is not None:
-            listener(f"the mean of {' and '.join(taken)}: {together[taken]:.3f}")
+            listener(f"the mean of {' and '.join(taken)}: {together:.3f}")
     return errors, taken
 
 
