@@ -156,6 +156,14 @@ def test_candidates_that_differ_by_how_real_columns_are_spread_are_one_elsewhere
     assert run.spec["chosen"]["taken"]
 
 
+@pytest.mark.filterwarnings("ignore:column 'a' holds one value")
+def test_where_no_column_varies_the_first_candidate_is_taken(tmp_path):
+    frame = pandas.DataFrame({"a": [1.5] * 300, "b": ["yes"] * 300})
+    run = choose(frame, candidates={"good": GOOD, "blind": BLIND}, epochs=1, seeds=1, out=tmp_path / "r")
+    assert run.spec["chosen"] == {"best": "good", "errors": {}, "taken": ["good"], "seeds": 1}
+    assert (run.impute(frame.head(3).mask([[True, False]] * 3)).completed()["a"] == 1.5).all()
+
+
 def test_what_is_no_table_is_refused():
     with pytest.raises(ConfigError, match="expected a table, got image"):
         choose("digits")

@@ -279,9 +279,7 @@ def _tried(
         each = []
         for k, settings in enumerate(candidate.each):
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", DataWarning
-                )  # of cells that were hidden here; the last training says all
+                warnings.simplefilter("ignore", DataWarning)  # of cells hidden here; the last training says all
                 warnings.simplefilter("ignore", FitWarning)
                 run = train(
                     candidate.model,
@@ -296,8 +294,11 @@ def _tried(
         errors[name] = relative_error(schema, found[name].mean, rows, hidden)
         if listener is not None:
             listener(f"{name}: {errors[name]:.3f} of the error of the columns' means")
-    ordered = sorted(candidates, key=lambda name: errors[name])
-    taken = tuple(name for name in ordered if name == ordered[0] or errors[name] <= NEAR * errors[ordered[0]])
+    errors = {name: error for name, error in errors.items() if math.isfinite(error)}
+    if not errors:  # no column varies, and so nothing tells them apart
+        return {}, tuple(candidates)[:1]
+    ordered = sorted(errors, key=lambda name: errors[name])
+    taken = tuple(name for name in ordered if errors[name] <= NEAR * errors[ordered[0]])
     if len(taken) > 1:
         together = relative_error(schema, averaged([found[name] for name in taken]).mean, rows, hidden)
         errors[" and ".join(taken)] = together
