@@ -1,11 +1,13 @@
 """Choose how to fill in a table: of a few settings, those by which hidden cells come back best.
 
-A tenth of the cells that are there are hidden; each candidate learns from the rest and fills them in; the best one and
-those that come near it are trained anew on the table as it is, each with several seeds, and fill in together. So the
-choice hangs on cells that are known, and on nothing else. Which mean of some candidates does best on these cells is not
-asked: they are too few to tell one of so many from another, and the best of them is so by chance. In a large table a
-trial takes a part of the time that the last trainings have; a small one is learned by heart sooner or later, and so a
-trial is as long.
+A tenth of the cells that are there are hidden; each candidate learns from the rest and fills them in; those that are
+taken are trained anew on the table as it is, each with several seeds, and fill in together. They are the best one and
+those that come near it; others only if the mean of them does better by more than the standard error of the difference,
+for of so many means the best on a few cells is so by chance. So the choice hangs on cells that are known, and on
+nothing else. In a large table a trial takes a part of the time that the last trainings have; a small one is learned by
+heart sooner or later, and so a trial is as long.
+
+Breiman, Friedman, Olshen and Stone, "Classification and regression trees", 1984, on the rule of one standard error.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -297,22 +300,54 @@ def _tried(
     errors = {name: error for name, error in errors.items() if math.isfinite(error)}
     if not errors:  # no column varies, and so nothing tells them apart
         return {}, tuple(candidates)[:1]
-    ordered = sorted(errors, key=lambda name: errors[name])
-    taken = tuple(name for name in ordered if errors[name] <= NEAR * errors[ordered[0]])
+
+    def by_row(some: tuple[str, ...]) -> np.ndarray:
+        return cell_errors(schema, averaged([found[name] for name in some]).mean, rows, hidden)[hidden.any(1)].sum(1)
+
+    taken, together = those_taken(errors, by_row)
     if len(taken) > 1:
-        together = relative_error(schema, averaged([found[name] for name in taken]).mean, rows, hidden)
         errors[" and ".join(taken)] = together
         if listener is not None:
             listener(f"the mean of {' and '.join(taken)}: {together:.3f}")
     return errors, taken
 
 
+def those_taken(
+    errors: Mapping[str, float], by_row: Callable[[tuple[str, ...]], np.ndarray]
+) -> tuple[tuple[str, ...], float]:
+    """Which candidates fill in together, the best one first, and the error of their mean: those that come near the best
+    one, unless the mean of others is better by more than the standard error of the difference.
+
+    Args:
+        errors: of each one alone.
+        by_row: what rows, (N,), add to the error of the mean of some.
+    """
+    ordered = sorted(errors, key=lambda name: errors[name])
+    near = tuple(name for name in ordered if errors[name] <= NEAR * errors[ordered[0]])
+    of_near = of_best = by_row(near)
+    best = near
+    for some in (some for size in range(1, len(ordered) + 1) for some in combinations(ordered, size)):
+        if (own := by_row(some)).sum() < of_best.sum():
+            best, of_best = some, own
+    gain = of_near - of_best
+    if gain.sum() > math.sqrt(len(gain)) * gain.std():
+        return best, float(of_best.sum())
+    return near, float(of_near.sum())
+
+
 def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) -> float:
     """Of cells that were hidden, the error over that of the column's mean or most frequent name, averaged over columns.
 
-    Numbers count by their squares, names by the share that is wrong. Columns of one value are left out.
+    Numbers count by their squares, names by the share that is wrong. Columns of one value are left out; infinite where
+    that leaves none, or a cell was filled in by what is no number.
     """
-    found = []
+    error = float(cell_errors(schema, filled, rows, hidden).sum())
+    return math.inf if math.isnan(error) else error
+
+
+def cell_errors(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) -> np.ndarray:
+    """What each cell, (N, D), adds to `relative_error`; 0 where it was not hidden, or its column is left out."""
+    parts, judged = np.zeros(hidden.shape), 0
     for j, field in enumerate(schema.fields):
         here, truth = hidden[:, j], rows.x[:, j]
         seen = truth[~np.isnan(truth) & ~here]
@@ -320,10 +355,10 @@ def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.n
             continue
         if field.kind == "category":
             usual = np.bincount(seen.astype(int)).argmax()
-            wrong, base = (filled[here, j] != truth[here]).mean(), (truth[here] != usual).mean()
+            wrong, base = filled[here, j] != truth[here], truth[here] != usual
         else:
-            wrong, base = np.square(filled[here, j] - truth[here]).mean(), np.square(truth[here] - seen.mean()).mean()
-        if base > 0:
-            found.append(wrong / base)
-    error = float(np.mean(found)) if found else math.inf
-    return math.inf if math.isnan(error) else error
+            wrong, base = np.square(filled[here, j] - truth[here]), np.square(truth[here] - seen.mean())
+        if base.any():
+            parts[here, j] = wrong / base.sum()
+            judged += 1
+    return parts / judged if judged else np.full(hidden.shape, math.inf)
