@@ -131,8 +131,8 @@ def choose(
             such settings are left out.
         steps, epochs, minutes, batch_size: how long to train; steps or epochs of each one that is chosen, or minutes of
             all trainings together.
-        seeds: how many are trained of each candidate that is chosen, or so many times as many as it says; all
-            candidates that are taken have equal shares in what is filled in.
+        seeds: how many are trained of each candidate that is taken, or of each of its variants; all candidates that are
+            taken have equal shares in what is filled in.
         seed: of the cells that are hidden, and the first of training.
         listener: told in a line what was found of each candidate.
         options: of loading data.
