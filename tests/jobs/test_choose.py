@@ -35,7 +35,8 @@ def test_what_fills_in_better_is_chosen_and_trained_on_all(tmp_path):
     errors = run.spec["chosen"]["errors"]
     assert run.spec["chosen"]["best"] == "good"
     assert errors["good"] < 0.5 < 0.9 < errors["blind"]
-    assert [line.split(":")[0] for line in lines] == ["blind", "good"]
+    assert [line.split(":")[0] for line in lines] == ["blind", "good", *["trained good on all cells"] * 2]
+    assert lines[-1].endswith(": 2 of 2 models")
     again = jensen.open(tmp_path / "r")
     assert again.spec["chosen"] == run.spec["chosen"]
     assert again.spec["model"] == "nade"

@@ -134,7 +134,7 @@ def choose(
         seeds: how many are trained of each candidate that is taken, or of each of its variants; all candidates that are
             taken have equal shares in what is filled in.
         seed: of the cells that are hidden, and the first of training.
-        listener: told in a line what was found of each candidate.
+        listener: told in a line what was found of each candidate, and of each last training that is done.
         options: of loading data.
 
     Returns:
@@ -193,6 +193,8 @@ def choose(
             own_settings = one.each[k % len(one.variants)]
             run = train(one.model, whole, settings=own_settings, out=own, overwrite=overwrite, seed=seed + k, **last)
         runs.append(run)
+        if listener is not None:
+            listener(f"trained {name} on all cells: {len(runs)} of {len(planned)} models")
     run = runs[0]
     run.spec["shares"] = [1 / (len(taken) * seeds * len(candidates[name].variants)) for name, _ in planned]
     run.spec["chosen"] = {"best": taken[0], "errors": errors, "taken": list(taken), "seeds": seeds}
