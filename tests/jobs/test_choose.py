@@ -183,7 +183,9 @@ def test_candidates_that_differ_by_how_real_columns_are_spread_are_one_elsewhere
 @pytest.mark.filterwarnings("ignore:column 'a' holds one value")
 def test_where_no_column_varies_the_first_candidate_is_taken(tmp_path):
     frame = pandas.DataFrame({"a": [1.5] * 300, "b": ["yes"] * 300})
-    run = choose(frame, candidates={"good": GOOD, "blind": BLIND}, epochs=1, seeds=1, out=tmp_path / "r")
+    both, lines = {"good": GOOD, "blind": BLIND}, []
+    run = choose(frame, candidates=both, epochs=1, seeds=1, out=tmp_path / "r", listener=lines.append)
+    assert lines[:2] == ["good: cannot be judged", "blind: cannot be judged"]
     assert run.spec["chosen"] == {"best": "good", "errors": {}, "taken": ["good"], "seeds": 1}
     assert (run.impute(frame.head(3).mask([[True, False]] * 3)).completed()["a"] == 1.5).all()
 

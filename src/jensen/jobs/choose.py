@@ -298,7 +298,8 @@ def _tried(
         found[name] = averaged(each)
         errors[name] = relative_error(schema, found[name].mean, rows, hidden)
         if listener is not None:
-            listener(f"{name}: {errors[name]:.3f} of the error of the columns' means")
+            share = f"{errors[name]:.3f} of the error of the columns' means"
+            listener(f"{name}: {share if math.isfinite(errors[name]) else 'cannot be judged'}")
     errors = {name: error for name, error in errors.items() if math.isfinite(error)}
     if not errors:  # no column varies, and so nothing tells them apart
         return {}, tuple(candidates)[:1]
