@@ -11,7 +11,7 @@ import pytest
 import jensen
 from jensen.data import Split, load_data
 from jensen.errors import ConfigError
-from jensen.jobs.choose import CANDIDATES, Candidate, Length, cell_errors, choose, relative_error, those_taken
+from jensen.jobs.choose import CANDIDATES, Candidate, Length, choose, relative_error
 
 RNG = np.random.default_rng(0)
 
@@ -42,53 +42,6 @@ def test_what_fills_in_better_is_chosen_and_trained_on_all(tmp_path):
     assert again.spec["model"] == "nade"
     assert again.spec["settings"]["network"]["hidden"] == [16]
     assert not again.impute(table(), particles=20).completed().isna().any().any()
-
-
-def test_those_that_come_near_the_best_fill_in_with_it():
-    also = replace(GOOD, settings={**GOOD.settings, "network.hidden": [20]})
-    run = choose(table(), candidates={"blind": BLIND, "good": GOOD, "also": also}, steps=300, seeds=1)
-    assert sorted(run.spec["chosen"]["taken"]) == ["also", "good"]
-    assert " and ".join(run.spec["chosen"]["taken"]) in run.spec["chosen"]["errors"]
-    assert len(run.members) == 1
-
-
-@pytest.mark.parametrize(("rows", "taken"), [(4000, ("a", "c")), (4, ("a", "b"))])
-def test_others_are_taken_where_their_mean_is_better_beyond_chance(rows, taken):
-    """a and b are near each other and alike; c is worse, but wrong elsewhere, which a few rows cannot show."""
-    rng = np.random.default_rng(0)
-    a, other = rng.normal(size=(2, rows))
-    mistakes = {"a": a, "b": a + 0.1 * other, "c": -0.3 * a + 1.1 * rng.normal(size=rows)}
-
-    def by_row(some):
-        return np.square(np.mean([mistakes[name] for name in some], axis=0)) / rows
-
-    errors = {"a": 1.0, "b": 1.02, "c": 1.3}
-    found, error = those_taken(errors, by_row)
-    assert (found, error) == (taken, pytest.approx(by_row(taken).sum()))
-
-
-def test_errors_of_cells_add_up():
-    data = load_data(table().fillna({"side": "up"}), fractions=(1.0, 0.0, 0.0))
-    rows = data.split("train")
-    hidden = (RNG.random(rows.x.shape) < 0.3) & ~np.isnan(rows.x)
-    filled = np.where(hidden, np.nan_to_num(rows.x) + 1.0, rows.x)
-    parts = cell_errors(data.schema, filled, rows, hidden)
-    assert parts.shape == hidden.shape and not parts[~hidden].any() and (parts[hidden] > 0).all()
-    assert parts.sum() == pytest.approx(relative_error(data.schema, filled, rows, hidden))
-    number = np.square(rows.x[hidden[:, 0], 0] - rows.x[~hidden[:, 0] & ~np.isnan(rows.x[:, 0]), 0].mean())
-    assert parts[:, 0].sum() == pytest.approx(hidden[:, 0].sum() / number.sum() / 5)  # off by 1 in each
-
-
-def test_variants_of_a_candidate_are_all_trained():
-    frame = table().drop(columns="side")
-    sizes = Candidate("mixture", {"starts": 1}, variants=({"components": 2}, {"components": 3}))
-    run = choose(frame, candidates={"sizes": sizes}, epochs=2, seeds=2)
-    each = [run, *run.members]
-    assert [one.spec["settings"]["components"] for one in each] == [2, 3, 2, 3]
-    assert len({one.spec["training"]["seed"] for one in each}) == 4
-    assert run.spec["shares"] == [0.25] * 4
-    told = choose(frame, candidates={"sizes": sizes}, settings={"components": 4}, epochs=2, seeds=1)
-    assert [one.spec["settings"]["components"] for one in (told, *told.members)] == [4, 4]
 
 
 def test_errors_are_relative_to_the_mean_and_to_the_usual_name():

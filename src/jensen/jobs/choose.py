@@ -1,13 +1,9 @@
 """Choose how to fill in a table: of a few settings, those by which hidden cells come back best.
 
-A tenth of the cells that are there are hidden; each candidate learns from the rest and fills them in; those that are
-taken are trained anew on the table as it is, each with several seeds, and fill in together. They are the best one and
-those that come near it; others only if the mean of them does better by more than the standard error of the difference,
-for of so many means the best on a few cells is so by chance. So the choice hangs on cells that are known, and on
-nothing else. In a large table a trial takes a part of the time that the last trainings have; a small one is learned by
-heart sooner or later, and so a trial is as long.
-
-Breiman, Friedman, Olshen and Stone, "Classification and regression trees", 1984, on the rule of one standard error.
+A tenth of the cells that are there are hidden; each candidate learns from the rest and fills them in; those whose mean
+fills them in best are trained anew on the table as it is, each with several seeds, and fill in together. So the choice
+hangs on cells that are known, and on nothing else. In a large table a trial takes a part of the time that the last
+trainings have; a small one is learned by heart sooner or later, and so a trial is as long.
 """
 
 from __future__ import annotations
@@ -15,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -38,11 +34,9 @@ AUTO = "auto"  # in place of a model: one whose settings are chosen so
 BATCH = 64
 STEPS = 6000  # of training
 TRIAL, LARGE = 0.4, 5000  # the share of them that a candidate is tried with where there are so many rows
-NEAR = 1.03  # times the error of the best candidate, which others that are taken have at most
 HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and at least so many
 PARTICLES, FEWEST_PARTICLES, WALKS = 1000, 100, 2_000_000  # of a trial, and at least; of all its rows together
 SEEDS = 2  # of each one that is chosen
-OF_REAL_COLUMNS = ("likelihood",)  # settings that say how they are distributed
 KINDS = 2  # of candidates that are taken, as minutes are shared out
 
 
@@ -52,28 +46,15 @@ class Candidate:
 
     Attributes:
         steps: the share of the steps, or minutes, of a training that it takes.
-        variants: further settings of each one of several that are trained, and fill in together.
+        seeds: how many times as many of it are trained, and how many are tried together.
         widest: the most columns of a table for which it is tried.
     """
 
     model: str
     settings: Mapping[str, Any]
     steps: float = 1.0
-    variants: Sequence[Mapping[str, Any]] = ({},)
+    seeds: int = 1
     widest: float = math.inf
-
-    @property
-    def each(self) -> list[dict[str, Any]]:
-        """All settings of each one."""
-        return [{**self.settings, **variant} for variant in self.variants]
-
-    def told(self, settings: Mapping[str, Any], without: Sequence[str] = ()) -> Candidate:
-        """With these settings in place of its own, and none of groups that are left out."""
-
-        def kept(own: Mapping[str, Any]) -> dict[str, Any]:
-            return {k: v for k, v in own.items() if k not in settings and k.partition(".")[0] not in without}
-
-        return replace(self, settings={**kept(self.settings), **settings}, variants=[kept(v) for v in self.variants])
 
 
 MIWAE: dict[str, Any] = {
@@ -84,25 +65,22 @@ MIWAE: dict[str, Any] = {
 }
 EVEN: dict[str, Any] = {**MIWAE, "likelihood": "gaussian", "likelihood.variance": "learned"}
 DEEP: dict[str, Any] = {"latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3}
-TAILS: dict[str, Any] = {"likelihood": "student-t", "likelihood.min_scale": 0.03}
 NORMALS: dict[str, Any] = {"prior_data": "auto", "starts": 1}
-NARROW = tuple({"components": k, "prior_variance": v} for k, v in ((20, 0.05), (25, 0.02), (30, 0.02), (30, 0.05)))
 CANDIDATES: dict[str, Candidate] = {
     "wide": Candidate("vae", {**EVEN, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]}),
     "deep": Candidate("vae", {**EVEN, **DEEP}),
-    "tails": Candidate("vae", {**MIWAE, **DEEP, **TAILS}, steps=2.0, widest=20),
+    "tails": Candidate("vae", {**MIWAE, **DEEP, "likelihood": "student-t"}, steps=2.0, widest=20),
     "orderless": Candidate("nade", {"network.dropout": 0.1}),
     "kernels": Candidate("kernels", {}, steps=0.2, widest=50),
-    "mixture": Candidate("mixture", NORMALS, 0.15, NARROW, widest=20),
-    "smooth": Candidate("mixture", {**NORMALS, "components": 10, "prior_variance": 0.2}, 0.15, ({},) * 4, widest=20),
+    "mixture": Candidate("mixture", {**NORMALS, "components": 40, "prior_variance": 0.02}, 0.15, seeds=4, widest=20),
+    "smooth": Candidate("mixture", {**NORMALS, "components": 10, "prior_variance": 0.2}, 0.15, seeds=4, widest=20),
 }
 """VAEs trained by the MIWAE bound, a wide layer for many columns that go together, and several for few that hang
 together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. The
-same with Student-t columns whose scales follow from what is hidden, as Mattei and Frellsen have it, takes longer; the
-scales' floor keeps importance weights from resting on a few particles where a column has two values. All conditionals
-by one network, each of which is learned for itself. Of tables of numbers that are not wide also kernels about rows, for
-values that come again, and mixtures of normals, narrower or wider, of which several, of several sizes, are better than
-one."""
+same with Student-t columns whose scales follow from what is hidden, as Mattei and Frellsen have it, takes longer. All
+conditionals by one network, each of which is learned for itself. Of tables of numbers that are not wide also kernels
+about rows, for values that come again, and mixtures of normals, narrower or wider, of which several starts are better
+than one."""
 
 
 def choose(
@@ -131,8 +109,8 @@ def choose(
             such settings are left out.
         steps, epochs, minutes, batch_size: how long to train; steps or epochs of each one that is chosen, or minutes of
             all trainings together.
-        seeds: how many are trained of each candidate that is taken, or of each of its variants; all candidates that are
-            taken have equal shares in what is filled in.
+        seeds: how many are trained of each candidate that is chosen, or so many times as many as it says; all
+            candidates that are taken have equal shares in what is filled in.
         seed: of the cells that are hidden, and the first of training.
         listener: told in a line what was found of each candidate, and of each last training that is done.
         options: of loading data.
@@ -161,25 +139,26 @@ def choose(
     rows = len(loaded.split("train"))
     real = any(field.kind in CONTINUOUS for field in loaded.schema.fields)
     candidates = {
-        name: own.told(settings or {}, without=() if real else OF_REAL_COLUMNS) for name, own in candidates.items()
+        name: replace(own, settings={**(own.settings if real else _of_any_kind(own)), **(settings or {})})
+        for name, own in candidates.items()
     }
-    seen: list[tuple[str, list[dict[str, Any]]]] = []
+    seen: list[tuple[str, Mapping[str, Any]]] = []
     for name, own in list(candidates.items()):  # which differ by how real columns are distributed alone
-        if (own.model, own.each) in seen:
+        if (own.model, own.settings) in seen:
             del candidates[name]
-        seen.append((own.model, own.each))
+        seen.append((own.model, own.settings))
     narrow = {name: own for name, own in candidates.items() if len(loaded.schema.fields) <= own.widest}
-    few = {n: own for n, own in narrow.items() if max(one.get("components", 0) for one in own.each) <= rows}
+    few = {name: own for name, own in narrow.items() if own.settings.get("components", 0) <= rows}
     schema = loaded.schema.with_gaps()
     fitting = {name: fits for name, own in few.items() if (fits := _fitting(own, schema)) is not None}
     candidates = fitting or candidates
     length = Length(rows, steps, epochs, minutes, batch_size)
     errors, taken, total = {}, tuple(candidates), float(KINDS * seeds)
     if len(candidates) > 1:
-        total += sum(own.steps * len(own.variants) for own in candidates.values()) * length.trial
+        total += sum(own.steps * own.seeds for own in candidates.values()) * length.trial
         errors, taken = _tried(loaded, candidates, length, total, seed, listener)
     whole = replace(loaded, schema=schema)
-    planned = [(name, k) for name in taken for k in range(seeds * len(candidates[name].variants))]
+    planned = [(name, k) for name in taken for k in range(seeds * candidates[name].seeds)]
     planned.sort(key=lambda one: one[1])  # the first one of the best candidate comes first
     work = sum(candidates[name].steps for name, _ in planned)
     runs: list[Run] = []
@@ -190,19 +169,23 @@ def choose(
         last = length.of(one.steps, total * work / (KINDS * seeds))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)  # components that no data want hurt no mean of several
-            own_settings = one.each[k % len(one.variants)]
-            run = train(one.model, whole, settings=own_settings, out=own, overwrite=overwrite, seed=seed + k, **last)
+            run = train(one.model, whole, settings=one.settings, out=own, overwrite=overwrite, seed=seed + k, **last)
         runs.append(run)
         if listener is not None:
             listener(f"trained {name} on all cells: {len(runs)} of {len(planned)} models")
     run = runs[0]
-    run.spec["shares"] = [1 / (len(taken) * seeds * len(candidates[name].variants)) for name, _ in planned]
+    run.spec["shares"] = [1 / (len(taken) * seeds * candidates[name].seeds) for name, _ in planned]
     run.spec["chosen"] = {"best": taken[0], "errors": errors, "taken": list(taken), "seeds": seeds}
     run.spec["members"] = [str(k) for k in range(1, len(runs))]
     run.members = runs[1:]
     if run.folder is not None:
         run.folder.write_spec(run.spec)
     return run
+
+
+def _of_any_kind(candidate: Candidate) -> dict[str, Any]:
+    """Settings without those that say how real columns are distributed."""
+    return {key: value for key, value in candidate.settings.items() if key.partition(".")[0] != "likelihood"}
 
 
 def _fitting(candidate: Candidate, schema: Schema) -> Candidate | None:
@@ -259,8 +242,8 @@ def _tried(
     seed: int,
     listener: Callable[[str], None] | None,
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """The relative error of each candidate and of the mean of those that are taken, of cells hidden from them; and
-    which these are, the best one first.
+    """The relative error of each candidate and of the best mean of some, of cells hidden from them; and which these
+    are, the best one first.
 
     Args:
         total: trainings in all, as `Length.of` counts them.
@@ -282,14 +265,14 @@ def _tried(
     found: dict[str, Imputation] = {}
     for name, candidate in candidates.items():
         each = []
-        for k, settings in enumerate(candidate.each):
+        for k in range(candidate.seeds):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DataWarning)  # of cells hidden here; the last training says all
                 warnings.simplefilter("ignore", FitWarning)
                 run = train(
                     candidate.model,
                     tried,
-                    settings=settings,
+                    settings=candidate.settings,
                     seed=seed + k,
                     **length.of(candidate.steps * length.trial, total),
                 )
@@ -303,54 +286,25 @@ def _tried(
     errors = {name: error for name, error in errors.items() if math.isfinite(error)}
     if not errors:  # no column varies, and so nothing tells them apart
         return {}, tuple(candidates)[:1]
-
-    def by_row(some: tuple[str, ...]) -> np.ndarray:
-        return cell_errors(schema, averaged([found[name] for name in some]).mean, rows, hidden)[hidden.any(1)].sum(1)
-
-    taken, together = those_taken(errors, by_row)
-    if len(taken) > 1:
-        errors[" and ".join(taken)] = together
-        if listener is not None:
-            listener(f"the mean of {' and '.join(taken)}: {together:.3f}")
-    return errors, taken
-
-
-def those_taken(
-    errors: Mapping[str, float], by_row: Callable[[tuple[str, ...]], np.ndarray]
-) -> tuple[tuple[str, ...], float]:
-    """Which candidates fill in together, the best one first, and the error of their mean: those that come near the best
-    one, unless the mean of others is better by more than the standard error of the difference.
-
-    Args:
-        errors: of each one alone.
-        by_row: what rows, (N,), add to the error of the mean of some.
-    """
     ordered = sorted(errors, key=lambda name: errors[name])
-    near = tuple(name for name in ordered if errors[name] <= NEAR * errors[ordered[0]])
-    of_near = of_best = by_row(near)
-    best = near
-    for some in (some for size in range(1, len(ordered) + 1) for some in combinations(ordered, size)):
-        if (own := by_row(some)).sum() < of_best.sum():
-            best, of_best = some, own
-    gain = of_near - of_best
-    if gain.sum() > math.sqrt(len(gain)) * gain.std():
-        return best, float(of_best.sum())
-    return near, float(of_near.sum())
+    groups = [some for size in range(1, len(ordered) + 1) for some in combinations(ordered, size)]
+    together = {
+        some: relative_error(schema, averaged([found[name] for name in some]).mean, rows, hidden) for some in groups
+    }
+    taken = min(groups, key=lambda some: together[some])
+    if len(taken) > 1:
+        errors[" and ".join(taken)] = together[taken]
+        if listener is not None:
+            listener(f"the mean of {' and '.join(taken)}: {together[taken]:.3f}")
+    return errors, taken
 
 
 def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) -> float:
     """Of cells that were hidden, the error over that of the column's mean or most frequent name, averaged over columns.
 
-    Numbers count by their squares, names by the share that is wrong. Columns of one value are left out; infinite where
-    that leaves none, or a cell was filled in by what is no number.
+    Numbers count by their squares, names by the share that is wrong. Columns of one value are left out.
     """
-    error = float(cell_errors(schema, filled, rows, hidden).sum())
-    return math.inf if math.isnan(error) else error
-
-
-def cell_errors(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) -> np.ndarray:
-    """What each cell, (N, D), adds to `relative_error`; 0 where it was not hidden, or its column is left out."""
-    parts, judged = np.zeros(hidden.shape), 0
+    found = []
     for j, field in enumerate(schema.fields):
         here, truth = hidden[:, j], rows.x[:, j]
         seen = truth[~np.isnan(truth) & ~here]
@@ -358,10 +312,10 @@ def cell_errors(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndar
             continue
         if field.kind == "category":
             usual = np.bincount(seen.astype(int)).argmax()
-            wrong, base = filled[here, j] != truth[here], truth[here] != usual
+            wrong, base = (filled[here, j] != truth[here]).mean(), (truth[here] != usual).mean()
         else:
-            wrong, base = np.square(filled[here, j] - truth[here]), np.square(truth[here] - seen.mean())
-        if base.any():
-            parts[here, j] = wrong / base.sum()
-            judged += 1
-    return parts / judged if judged else np.full(hidden.shape, math.inf)
+            wrong, base = np.square(filled[here, j] - truth[here]).mean(), np.square(truth[here] - seen.mean()).mean()
+        if base > 0:
+            found.append(wrong / base)
+    error = float(np.mean(found)) if found else math.inf
+    return math.inf if math.isnan(error) else error
