@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -95,6 +96,34 @@ def test_scores_say_that_training_has_not_finished(jensen, table, tmp_path):
     train("maf", table, resume=True, **settings)
     answer = jensen("score", out, "--json")
     assert "finished" not in answer.err and json.loads(answer.out)["unfinished"] is None
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_an_interrupted_choice_goes_on(start, jensen, table, tmp_path, number, code, word):
+    def epochs() -> list[int]:
+        return [json.loads(line)["epoch"] for line in (trial / "metrics.jsonl").read_text().splitlines()]
+
+    out, trial = tmp_path / "a run", tmp_path / "a run.trials" / "1"
+    words = ("choose", table, "--out", out, "--kind", "n=real", "--kind", "x=real", "--steps", 100_000)
+    process = start(*words)
+    wait_for_progress(process, trial)
+    process.send_signal(number)
+    told, err = process.communicate(timeout=60)
+    assert (process.returncode, told) == (code, ""), err
+    last, expected = err.splitlines()[-1], "--kind n=real --kind x=real --steps 100000 --resume"
+    assert f"{word}; go on with: jensen choose {table} --out '{out}' {expected}" in last
+    done, until = len(epochs()), time.monotonic() + 120
+    process = start(*shlex.split(last.partition("jensen ")[2]))
+    while len(epochs()) <= done:
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[0] == "" and process.returncode == code
+    assert epochs() == sorted({*epochs()})  # none twice
+    assert "expected one of them" in jensen(*words, "--resume", "--overwrite").err
+    assert "a choice is under way" in jensen(*words).err
 
 
 def test_an_interrupted_run_equals_the_uninterrupted_one(start, jensen, pictures, tmp_path):

@@ -12,7 +12,8 @@ import pytest
 import jensen
 from jensen.errors import ConfigError
 from jensen.jobs.averaging import averaged
-from jensen.jobs.choose import Candidate, choose
+from jensen.jobs.candidates import Candidate
+from jensen.jobs.choose import choose
 from jensen.jobs.imputation import Imputation
 from jensen.jobs.run import Run
 

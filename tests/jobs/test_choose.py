@@ -10,8 +10,11 @@ import pytest
 
 import jensen
 from jensen.data import Split, load_data
-from jensen.errors import ConfigError
-from jensen.jobs.choose import CANDIDATES, Candidate, Length, choose, relative_error
+from jensen.errors import ConfigError, IntegrityError
+from jensen.jobs.candidates import CANDIDATES, Candidate
+from jensen.jobs.choose import choose
+from jensen.jobs.trials import Length, relative_error
+from jensen.training.folder import locked
 
 RNG = np.random.default_rng(0)
 
@@ -158,3 +161,100 @@ def test_trials_are_shorter_in_large_tables_alone():
     minutes = Length(5000, 600, None, 8.0, 50)
     trial, last = (minutes.of(share, 1 + 2.5 * minutes.trial)["minutes"] for share in (minutes.trial, 1.0))
     assert (trial, last) == (pytest.approx(1.6), pytest.approx(4.0))
+
+
+class Stops:
+    """Told of what is done in a choice; interrupts it, as Ctrl-C does, when it was told so often."""
+
+    def __init__(self, at: int):
+        self.at, self.told = at, 0
+
+    def __call__(self, *_: object) -> None:
+        self.told += 1
+        if self.told == self.at:
+            raise KeyboardInterrupt
+
+
+SEVERAL = {"blind": BLIND, "good": GOOD, "normals": Candidate("mixture", {"components": 3}, 0.5, seeds=2)}
+
+
+def choosing(frame, out, stops=None, candidates=SEVERAL, **more):
+    told = {"listener": stops, "progress": stops} if stops else {}
+    return choose(frame, candidates=candidates, epochs=2, seeds=1, out=out, **told, **more)
+
+
+def weights(run) -> list[np.ndarray]:
+    return [value.numpy() for one in (run, *run.members) for value in one.model.state_dict().values()]
+
+
+def test_an_interrupted_choice_goes_on_and_ends_as_the_uninterrupted_one(tmp_path):
+    frame = table().drop(columns="side")
+    watch = Stops(-1)
+    whole = choosing(frame, tmp_path / "whole", watch)
+    assert len(whole.members) and watch.told > 20
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["whole"]  # and nothing beside it
+    for k, at in enumerate(range(1, watch.told + 1, max(1, watch.told // 8))):
+        out = tmp_path / str(k)
+        with pytest.raises(KeyboardInterrupt):
+            choosing(frame, out, Stops(at))
+        assert (tmp_path / f"{k}.trials" / "choice.json").exists()
+        with pytest.raises(KeyboardInterrupt):
+            choosing(frame, out, Stops(4), resume=True)  # and once more
+        rest = Stops(-1)
+        run = choosing(frame, out, rest, resume=True)
+        assert rest.told < watch.told - at / 4  # what was done is not done again, but for what is told of it
+        assert run.spec["chosen"] == whole.spec["chosen"]
+        assert all((a == b).all() for a, b in zip(weights(run), weights(whole), strict=True))
+        assert not (tmp_path / f"{k}.trials").exists()
+        assert weights(jensen.open(out))[0].shape == weights(run)[0].shape
+    again = choosing(frame, tmp_path / "whole", resume=True)  # which was done
+    assert again.spec["chosen"] == whole.spec["chosen"]
+
+
+def test_what_goes_on_must_be_the_same_choice(tmp_path):
+    frame = table().drop(columns="side")
+    out = tmp_path / "r"
+    with pytest.raises(ConfigError, match=r"no choice is under way at .*r: there is no .*r\.trials"):
+        choosing(frame, out, resume=True)
+    with pytest.raises(ConfigError, match="expected that, and no --overwrite"):
+        choosing(frame, out, resume=True, overwrite=True)
+    with pytest.raises(ConfigError, match="expected that"):
+        choosing(frame, None, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        choosing(frame, out, Stops(3))
+    with pytest.raises(ConfigError, match=r"a choice is under way.*use --resume to go on or --overwrite to begin anew"):
+        choosing(frame, out)
+    with pytest.raises(ConfigError, match="--resume: seed was 0, got 1 when this choice began"):
+        choosing(frame, out, resume=True, seed=1)
+    with pytest.raises(ConfigError, match="--resume: data was another when"):
+        choosing(frame.iloc[::-1], out, resume=True)
+    with pytest.raises(ConfigError, match="--resume: candidates was another when"):
+        choosing(frame, out, resume=True, candidates={"good": GOOD, "blind": BLIND})
+    with locked(tmp_path / "r.trials"), pytest.raises(ConfigError, match="another process is choosing for"):
+        choosing(frame, out, resume=True)
+    (tmp_path / "r.trials" / "choice.json").write_text("{")
+    with pytest.raises(IntegrityError, match=r"choice\.json is corrupt; --overwrite begins anew"):
+        choosing(frame, out, resume=True)
+    choosing(frame, out, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
+    with pytest.raises(ConfigError, match="no choice is under way"):  # what is done learned from other rows
+        choosing(frame.iloc[::-1], out, resume=True)
+
+
+def test_a_run_is_replaced_once_trials_are_over(tmp_path):
+    frame, out = table().drop(columns="side"), tmp_path / "r"
+    first = choosing(frame, out)
+    with pytest.raises(KeyboardInterrupt):
+        choosing(frame, out, Stops(3), overwrite=True, seed=5)
+    assert jensen.open(out).spec == first.spec
+    run = choosing(frame, out, resume=True, seed=5)
+    assert run.spec["training"]["seed"] == 5
+    assert jensen.open(out).spec["training"]["seed"] == 5
+
+
+def test_what_is_refused_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ConfigError, match="expected 200 cells or more"):
+        choosing(table(20).drop(columns="side"), tmp_path / "r")
+    with pytest.raises(ConfigError, match="latent"):
+        choosing(table(), tmp_path / "r", settings={"latentz": 3})
+    assert not list(tmp_path.iterdir())

@@ -34,6 +34,7 @@ class TrainingProgress:
         self._said_at, self._train, self._valid, self._name = -EVERY_SECONDS, None, None, ""
         self._last, self._step = "", 0
         self.told = False  # of any step or epoch
+        self.title = ""  # of what is trained, where there are several
         self._bar: Any = None
         self._task: Any = None
 
@@ -99,7 +100,7 @@ class TrainingProgress:
                 self._said_at, self._last = time.monotonic(), ""
 
     def _where(self, event: Event) -> str:
-        return f"{event.stage}, epoch {event.epoch}" if event.stage else f"epoch {event.epoch}"
+        return ", ".join(filter(None, (self.title, event.stage, f"epoch {event.epoch}")))
 
     def _remember(self, event: Event) -> None:
         """Numbers as of the last event that brought some."""

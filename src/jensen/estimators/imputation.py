@@ -11,7 +11,9 @@ from sklearn.utils._set_output import _get_output_config
 from jensen.data import Dataset
 from jensen.estimators import frames
 from jensen.estimators.base import Estimator, as_scikit_learn, seed_of, takes_gaps
-from jensen.jobs.choose import AUTO, BATCH, CANDIDATES, choose, enough
+from jensen.jobs.candidates import AUTO, CANDIDATES
+from jensen.jobs.choose import BATCH, choose
+from jensen.jobs.trials import enough
 from jensen.registry import MODEL, find
 
 

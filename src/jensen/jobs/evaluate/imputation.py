@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from jensen.errors import ConfigError, DataError, DataWarning, did_you_mean
-from jensen.jobs.choose import AUTO, choose
+from jensen.jobs.candidates import AUTO
+from jensen.jobs.choose import choose
 from jensen.jobs.columns import Columns, open_table
 from jensen.jobs.evaluate.comparison import Evaluation, Metric
 from jensen.jobs.evaluate.imputers import BASELINES, Gapped, Imputer, column_means

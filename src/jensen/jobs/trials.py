@@ -1,0 +1,174 @@
+"""Trials of candidates: a tenth of the cells that are there are hidden, and each fills them in."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations, count
+from typing import Any
+
+import numpy as np
+
+from jensen.data import Dataset, Schema, Split
+from jensen.data.columns import fitted
+from jensen.errors import ConfigError, DataWarning, FitWarning
+from jensen.jobs.averaging import averaged
+from jensen.jobs.candidates import Candidate
+from jensen.jobs.imputation import Imputation
+from jensen.jobs.run import Run
+from jensen.jobs.train import train
+from jensen.jobs.unfinished import Unfinished
+from jensen.training.folder import Folder
+from jensen.training.trainer import Event
+
+TRIAL, LARGE = 0.4, 5000  # the share of a training that a candidate is tried with where there are so many rows
+HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and at least so many
+PARTICLES, FEWEST_PARTICLES, WALKS = 1000, 100, 2_000_000  # of a trial, and at least; of all its rows together
+
+
+def enough(rows: Split) -> bool:
+    """Whether so many cells are there that some can be hidden to judge by."""
+    return int((~np.isnan(rows.x)).sum()) * HIDDEN >= FEWEST
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long is trained: so many minutes in all, else so many epochs, else so many steps."""
+
+    rows: int
+    steps: int
+    epochs: int | None
+    minutes: float | None
+    batch_size: int
+
+    @property
+    def trial(self) -> float:
+        """The share of it that a trial takes."""
+        return TRIAL if self.rows >= LARGE else 1.0
+
+    def of(self, share: float, total: float) -> dict[str, Any]:
+        """Settings of a training that takes a share of the longest, of `total` such in all."""
+        if self.minutes is not None:
+            return {"minutes": self.minutes * share / total, "batch_size": self.batch_size}
+        if self.epochs is not None:
+            epochs = max(1, round(self.epochs * share))
+        else:
+            epochs = max(2, math.ceil(self.steps * share / math.ceil(self.rows / self.batch_size)))
+        return {"epochs": epochs, "batch_size": self.batch_size}
+
+
+def tried(
+    loaded: Dataset,
+    candidates: Mapping[str, Candidate],
+    length: Length,
+    total: float,
+    seed: int,
+    notes: Unfinished,
+    listener: Callable[[str], None],
+    progress: Callable[[str, Event], None],
+) -> tuple[dict[str, float], list[str]]:
+    """The relative error of each candidate and of the best mean of some, of cells hidden from them; and which these
+    are, the best one first.
+
+    Args:
+        total: trainings in all, as `Length.of` counts them.
+        notes: where the runs of trials stand, some of them maybe done.
+        listener: told what was found of each.
+        progress: told of each training, and what it is for.
+
+    Raises:
+        ConfigError: cells are few.
+    """
+    schema, rows = loaded.schema.with_gaps(), loaded.split("train")
+    there = np.argwhere(~np.isnan(rows.x))
+    if not enough(rows):
+        raise ConfigError(f"choose: expected {math.ceil(FEWEST / HIDDEN)} cells or more to hide some, got {len(there)}")
+    hidden = np.zeros(rows.x.shape, dtype=bool)
+    order = np.random.default_rng([seed, 7]).permutation(len(there))[: round(len(there) * HIDDEN)]
+    hidden[tuple(there[order].T)] = True
+    fewer = replace(rows, x=np.where(hidden, np.nan, rows.x))
+    known = schema.model_copy(update={"fields": fitted(schema.fields, fewer.x, [fewer.x])}).with_gaps()
+    tried = Dataset(loaded.name, known, {**loaded.splits, "train": fewer})
+    errors: dict[str, float] = {}
+    found: dict[str, Imputation] = {}
+    numbers = count(1)
+    for name, candidate in candidates.items():
+        each = []
+        for k in range(candidate.seeds):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DataWarning)  # of cells hidden here; the last training says all
+                warnings.simplefilter("ignore", FitWarning)
+                run = trained(
+                    candidate,
+                    tried,
+                    notes.trial(next(numbers)),
+                    partial(progress, f"trial of {name}"),
+                    seed=seed + k,
+                    **length.of(candidate.steps * length.trial, total),
+                )
+            particles = max(FEWEST_PARTICLES, min(PARTICLES, WALKS // len(rows)))  # with few, their noise would count
+            each.append(run.impute(tried, split="train", particles=particles, seed=seed))
+        found[name] = averaged(each)
+        errors[name] = relative_error(schema, found[name].mean, rows, hidden)
+        share = f"{errors[name]:.3f} of the error of the columns' means"
+        listener(f"{name}: {share if math.isfinite(errors[name]) else 'cannot be judged'}")
+    errors = {name: error for name, error in errors.items() if math.isfinite(error)}
+    if not errors:  # no column varies, and so nothing tells them apart
+        return {}, list(candidates)[:1]
+    ordered = sorted(errors, key=lambda name: errors[name])
+    groups = [some for size in range(1, len(ordered) + 1) for some in combinations(ordered, size)]
+    together = {
+        some: relative_error(schema, averaged([found[name] for name in some]).mean, rows, hidden) for some in groups
+    }
+    taken = min(groups, key=lambda some: together[some])
+    if len(taken) > 1:
+        errors[" and ".join(taken)] = together[taken]
+        listener(f"the mean of {' and '.join(taken)}: {together[taken]:.3f}")
+    return errors, list(taken)
+
+
+def trained(
+    candidate: Candidate,
+    data: Dataset,
+    out: str | os.PathLike[str] | None,
+    listener: Callable[[Event], None],
+    **options: Any,
+) -> Run:
+    """A candidate trained, in memory or in a folder: where it was interrupted there before, it goes on."""
+    resume = out is not None and Folder(out).state_path.exists()
+    return train(
+        candidate.model,
+        data,
+        out=out,
+        settings=candidate.settings,
+        resume=resume,
+        overwrite=not resume,
+        listener=listener,
+        **options,
+    )
+
+
+def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) -> float:
+    """Of cells that were hidden, the error over that of the column's mean or most frequent name, averaged over columns.
+
+    Numbers count by their squares, names by the share that is wrong. Columns of one value are left out.
+    """
+    found = []
+    for j, field in enumerate(schema.fields):
+        here, truth = hidden[:, j], rows.x[:, j]
+        seen = truth[~np.isnan(truth) & ~here]
+        if not here.any() or not len(seen) or np.ptp(seen) == 0:
+            continue
+        if field.kind == "category":
+            usual = np.bincount(seen.astype(int)).argmax()
+            wrong, base = (filled[here, j] != truth[here]).mean(), (truth[here] != usual).mean()
+        else:
+            wrong, base = np.square(filled[here, j] - truth[here]).mean(), np.square(truth[here] - seen.mean()).mean()
+        if base > 0:
+            found.append(wrong / base)
+    error = float(np.mean(found)) if found else math.inf
+    return math.inf if math.isnan(error) else error
