@@ -39,6 +39,16 @@ def test_kinds_are_found():
     }  # fmt: skip
 
 
+def test_truth_values_told_among_numbers_have_a_density_of_their_own():
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame({"x": rng.normal(size=N), "bit": rng.integers(0, 2, N), "flag": rng.random(N) < 0.5})
+    kinds = {told: [field.kind for field in load_data(frame, kinds=dict([told])).schema.fields]
+             for told in (("bit", "real"), ("bit", "binary"))}  # fmt: skip
+    assert kinds == {("bit", "real"): ["real"] * 3, ("bit", "binary"): ["real", "binary", "binary"]}
+    both = load_data(frame[["bit", "flag"]], kinds={"bit": "binary"}).schema
+    assert (both.kind, both.fields[1].kind) == ("binary", "binary")
+
+
 def test_shares_are_bounded_by_name_and_range():
     rng = np.random.default_rng(3)
     part, cents = rng.beta(1, 9, N), rng.uniform(0, 100, N)

@@ -64,7 +64,7 @@ def infer(frames: Sequence[Any], told: Told, source: Source) -> tuple[Field, ...
         of_names = [Field(name=n, kind=kind, dtype=d) for n, kind, d in zip(names, kinds, dtypes, strict=True)]
         for x in cells:
             _check(of_names, x, source)
-        if len(set(kinds)) == 1 or "count" not in kinds:
+        if len(set(kinds)) == 1 or not {"binary", "count"} & {*told_kinds.values()}:
             common = kinds[0] if len(set(kinds)) == 1 else "real"
             return tuple(field.model_copy(update={"kind": common}) for field in of_names)
 
