@@ -37,3 +37,15 @@ def test_it_is_said_that_compiling_takes_long(capsys):
     said = capsys.readouterr().err.splitlines()
     assert said[1] == "epoch 2: compiling, which takes tens of seconds"
     assert "elbo train 1.60" in said[2]
+
+
+def test_on_a_terminal_it_is_said_that_training_stops_after_the_step(capsys, monkeypatch):
+    with TrainingProgress(quiet=True) as progress:
+        progress(event("stop", 2))  # where there is no terminal nothing is, so that the last line says how to go on
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with TrainingProgress(quiet=True) as progress:
+        progress(event("step", 1, train={"elbo": 1.5}))
+        progress(event("stop", 2))
+        assert "stops after this step; Ctrl-C again stops at once" in capsys.readouterr().err

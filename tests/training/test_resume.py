@@ -264,12 +264,16 @@ def test_a_step_is_done_and_kept_where_two_signals_come_at_once(tmp_path, ignore
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
+        told: list[str] = []
+        trainer = case.trainer(folder, 10, twice)
+        trainer.listener = lambda event: told.append(event.kind)
         with sigterm_as_interrupt() as asked, pytest.raises(KeyboardInterrupt):
-            case.trainer(folder, 10, twice).run()
+            trainer.run()
         assert signal.getsignal(signal.SIGINT) == (signal.SIG_IGN if ignored else signal.default_int_handler)
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     assert len(asked) == 2
+    assert told.count("stop") == 1  # before the step is done
     assert load_tensors(folder.state_path)[1]["position"]["step"] == 10
 
 

@@ -79,6 +79,11 @@ class TrainingProgress:
             self._train = self._valid = None
         self._step = event.step
         self._remember(event)
+        if event.kind == "stop":
+            if self.live:
+                bar = self._bar or self._start()
+                bar.update(self._task, words="stops after this step; Ctrl-C again stops at once", refresh=True)
+            return
         compiles = event.kind == "compile"
         words = "compiling, which takes tens of seconds" if compiles else ", ".join(self._words(event))
         if self.live:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -18,8 +18,10 @@ class Interruption:
     awaiting: ClassVar[list[Interruption]] = []
     """Those of trainings in the main thread that may be asked, the innermost last."""
 
-    def __init__(self):
+    def __init__(self, listener: Callable[[], None] = lambda: None):
+        """Args: listener: told, in the signal's handler, that somebody asked and waits."""
         self.asked: float | None = None  # when
+        self._listener = listener
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
@@ -44,7 +46,9 @@ class Interruption:
         now = time.monotonic()
         if self.asked is not None and now - self.asked > ONE:
             raise KeyboardInterrupt
-        self.asked = now if self.asked is None else self.asked
+        if self.asked is None:
+            self.asked = now
+            self._listener()
 
     def stop_if_asked(self) -> None:
         """Raises `KeyboardInterrupt` where it is time to."""

@@ -45,7 +45,7 @@ class Event:
     """What a listener is told: after every few steps, after every epoch with the line that was logged, and before what
     takes long."""
 
-    kind: str  # "step", "epoch", "compile" or "end"
+    kind: str  # "step", "epoch", "compile", "stop" (asked to, which waits for the end of a step) or "end"
     progress: float
     epoch: int
     step: int
@@ -107,7 +107,7 @@ class Trainer:
         compiled = pays_to_compile(self.model, settings, len(self.train)) if asked == "auto" else asked
         rows = settings.batch_size if compiled else None
         self._gradients = Gradients(self.model, rows, self._tell_compiling, asked is True)
-        self._interruption = Interruption()
+        self._interruption = Interruption(lambda: self._tell("stop", {}))
         self.workers = Workers()
 
     @property
