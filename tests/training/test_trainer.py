@@ -135,6 +135,15 @@ def test_logged_averages_are_weighted_by_row_weights():
     assert log[-1]["train"]["mean"] == pytest.approx(285 / 45)
 
 
+def test_plain_numbers_are_logged_as_well():
+    def tell(model: Model, batch: Batch, progress: float) -> Terms:
+        return Terms(-a_of(model).sum(), {"mean": float(batch["x"].mean()), "rows": len(batch["x"])})  # pyright: ignore
+
+    log = Trainer(point(Stage((GradientPhase(tell),))), rows(), None, settings(epochs=1)).run()
+    assert log[-1]["train"]["mean"] == pytest.approx(4.5)
+    assert log[-1]["train"]["rows"] == pytest.approx((4 * 4 + 4 * 4 + 2 * 2) / 10)
+
+
 def test_validation_is_weighted_and_counts_the_last_batch():
     n = 2300  # batches of 1,000
     valid = TensorSplit(torch.arange(float(n))[:, None], weight=torch.arange(float(n)) % 3)

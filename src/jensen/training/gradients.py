@@ -114,6 +114,7 @@ def with_gradients(phase: GradientPhase) -> Function:
         loss, logged = phase.loss(model, batch, progress)
         aim = loss if factor is None else loss * factor
         gradients = torch.autograd.grad(aim, parameters, allow_unused=True) if parameters else ()
-        return Terms(loss.detach(), {name: value.detach() for name, value in logged.items()}), gradients
+        told = {name: torch.as_tensor(value).detach() for name, value in logged.items()}  # a plain number does, too
+        return Terms(loss.detach(), told), gradients
 
     return function
