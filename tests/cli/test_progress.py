@@ -48,4 +48,5 @@ def test_on_a_terminal_it_is_said_that_training_stops_after_the_step(capsys, mon
     with TrainingProgress(quiet=True) as progress:
         progress(event("step", 1, train={"elbo": 1.5}))
         progress(event("stop", 2))
+        progress._bar.refresh()
         assert "stops after this step; Ctrl-C again stops at once" in capsys.readouterr().err

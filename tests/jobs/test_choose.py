@@ -237,8 +237,46 @@ def test_what_goes_on_must_be_the_same_choice(tmp_path):
         choosing(frame, out, resume=True)
     choosing(frame, out, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["r"]
-    with pytest.raises(ConfigError, match="no choice is under way"):  # what is done learned from other rows
+    for other in ({"seed": 1}, {"candidates": {"good": GOOD, "normals": SEVERAL["normals"]}}):
+        with pytest.raises(ConfigError, match="r is done; it was of other data, or by other arguments"):
+            choosing(frame, out, resume=True, **other)
+    with pytest.raises(ConfigError, match="r is done; it was of other data"):
         choosing(frame.iloc[::-1], out, resume=True)
+    (tmp_path / "r.trials").mkdir()
+    (tmp_path / "r.trials" / "notes.txt").write_text("mine")
+    assert choosing(frame, out, resume=True).spec["choice"]
+
+
+def test_runs_of_others_beside_or_in_the_folder_stay(tmp_path):
+    frame = table().drop(columns="side")
+    jensen.train("ppca", frame.dropna(), latents=1, out=tmp_path / "a.trials" / "1")
+    with pytest.raises(ConfigError, match=r"trials for .*a stand in .*a\.trials, and something else is there"):
+        choosing(frame, tmp_path / "a")
+    assert jensen.open(tmp_path / "a.trials" / "1").spec["model"] == "ppca"
+
+    def meanwhile(line: str) -> None:
+        if not (tmp_path / "b").exists():
+            jensen.train("ppca", frame.dropna(), latents=1, out=tmp_path / "b")
+
+    with pytest.raises(ConfigError, match="b exists; use --overwrite"):
+        choose(frame, candidates=SEVERAL, epochs=2, seeds=1, out=tmp_path / "b", listener=meanwhile)
+    assert jensen.open(tmp_path / "b").spec["model"] == "ppca"
+
+
+def test_a_choice_goes_on_after_a_kill_between_two_files(tmp_path):
+    frame, out = table().drop(columns="side"), tmp_path / "r"
+    first = choosing(frame, out)
+    with pytest.raises(KeyboardInterrupt):
+        choosing(frame, out, Stops(3), overwrite=True, seed=5)
+    (tmp_path / "r.trials" / "2").mkdir()
+    (tmp_path / "r.trials" / "2" / ".spec.yaml.1x2y").write_text("model: va")  # of the next trial
+    (tmp_path / "r.trials" / ".choice.json.1x2y").write_text("{")
+    (tmp_path / "r.trials" / "3" / "state").mkdir(parents=True)
+    for name in ("metrics.jsonl", "model.safetensors", "schema.json"):  # some of what clearing removes
+        (out / name).unlink()
+    run = choosing(frame, out, resume=True, seed=5)
+    assert (run.spec["training"]["seed"], first.spec["training"]["seed"]) == (5, 0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r"]
 
 
 def test_a_run_is_replaced_once_trials_are_over(tmp_path):

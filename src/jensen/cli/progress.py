@@ -80,9 +80,8 @@ class TrainingProgress:
         self._step = event.step
         self._remember(event)
         if event.kind == "stop":
-            if self.live:
-                bar = self._bar or self._start()
-                bar.update(self._task, words="stops after this step; Ctrl-C again stops at once", refresh=True)
+            if self._bar is not None:  # which shows it soon: a handler of signals writes nothing itself
+                self._bar.update(self._task, words="stops after this step; Ctrl-C again stops at once")
             return
         compiles = event.kind == "compile"
         words = "compiling, which takes tens of seconds" if compiles else ", ".join(self._words(event))

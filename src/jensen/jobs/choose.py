@@ -16,13 +16,12 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from jensen.data import Dataset, load_data
+from jensen.data import Dataset, Schema, load_data
 from jensen.errors import ConfigError, DataError, FitWarning
 from jensen.jobs.candidates import CANDIDATES, Candidate, fit_for
-from jensen.jobs.run import Run, open_run
+from jensen.jobs.run import Run
 from jensen.jobs.trials import Length, trained, tried
-from jensen.jobs.unfinished import Unfinished, place_beside
-from jensen.training.folder import Folder
+from jensen.jobs.unfinished import Unfinished, finished, plain, signature
 from jensen.training.trainer import Event
 
 BATCH = 64
@@ -89,19 +88,21 @@ def choose(
         raise ConfigError(f"choose: expected a table, got {loaded.schema.fields[0].kind}")
     if "train" not in loaded.splits:
         raise DataError(f"{loaded.name}: expected a split 'train', got {', '.join(loaded.splits)}")
-    if resume and (done := _done(out, loaded)) is not None:
-        return done
     schema, rows = loaded.schema.with_gaps(), len(loaded.split("train"))
     candidates = fit_for(schema, rows, candidates, settings or {})
     length = Length(rows, steps, epochs, minutes, batch_size)
     budget = {key: value for key, value in asdict(length).items() if key != "rows"}
-    task = {
-        "data": {"rows": loaded.split("train").sha256, "columns": _hash(schema.model_dump_json())},
-        "candidates": {name: {**asdict(own), "widest": None} for name, own in candidates.items()},
-        **budget,
-        "seeds": seeds,
-        "seed": seed,
-    }
+    task = plain(
+        {
+            "data": {**{name: split.sha256 for name, split in loaded.splits.items()}, "columns": _hash(schema)},
+            "candidates": [{"name": name, **asdict(own), "widest": None} for name, own in candidates.items()],
+            **budget,
+            "seeds": seeds,
+            "seed": seed,
+        }
+    )
+    if resume and out is not None and (done := finished(out, task)) is not None:
+        return done
     notes = Unfinished(out, task, overwrite, resume)
     with notes.held():
         total = float(KINDS * seeds)
@@ -129,6 +130,7 @@ def choose(
         run = runs[0]
         run.spec["shares"] = [1 / (len(taken) * seeds * candidates[name].seeds) for name, _ in planned]
         run.spec["chosen"] = {"best": taken[0], "errors": errors, "taken": taken, "seeds": seeds}
+        run.spec["choice"] = signature(task)
         run.spec["members"] = [str(k) for k in range(1, len(runs))]
         run.members = runs[1:]
         if run.folder is not None:
@@ -137,16 +139,5 @@ def choose(
     return run
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _done(out: str | os.PathLike[str] | None, data: Dataset) -> Run | None:
-    """The run of a choice that is over, where it learned from these rows; None where nothing is chosen yet, or another
-    choice is under way.
-    """
-    if out is None or place_beside(out).exists() or not Folder(out).spec_path.exists():
-        return None
-    spec = Folder.open(out).spec()
-    same = spec["data"].get("splits", {}).get("train") == data.split("train").sha256
-    return open_run(out) if "chosen" in spec and same else None
+def _hash(schema: Schema) -> str:
+    return hashlib.sha256(schema.model_dump_json().encode()).hexdigest()

@@ -7,6 +7,7 @@ choice.json          what is chosen for which table, and what was found
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,13 +16,52 @@ from pathlib import Path
 from typing import Any
 
 from jensen.errors import ConfigError, DataError, IntegrityError
+from jensen.jobs.run import Run, open_run
 from jensen.training.folder import PATIENCE, Folder, locked, write_atomically
+
+RECORD = "choice.json"
 
 
 def place_beside(out: str | os.PathLike[str]) -> Path:
     """The folder of trials: `runs/a.trials` of `runs/a`."""
     path = Path(out).absolute()
     return path.with_name(f"{path.name}.trials")
+
+
+def plain(task: Mapping[str, Any]) -> dict[str, Any]:
+    """A task as JSON has it, so that it equals what was kept."""
+    return json.loads(json.dumps(task, default=str))
+
+
+def finished(out: str | os.PathLike[str], task: Mapping[str, Any]) -> Run | None:
+    """The run of a choice that is over; None where none is, or another one is under way.
+
+    Raises:
+        ConfigError: it was another task.
+    """
+    folder = Folder(out)
+    if (place_beside(out) / RECORD).exists() or not folder.spec_path.exists() or "choice" not in folder.spec():
+        return None
+    if folder.spec()["choice"] != signature(task):
+        raise ConfigError(f"--resume: the choice for {out} is done; it was of other data, or by other arguments")
+    return open_run(out)
+
+
+def signature(task: Mapping[str, Any]) -> str:
+    """What tells a task from others."""
+    return hashlib.sha256(json.dumps(task).encode()).hexdigest()
+
+
+def check_same(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` naming what is another in two tasks."""
+    problems = []
+    for key in {**was, **now}:
+        a, b = was.get(key), now.get(key)
+        told = "another" if isinstance(a, dict | list) else f"{a!r}, got {b!r}"
+        if a != b:
+            problems.append(f"--resume: {key} was {told} when this choice began; it cannot change now")
+    if problems:
+        raise ConfigError(problems)
 
 
 class Unfinished:
@@ -40,44 +80,55 @@ class Unfinished:
     """
 
     def __init__(self, out: str | os.PathLike[str] | None, task: Mapping[str, Any], overwrite: bool, resume: bool):
-        self._task = json.loads(json.dumps(task, default=str))
-        self._said: dict[str, Any] = {"task": self._task, "overwrite": overwrite}
+        self._task = task
+        self._said: dict[str, Any] = {"task": task, "overwrite": overwrite}
         self._resume = resume
         self.out = None if out is None else Path(out)
         self.path = None if out is None else place_beside(out)
         if self.out is None:
             return
-        if resume:
+        self._check()
+
+    def _check(self) -> None:
+        """Raises `ConfigError` where it may not be chosen here."""
+        assert self.out is not None and self.path is not None
+        if self._resume:
             self._go_on()
-        elif self._record.exists() and not overwrite:
+        elif self._record.exists() and not self["overwrite"]:
             raise ConfigError(
                 f"--out: of {self.out} a choice is under way, in {self.path}; use --resume to go on or --overwrite to "
                 "begin anew"
             )
+        elif not self._record.exists() and self.path.exists() and self._others():
+            raise ConfigError(f"--out: trials for {self.out} stand in {self.path}, and something else is there already")
         if not self["began"]:
             Folder(self.out).stands(self["overwrite"], "--overwrite to replace it")
+
+    def _others(self) -> list[Path]:
+        """What is in the folder of trials where no notes say that they are such."""
+        assert self.path is not None
+        half = f".{self._record.name}."  # of notes, by a process that was killed
+        return [path for path in self.path.iterdir() if not path.name.startswith(half)]
+
+    def _trials(self) -> list[Path]:
+        """The folders of trials."""
+        assert self.path is not None
+        return [path for path in self.path.glob("[0-9]*") if path.name.isdecimal()]
 
     @property
     def _record(self) -> Path:
         assert self.path is not None
-        return self.path / "choice.json"
+        return self.path / RECORD
 
     def _go_on(self) -> None:
         if not self._record.exists():
             raise ConfigError(f"--resume: no choice is under way at {self.out}: there is no {self.path}")
         try:
             said = json.loads(self._record.read_text())
-            was, now = dict(said["task"]), self._task
+            was = dict(said["task"])
         except (ValueError, KeyError, TypeError):
             raise IntegrityError(f"{self._record} is corrupt; --overwrite begins anew") from None
-        problems = []
-        for key in {**was, **now}:
-            a, b = was.get(key), now.get(key)
-            told = "another" if isinstance(a, dict) or isinstance(b, dict) else f"{a!r}, got {b!r}"
-            if a != b:
-                problems.append(f"--resume: {key} was {told} when this choice began; it cannot change now")
-        if problems:
-            raise ConfigError(problems)
+        check_same(was, self._task)
         self._said = said
 
     def __getitem__(self, name: str) -> Any:
@@ -103,9 +154,8 @@ class Unfinished:
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with locked(self.path, PATIENCE):
-                if self._resume:
-                    self._go_on()
-                else:
+                self._check()  # again: meanwhile another process may have been here
+                if not self._resume:
                     self.discard_trials()
                 self.note()
                 try:
@@ -126,6 +176,7 @@ class Unfinished:
     def begin_last(self) -> None:
         """Note that what stood in `out` makes way for what was chosen."""
         if self.out is not None and not self["began"]:
+            Folder(self.out).stands(self["overwrite"], "--overwrite to replace it")  # that came during the trials
             Folder(self.out).state_path.unlink(missing_ok=True)  # so that nobody goes on with it
             self.note(began=True)
             self.discard_trials()
@@ -133,13 +184,14 @@ class Unfinished:
     def discard_trials(self) -> None:
         """Remove the runs of the trials."""
         if self.path is not None:
-            for spec in self.path.glob("*/spec.yaml"):
-                Folder(spec.parent).discard()
+            for path in self._trials():
+                Folder(path).discard()
 
     def discard(self) -> None:
         """Remove all of it, and nothing else."""
         if self.path is not None:
             self.discard_trials()
-            self._record.unlink(missing_ok=True)
+            for path in (*self.path.glob(f".{self._record.name}.*"), self._record):
+                path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.path.rmdir()

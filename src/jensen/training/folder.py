@@ -190,13 +190,22 @@ class Folder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--out: {self.path} is a file, expected a folder")
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self.path.exists() or not self._holds():
             return False
         if not overwrite:
             raise ConfigError(f"--out: {self.path} exists; use {ways}")
         if not self.spec_path.exists():
             raise ConfigError(f"--overwrite: {self.path} is not a run folder; not touching it")
         return True
+
+    def _holds(self) -> bool:
+        """Anything but what a process leaves that is killed before the run has begun."""
+        half, folders = f".{self.spec_path.name}.", (self.state_path.parent, self.members_path)
+        for path in self.path.iterdir():
+            empty = path in folders and path.is_dir() and not any(path.iterdir())
+            if not empty and not path.name.startswith(half):
+                return True
+        return False
 
     def has_begun(self) -> bool:
         """Whether training got to its first checkpoint, from which it goes on.
@@ -236,15 +245,16 @@ class Folder:
             yield
 
     def clear(self) -> None:
-        """Remove what a run writes, and nothing else."""
-        known = (self.spec_path, self.schema_path, self.model_path, self.state_path, self.metrics_path,
+        """Remove what a run writes, and nothing else; last of all what tells that a run is here."""
+        known = (self.schema_path, self.model_path, self.state_path, self.metrics_path,
                  self.scores_path, self.report_path)  # fmt: skip
-        for path in (*known, *self.samples()):
-            path.unlink(missing_ok=True)
         for path in self.members_path.glob("*/spec.yaml"):
             Folder(path.parent).discard()
         with contextlib.suppress(OSError):
             self.members_path.rmdir()
+        half = [path for own in (*known, self.spec_path) for path in own.parent.glob(f".{own.name}.*")]
+        for path in (*half, *known, *self.samples(), self.spec_path):  # half: by a process that was killed
+            path.unlink(missing_ok=True)
 
     def samples(self) -> list[Path]:
         """What was noted of samples in training."""
