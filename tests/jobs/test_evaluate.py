@@ -322,6 +322,25 @@ def test_rows_learnt_by_heart_are_found():
     assert "warning" in str(found) and "warning" not in str(honest)
 
 
+def test_copies_that_chance_makes_raise_no_alarm():
+    """Synthetic, training and held-out rows of one law, with 400 kinds of rows of which some are rare."""
+    rng = np.random.default_rng(0)
+
+    def rows(n: int) -> pd.DataFrame:
+        return pd.DataFrame({"a": rng.geometric(0.3, n), "b": rng.geometric(0.3, n), "c": rng.geometric(0.5, n)})
+
+    alarms = [
+        any("equal a training row" in warning for warning in nearness(rows(100), rows(300), rows(1000)).warnings)
+        for _ in range(150)
+    ]
+    assert sum(alarms) <= 3  # at most 0.13 % each by design: 4 in 150 have a chance below 1e-4
+    rare = pd.DataFrame({name: rng.normal(size=300) for name in "abc"})
+    told = nearness(
+        pd.concat([rare.head(3), rows(40) + 0.5]), rare, pd.DataFrame(rng.normal(size=(900, 3)), columns=[*"abc"])
+    )
+    assert any("equal a training row" in warning for warning in told.warnings)  # 3 of 43 where 0 of 900 do
+
+
 def test_privacy_of_a_run():
     run = jensen.train("ppca", NUMBERS[:600], latents=4)
     found = privacy(run, n=200)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from jensen.data import tables
-from jensen.data.field import Field, check_kind, column_kinds, moments
+from jensen.data.field import EXACT, Field, check_kind, column_kinds, moments
 from jensen.data.sources import Source
 from jensen.data.told import SIDECAR, Told, checked
 from jensen.errors import ConfigError, DataError, did_you_mean
@@ -35,7 +35,6 @@ WORD = r"(?i)(?<![a-z])({})(?![a-z])"
 PART = re.compile(WORD.format("fraction|share|proportion|percent|percentage|pct|probability|prob") + "|%")
 RATIO = re.compile(WORD.format("rate|ratio"))
 """Names of shares: of a whole, which may be told in per cent, and of two numbers, which a rate per minute is, too."""
-EXACT = 2**24  # whole numbers up to which float32 is exact
 DAY = 86400.0
 IN_ORDER = 3  # words that a hint shows
 

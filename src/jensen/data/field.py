@@ -17,6 +17,7 @@ from jensen.errors import DataError
 FieldKind = Literal[
     "image", "text", "audio", "real", "positive", "bounded", "time", "binary", "count", "category", "ordinal"
 ]
+EXACT = 2**24  # whole numbers up to which float32 is exact
 CONTINUOUS = ("real", "positive", "bounded", "time")
 
 
@@ -87,9 +88,9 @@ def column_kinds(
     """
     found = []
     for j, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
-        column = values[:, j]
+        column = values[:, j][~np.isnan(values[:, j])]
         whole = "int" in dtype.lower() or dtype.lower().startswith("bool")
-        kind = kinds.get(name) or ("binary" if whole and np.isin(column, (0, 1)).all() else "real")
+        kind = kinds.get(name) or ("binary" if whole and len(column) and np.isin(column, (0, 1)).all() else "real")
         if kind not in ("real", "binary", "count"):
             raise DataError(f"column {name!r}: expected kind real, binary or count, got {kind!r}")
         found.append(kind)
@@ -119,13 +120,16 @@ def check_kind(
         wrong, expected = ~np.isin(column, (0, 1)), "0 or 1"
     elif kind == "count":
         wrong, expected = (column < 0) | (column != np.rint(column)), "a count 0, 1, 2, ..."
+        if not wrong.any():
+            wrong, expected = column >= EXACT, f"a count below {EXACT:,}, up to which float32 tells them apart"
+            hint = f"; to train on it as a number, give --kind {shlex.quote(f'{name}=real')}"
     else:
         return
     wrong &= ~np.isnan(column)
     if wrong.any():
         row, more = int(wrong.argmax()), int(wrong.sum()) - 1
         others = f" (and {more:,} row{'s' if more > 1 else ''} more)" if more else ""
-        raise DataError(f"column {name!r}, {line(row)}: expected {expected}, got {column[row]:g}{others}{hint}")
+        raise DataError(f"column {name!r}, {line(row)}: expected {expected}, got {column[row]:.10g}{others}{hint}")
 
 
 def moments(column: np.ndarray) -> tuple[float, float]:

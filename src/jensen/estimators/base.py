@@ -165,8 +165,9 @@ class Estimator(BaseEstimator):
         """The run without its data, in float64: so a row's numbers do not depend on the rows beside it, down to the
         last digits that matter.
         """
-        run.model.double()
-        run._data = None
+        for one in (run, *run.members):
+            one.model.double()
+            one._data = None
         self.run_ = run
 
     def _whole(self, X: Any) -> Dataset:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import hypergeom, norm
 
 from jensen.data import Split
 from jensen.data.dtypes import in_dtype
@@ -79,11 +80,17 @@ class Privacy:
                 f"{self.closer:.1%} of the synthetic rows lie nearer to training rows than to as many held-out ones, "
                 "expected 50%"
             )
-        spread = (max(self.held_out_copies, 1 / self.held_out) / self.held_out) ** 0.5
-        if self.copies > self.held_out_copies + ALARM * spread:
+        if self._chance_of_copies() < norm.sf(ALARM):
             said.append(f"{self.copies:.1%} of the synthetic rows equal a training row, of the held-out rows "
                         f"{self.held_out_copies:.1%}")  # fmt: skip
         return said
+
+    def _chance_of_copies(self) -> float:
+        """Of so many copies among the synthetic rows, or more, were synthetic and held-out rows alike: of all copies
+        among both, so many fall on those (Fisher's exact test).
+        """
+        made, held = round(self.copies * self.synthetic), round(self.held_out_copies * self.held_out)
+        return float(hypergeom.sf(made - 1, self.synthetic + self.held_out, made + held, self.synthetic))
 
     def __str__(self) -> str:
         lines = [
