@@ -31,9 +31,23 @@ class Rescale(nn.Module):
         return x / self.middle - 1.0
 
 
+class Squash(nn.Module):
+    """asinh x, about log 2x where x is large: counts as numbers that a network takes, however large they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.asinh()
+
+
+def to_order_one(support: Support) -> nn.Module | None:
+    """What brings levels and counts to order one; None where numbers are that already."""
+    if support.kind == "levels":
+        return Rescale(support.levels or 256)
+    return Squash() if support.kind == "count" else None
+
+
 def rescaled(network: nn.Module, support: Support) -> nn.Module:
-    """A network that takes data of that support: levels are rescaled first, symbols embedded, and all else is of order
-    one already.
+    """A network that takes data of that support: levels are rescaled first, counts squashed, symbols embedded, and all
+    else is of order one already.
 
     Raises:
         ConfigError: the data are symbols, and the network takes numbers.
@@ -43,7 +57,8 @@ def rescaled(network: nn.Module, support: Support) -> nn.Module:
             raise ConfigError("encoder: this network takes numbers; for a text choose rnn or transformer")
         network.take_symbols(support.levels or 2, support.end)
         return network
-    return nn.Sequential(Rescale(support.levels or 256), network) if support.kind == "levels" else network
+    first = to_order_one(support)
+    return network if first is None else nn.Sequential(first, network)
 
 
 class Beside(nn.Module):
@@ -185,7 +200,7 @@ def reading(
     if context is None or support.kind == "symbol":
         seeing = rescaled(network(support.shape, outputs), support)
         return (seeing if context is None else Told(seeing, context)), None
-    join = Beside(context, Rescale(support.levels or 256) if support.kind == "levels" else None)
+    join = Beside(context, to_order_one(support))
     return network(join.shape(support.shape), outputs), join
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -34,7 +35,9 @@ class Poisson(Elementwise):
         self.log_rate, self.event_dims = log_rate, event_dims
 
     def log_prob_terms(self, value: Tensor) -> Tensor:
-        return value * self.log_rate - self.log_rate.exp() - torch.lgamma(value + 1)
+        dtype, x, log_rate = torch.result_type(value, self.log_rate), value.double(), self.log_rate.double()
+        large = x * (log_rate - (x + 4).log() + 1) - log_rate.exp()
+        return large.to(dtype) - _of_factorial(value.to(dtype))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Counts, in the dtype of the rate."""
@@ -80,13 +83,17 @@ class NegativeBinomial(Elementwise):
         self.log_mean, self.dispersion, self.event_dims = log_mean, dispersion, event_dims
 
     def log_prob_terms(self, value: Tensor) -> Tensor:
-        spread = F.softplus(self.log_mean + self.dispersion.log(), threshold=40)  # log(1 + αμ)
-        return (
-            _log_rising(value, self.dispersion)
-            - torch.lgamma(value + 1)
-            + value * (self.log_mean - spread)
-            - spread / self.dispersion
+        dtype = torch.result_type(value, self.log_mean)
+        x, log_mean, dispersion = value.double(), self.log_mean.double(), self.dispersion.double()
+        r, log_odds = 1 / dispersion, log_mean + dispersion.log()  # log αμ
+        n = x + r  # log Γ(n) − log Γ(r) = log n! − log r! − log(n / r), and n / r = 1 + αx
+        large = (
+            x * (log_odds + (n + 4).log() - (x + 4).log())
+            + r * torch.log1p(x / (r + 4))
+            - n * F.softplus(log_odds, threshold=40)
         )
+        small = _stirling(n.to(dtype)) - _stirling(r.to(dtype)) - torch.log1p((x * dispersion).to(dtype))
+        return large.to(dtype) + (small - _of_factorial(value.to(dtype)))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Counts, in the dtype of the mean."""
@@ -117,19 +124,19 @@ def _quantile(family: Any, u: Tensor, *parameters: Tensor) -> Tensor:
     return torch.as_tensor(family.ppf(u, *given)).to(parameters[0])
 
 
-def _log_rising(x: Tensor, dispersion: Tensor) -> Tensor:
-    """log Γ(x + r) − log Γ(r) − x log r with r = 1/α: the log of (1)(1 + α)⋯(1 + (x−1)α).
-
-    By Stirling's series for r above 20, where the difference of two large numbers has few digits in float32.
-    """
-    small = dispersion.clamp(max=0.05)
-    large = dispersion.clamp(min=0.05)
-    direct = torch.lgamma(x + 1 / large) - torch.lgamma(1 / large) + x * large.log()
-    r = 1 / small
-    series = (r + x - 0.5) * torch.log1p(x * small) - x + _stirling(r + x) - _stirling(r)
-    return torch.where(dispersion < 0.05, series, direct)
+# Terms as large as x log x all but cancel in these densities: float64 sums them, also where the result is float32. What
+# log y! = log Γ(y + 1) has besides y log(y + 4) − y grows as ½ log y only, and float32 holds it.
 
 
-def _stirling(x: Tensor) -> Tensor:
-    """What Stirling's formula leaves out of log Γ(x)."""
-    return (1 / 12 - (1 / 360 - 1 / (1260 * x.square())) / x.square()) / x
+def _stirling(y: Tensor) -> Tensor:
+    """log y! − y log(y + 4) + y, by Stirling's series for (y + 3)! = (y + 1) (y + 2) (y + 3) y!"""
+    w = 1 / (y + 4)
+    v = w * w
+    series = (1 / 12 - (1 / 360 - (1 / 1260 - v / 1680) * v) * v) * w
+    factors = (1 - w) * (1 - 2 * w) * (1 - 3 * w)
+    return series + (0.5 * math.log(2 * math.pi) - 4) - (factors * w.sqrt()).log()
+
+
+def _of_factorial(x: Tensor) -> Tensor:
+    """The same for counts: exactly 0 of 0, so that the probability of 0 keeps its digits."""
+    return _stirling(x).masked_fill(x == 0, 0.0)

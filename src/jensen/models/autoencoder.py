@@ -69,7 +69,7 @@ def autoencoder(
     penalties = {}
     if contractive:
         expect_numbers(support, "contractive")
-        penalties["contraction"] = contraction(contractive, probes, support.unit)
+        penalties["contraction"] = contraction(contractive, probes, support.unit, squashed=support.kind == "count")
     if sparse:
         penalties["sparsity"] = sparsity(sparse, sparse_kind, activity)
     head, network = likelihood(support), rescaled(encoder(support.shape, z), support)

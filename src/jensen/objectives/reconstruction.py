@@ -54,24 +54,29 @@ def reconstruction(penalties: Mapping[str, Penalty] | None = None) -> Objective:
     return Objective((stage,), validate, " and ".join(["reconstruction", *penalties]) + ", gradient ascent")
 
 
-def contraction(weight: float, probes: int, unit: float) -> Penalty:
+def contraction(weight: float, probes: int, unit: float, squashed: bool = False) -> Penalty:
     """λ ‖∂z/∂x‖²_F of the code of the datum as it is, averaged over the batch.
 
     Args:
         probes: random directions of Hutchinson's estimate; 0 is exact.
         unit: of x, in which the network sees it.
+        squashed: whether the network sees asinh x, whose unit at x is √(1 + x²).
     """
 
     def value(model: Model, e: Evidence, batch: Batch) -> Tensor:
         (factor,) = model.q
         code: Any = factor.module.code
-        return weighted_mean(unit**2 * squared_jacobian(code, batch[model.data], probes), batch)
+        x = batch[model.data]
+        steps = (1 + x.square()).sqrt() if squashed else unit
+        return weighted_mean(squared_jacobian(code, x, probes, steps), batch)
 
     return Penalty(weight, value)
 
 
-def squared_jacobian(function: Callable[[Tensor], Tensor], x: Tensor, probes: int = 0) -> Tensor:
-    """‖∂f/∂x‖²_F of each row, (B,), for f that takes rows one by one, (B, *event) to (B, *code).
+def squared_jacobian(
+    function: Callable[[Tensor], Tensor], x: Tensor, probes: int = 0, unit: float | Tensor = 1.0
+) -> Tensor:
+    """‖∂f/∂x‖²_F of each row, (B,), for f that takes rows one by one, (B, *event) to (B, *code), x in those units.
 
     Exact by one backward pass for each element of the code; or by probes v of signs, E ‖vᵀ ∂f/∂x‖² = ‖∂f/∂x‖²_F.
     """
@@ -85,7 +90,7 @@ def squared_jacobian(function: Callable[[Tensor], Tensor], x: Tensor, probes: in
         total = torch.zeros(len(z), dtype=z.dtype, device=z.device)
         for direction in directions:
             (slope,) = torch.autograd.grad(z, x, direction, create_graph=True)
-            total = total + slope.square().flatten(1).sum(1)
+            total = total + (unit * slope).square().flatten(1).sum(1)
     return total / (probes or 1)
 
 
