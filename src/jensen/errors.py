@@ -112,6 +112,10 @@ def nearest(word: str, options: Iterable[str]) -> str:
 
     >>> nearest("qqq", ["prior", "latents"])
     ''
+    >>> nearest("male", ["Female", "Male"])
+    "; did you mean 'Male'?"
     """
-    near = difflib.get_close_matches(word, sorted(options), n=1, cutoff=0.6)
+    options = sorted(options)
+    alike = [option for option in options if option.lower() == word.lower()]
+    near = alike or difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+from decimal import Decimal
+
 import numpy as np
 import pandas
 import pytest
 
+import jensen
 from jensen.data import describe, load_data
 from jensen.data.told import described
 from jensen.errors import ConfigError, DataError
@@ -210,3 +214,67 @@ def test_gaps_of_a_csv_keep_truth_values_and_whole_numbers(tmp_path):
     assert one.tolist() == [[1.0, 2.0, 1.0]]
     with pytest.raises(ConfigError, match="put them in quotes"):
         load_data(path, kinds={"word": {"kind": "ordinal", "categories": [False, True]}})
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [
+        pandas.Index([1, 2]),
+        pandas.Index([0.0, 5.0]),
+        pandas.Index([False, True]),
+        pandas.to_datetime(["2020-01-01", "2021-05-06"]),
+        pandas.interval_range(0, 2),
+    ],
+    ids=["whole", "real", "truth", "dates", "intervals"],
+)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_categories_that_are_no_words_come_back_as_they_are(categories, ordered):
+    codes = np.arange(60) % 3 - 1  # -1 is a gap
+    own = pandas.Series(pandas.Categorical.from_codes(codes, categories=categories, ordered=ordered))
+    frame = pandas.DataFrame({"x": np.random.default_rng(0).normal(size=60), "c": own})
+    run = jensen.train("nade", frame, epochs=1)
+    whole = run.impute(frame, particles=5).completed()["c"]
+    assert whole.dtype == own.dtype and not whole.isna().any()
+    assert (whole[codes >= 0] == own[codes >= 0]).all()
+    made = run.sample(20)["c"]
+    if isinstance(categories, pandas.IntervalIndex):  # which stay words
+        assert set(made) <= {*map(str, categories)}
+    else:
+        assert pandas.CategoricalDtype(categories, ordered) == made.dtype and not made.isna().any()
+
+
+def test_decimals_are_numbers():
+    frame = pandas.DataFrame({"cost": [Decimal("2.75"), Decimal("3.50"), None] * 10, "word": ["a", "b", "a"] * 10})
+    data = load_data(frame, fractions=(1.0, 0.0, 0.0))
+    assert np.nanmean(data.split("train").x[:, 0]) == pytest.approx(3.125)
+
+
+def test_whole_numbers_that_a_gap_would_round_are_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [f"{2**60 + k},0.{k},a" for k in range(50)]
+    path.write_text("\n".join(["id,x,w", *rows, ",0.5,b"]))
+    with pytest.raises(DataError, match=r"'id', row 2: 1152921504606846977 is too large to be exact; .*--drop id"):
+        load_data(path)
+    path.write_text("\n".join(["mass,x,w", *[f"{k}e24,0.{k},a" for k in range(50)], ",0.5,b"]))
+    assert load_data(path).schema.fields[0].name == "mass"
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_objects_that_a_gap_made_come_back_as_what_they_are(words):
+    """Truth values, whole numbers and days in object columns, as `pandas.read_csv` and Parquet give them."""
+    days = [datetime.date(2020, 1, 1) + datetime.timedelta(days=k) for k in range(N)]
+    frame = pandas.DataFrame(
+        {
+            "x": np.random.default_rng(0).normal(size=N),
+            "bit": np.array([True, False, None] * 20, dtype=object),
+            "n": np.array([3, None, 5] * 20, dtype=object),
+            **({"day": [None, *days[1:]], "word": ["a", "b", "a"] * 20} if words else {}),
+        }
+    )
+    run = jensen.train("nade", frame, epochs=1)
+    made, whole = run.sample(20), run.impute(frame, particles=5).completed()
+    assert (made.dtypes[["bit", "n"]].astype(str) == ["boolean", "Int64"]).all() and not whole.isna().any().any()
+    assert {*map(type, whole["bit"].tolist())} == {bool} and {*map(type, whole["n"].tolist())} == {int}
+    if words:
+        assert {*map(type, whole["day"])} == {*map(type, made["day"])} == {datetime.date}
+        assert whole["day"][1:].tolist() == days[1:]

@@ -322,9 +322,7 @@ def test_kinds_of_columns():
         load_data(counts - 4, kinds={"n": "count"})
     with pytest.raises(DataError, match="column 'n', row 1: expected 0 or 1, got 3"):
         load_data(counts, kinds={"n": "binary"})
-    with pytest.raises(
-        DataError, match=r"row 2: expected a count below 16,777,216, .* got 16777216; .*--kind n=real"
-    ):
+    with pytest.raises(DataError, match=r"row 2: expected a count below 16,777,216, .* got 16777216; .*--kind n=real"):
         load_data(pandas.DataFrame({"n": [2**24 - 1, 2**24]}), kinds={"n": "count"})
     gaps = pandas.DataFrame(
         {"a": pandas.array([1, 0, None, 1], "Int64"), "b": pandas.array([True, None] * 2, "boolean")}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
 import jensen
-from jensen.errors import ConfigError
+from jensen.errors import CapabilityError, ConfigError
 
 
 def pictures(n: int) -> np.ndarray:
@@ -46,6 +47,12 @@ def test_there_is_no_nucleus_of_numbers():
     run = jensen.train("made", np.random.default_rng(0).normal(size=(60, 2)), epochs=1)
     with pytest.raises(ConfigError, match="--nucleus: a nucleus needs a choice among classes"):
         run.sample(3, nucleus=0.5)
+
+
+def test_what_has_no_mean_says_so():
+    frame = pandas.DataFrame({"x": np.random.default_rng(0).normal(size=60), "word": ["a", "b"] * 30})
+    with pytest.raises(CapabilityError, match="--mean: nade has no mean of all columns at once"):
+        jensen.train("nade", frame, epochs=1).sample(3, mean=True)
 
 
 def test_there_is_none_of_expected_values(run):

@@ -105,7 +105,11 @@ def outliers(
     missing: Missing = None,
     detectors: Annotated[
         str | None,
-        typer.Option(metavar="NAME,...", help="Which simple ones; by default all.", show_default=False),
+        typer.Option(
+            metavar="NAME,...",
+            help="Which simple ones, commas in quotes; by default all.",
+            show_default=False,
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="How many splits.")] = 3,
     limit: Limit = None,
@@ -118,9 +122,10 @@ def outliers(
     jensen evaluate outliers table.csv --label fault --model vae epochs=50
     """
     tokens = _checked(settings, model, out, as_json)
+    from jensen.jobs.detectors import DETECTORS
     from jensen.jobs.evaluate import outliers as job
 
-    chosen = None if detectors is None else column_names([detectors])
+    chosen = None if detectors is None else [detectors] if detectors in DETECTORS else column_names([detectors])
     with _source(data) as table, _working() as listener:
         found = job(
             table, model=model, settings=tokens, label=label, outlier=outlier, drop=column_names(drop),

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from jensen.data import tables
+from jensen.data.dtypes import dtype_name
 from jensen.data.field import EXACT, Field, check_kind, column_kinds, moments
 from jensen.data.sources import Source
 from jensen.data.told import SIDECAR, Told, checked
@@ -56,7 +57,7 @@ def infer(frames: Sequence[Any], told: Told, source: Source) -> tuple[Field, ...
     wordlike = _each(lambda name: _wordlike(columns[name], told_kinds.get(name), source), names, source)
     words = dict(zip(names, wordlike, strict=True))
     special = any(words.values()) or any(kind not in ("real", "binary", "count") for kind in told_kinds.values())
-    dtypes = [str(columns[name][0].dtype) for name in names]
+    dtypes = [dtype_name(columns[name][0]) for name in names]
     if not special:
         cells = [tables.values(frame, source.name, source.line, gaps=True) for frame in frames]
         kinds = column_kinds(names, dtypes, np.concatenate(cells), told_kinds)
@@ -178,7 +179,7 @@ def _field(name: str, columns: Sequence[Any], asked: Mapping[str, Any], wordlike
     import pandas
 
     dtype = columns[0].dtype
-    extra: dict[str, Any] = {"name": name, "dtype": str(dtype)}
+    extra: dict[str, Any] = {"name": name, "dtype": dtype_name(columns[0])}
     kind = asked.get("kind")
     if kind is None and wordlike:
         if isinstance(dtype, pandas.CategoricalDtype):
@@ -252,8 +253,8 @@ def _are_times(column: Any) -> bool:
         return True
     present = column.dropna()
     if pandas.api.types.infer_dtype(present) != "string":
-        present = present.infer_objects()
-        return bool(len(present)) and present.dtype.kind == "M"
+        held = pandas.api.types.infer_dtype(present)
+        return bool(len(present)) and (present.infer_objects().dtype.kind == "M" or held == "date")
     if not present.str.match(r"\d{4}-\d{2}-\d{2}").all():
         return False
     return bool(pandas.to_datetime(present, format="ISO8601", errors="coerce", utc=True).notna().all())

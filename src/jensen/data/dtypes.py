@@ -9,6 +9,25 @@ import numpy as np
 from jensen.data.field import Field
 from jensen.errors import DataError
 
+OBJECTS = {"boolean": "boolean", "integer": "Int64", "date": "date", "datetime": "datetime64[us]"}
+"""Names of dtypes by what an object column holds, as a gap makes one of truth values; `date` has days and no dtype."""
+
+
+def dtype_name(column: Any) -> str:
+    """The dtype in which values of a column come back."""
+    import pandas
+
+    dtype = column.dtype
+    if isinstance(dtype, pandas.CategoricalDtype) and dtype.categories.dtype.kind in "biufM":
+        return f"category[{dtype.categories.dtype}]"
+    held = pandas.api.types.infer_dtype(column, skipna=True) if dtype.kind == "O" else ""
+    return OBJECTS.get(held, str(dtype))
+
+
+def of_pandas(name: str) -> str | None:
+    """The dtype to make a column with; None where its values have theirs."""
+    return None if name == "date" or name.startswith("category") else name
+
 
 def as_dtype(column: np.ndarray, field: Field) -> np.ndarray:
     kind = field.dtype.lower()
@@ -31,7 +50,7 @@ def with_gaps(column: np.ndarray, field: Field) -> Any:
 
     known = column[~empty]
     whole = in_dtype(np.where(empty, known[0] if len(known) else 0.0, column), field)
-    series: Any = pandas.Series(whole, dtype=field.dtype)
+    series: Any = pandas.Series(whole, dtype=of_pandas(field.dtype))
     if series.dtype == bool:
         series = series.astype("boolean")
     elif not isinstance(series.dtype, pandas.api.extensions.ExtensionDtype) and series.dtype.kind in "iu":
@@ -46,18 +65,19 @@ def in_dtype(column: np.ndarray, field: Field) -> Any:
     if field.categories is None:
         return as_dtype(column, field)
     top = len(field.categories) - 1
-    words = np.array([*field.categories], dtype=object)[
-        np.clip(np.rint(finite(column, field.name)), 0, top).astype(int)
-    ]
-    kind = field.dtype.lower()
+    codes = np.clip(np.rint(finite(column, field.name)), 0, top).astype(int)
+    words, kind = np.array([*field.categories], dtype=object)[codes], field.dtype.lower()
+    if kind.startswith("category"):
+        import pandas
+
+        categories = pandas.Index(list(field.categories))
+        if inner := kind[len("category[") : -1]:
+            categories = categories == "True" if inner == "bool" else categories.astype(inner)
+        return pandas.Categorical.from_codes(codes, categories=categories, ordered=field.kind == "ordinal")
     if kind.startswith("bool"):
         return words == "True"
     if "int" in kind or "float" in kind:
         return words.astype(np.float64 if "float" in kind else np.int64)
-    if kind == "category":
-        import pandas
-
-        return pandas.Categorical(words, categories=list(field.categories), ordered=field.kind == "ordinal")
     return words
 
 
@@ -68,6 +88,8 @@ def _times(seconds: np.ndarray, field: Field) -> Any:
     step = field.step or 1e-6
     micro = np.rint(np.rint(finite(seconds, field.name) / step) * step * 1e6).astype(np.int64)
     times = pandas.Series(micro.astype("datetime64[us]"))
+    if field.dtype == "date":
+        return times.dt.date.to_numpy(dtype=object)
     if not field.dtype.startswith("datetime64"):
         return times.dt.strftime("%Y-%m-%d" if step >= 86400 else "%Y-%m-%dT%H:%M:%S").to_numpy(dtype=object)
     if "," in field.dtype:

@@ -107,6 +107,15 @@ def raw_arrays(
     return Raw(parts, classes=classes, notes=notes)
 
 
+def _rounded(frame: Any) -> list[Any]:
+    """Columns of numbers as large as float64 has whole ones only, made such by a gap."""
+    return [
+        name
+        for name in frame.columns
+        if frame[name].dtype.kind == "f" and frame[name].isna().any() and (frame[name].abs() > tables.EXACT).any()
+    ]
+
+
 def beside_rows(raw: Raw, given: Mapping[str, np.ndarray], name: str) -> Raw:
     """Data with what is given of their rows, by split: pictures, or rows of numbers in columns given0, given1, ...
 
@@ -151,18 +160,16 @@ def read_csv(path: Path) -> Raw:
         with warnings.catch_warnings():
             # A row with more cells than the header would be cut with no more than this warning.
             warnings.simplefilter("error", pandas.errors.ParserWarning)
-            frame = pandas.read_csv(
-                path,
-                sep=delimiter,
-                index_col=False,
-                encoding="utf-8-sig",
-                low_memory=False,
-                **exact,
-            )
+            how = {"sep": delimiter, "index_col": False, "encoding": "utf-8-sig", "low_memory": False, **exact}
+            frame = pandas.read_csv(path, **how)
+            rounded = _rounded(frame)
+            words: Any = pandas.read_csv(path, usecols=rounded, dtype=str, **how) if rounded else {}
     except (pandas.errors.ParserError, pandas.errors.ParserWarning) as e:
         raise DataError(f"{path}{_fault(path) or f': {_reason(e, OF_COMMAS)}'}") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, ValueError, Warning, csv.Error) as e:
         raise DataError(f"{path}: {_reason(e, OF_COMMAS)}") from None
+    for name in rounded:
+        tables.check_exact(words[name])
     notes = ("every column name is a number: if the first line is data, add a header line",) if _numbers(header) else ()
     return Raw({ALL: Part(tables.nullable(frame))}, named=True, notes=notes)
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from jensen.data.audio_levels import Encoding, to_levels, to_wave
-from jensen.data.dtypes import finite, in_dtype, with_gaps
+from jensen.data.dtypes import finite, in_dtype, of_pandas, with_gaps
 from jensen.data.field import Field, moments
 from jensen.data.text_tokens import Tokens
 from jensen.errors import ConfigError, DataError
@@ -354,7 +354,9 @@ class Schema(BaseModel):
         import pandas
 
         series = [
-            column if isinstance(column, pandas.Series) and column.isna().any() else pandas.Series(column, dtype=dtype)
+            column
+            if isinstance(column, pandas.Series) and column.isna().any()
+            else pandas.Series(column, dtype=of_pandas(dtype))
             for dtype, column in columns.values()
         ]
         return pandas.concat(series, axis=1, keys=list(columns))

@@ -16,7 +16,7 @@ from jensen.errors import ConfigError, DataError, did_you_mean
 if TYPE_CHECKING:
     import pandas
 
-_EXACT = 2.0**53
+EXACT = 2.0**53  # whole numbers up to which float64 is exact
 SEPARATED = r"\s*[-+]?[$€£]?\s*(\d{1,3}([.,' ]\d{3})+|\d+)([.,]\d+)?\s*[%$€£]?\s*"
 """What a number looks like that has separators of thousands, a decimal comma or a unit, and is not read as one."""
 PLAIN = "decimals take a point, not a comma, and numbers neither units nor separators of thousands"
@@ -170,6 +170,20 @@ def values(frame: pandas.DataFrame, name: str, line: Line = row_words, gaps: boo
     return out
 
 
+def check_exact(column: Any, line: Line = row_words) -> None:
+    """Raises `DataError` naming the first cell, as it is written, that is a whole number and no float64."""
+    for row, cell in enumerate(column):
+        if isinstance(cell, str) and re.fullmatch(r"[-+]?\d{16,}", cell.strip()) and int(cell) != int(float(cell)):
+            raise _inexact(column, row, line)
+
+
+def _inexact(column: Any, row: int, line: Line) -> DataError:
+    return DataError(
+        f"column {column.name!r}, {line(row)}: {column.iloc[row]} is too large to be exact"
+        f"; leave the column out with --drop {shlex.quote(str(column.name))}"
+    )
+
+
 def words(column: Any) -> tuple[np.ndarray, Any]:
     """Cells as words, None for an empty one, (N,); and the first real number among them, which is no word, or None.
 
@@ -217,17 +231,15 @@ def _numeric(column: Any, line: Line) -> np.ndarray:
     kind = getattr(column.dtype, "kind", "O")
     if kind in "biuf" and not isinstance(column.dtype, pandas.CategoricalDtype):
         numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        if kind in "iu" and (np.abs(numbers) > _EXACT).any():
-            row = int((np.abs(numbers) > _EXACT).argmax())
-            raise DataError(
-                f"column {column.name!r}, {line(row)}: {column.iloc[row]} is too large to be exact"
-                f"; leave the column out with --drop {shlex.quote(str(column.name))}"
-            )
+        if kind in "iu" and (np.abs(numbers) > EXACT).any():
+            raise _inexact(column, int((np.abs(numbers) > EXACT).argmax()), line)
         return numbers
     if column.isna().all():
         return np.full(len(column), np.nan)
     numbers: Any = pandas.to_numeric(column.astype(str), errors="coerce")
     wrong = numbers.isna().to_numpy() & column.notna().to_numpy()
+    if not wrong.any():  # as `Decimal`, or numbers written as words
+        return numbers.to_numpy(dtype=np.float64)
     row, more = int(wrong.argmax()), int(wrong.sum()) - 1
     cell, word = str(column.iloc[row]), shlex.quote(str(column.name))
     others = f", as {more:,} cell{'s' if more > 1 else ''} more hold{'' if more > 1 else 's'} no number" if more else ""

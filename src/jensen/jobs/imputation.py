@@ -12,6 +12,7 @@ from jensen.data import Schema, Split
 from jensen.data.audio_levels import to_wave
 from jensen.data.dtypes import as_dtype, in_dtype
 from jensen.data.field import Field
+from jensen.data.tables import words
 from jensen.errors import ConfigError
 from jensen.jobs.filled import Filled
 
@@ -338,8 +339,11 @@ def _filled(own: Any, field: Field, holes: np.ndarray, cells: np.ndarray, observ
     import pandas
 
     if field.categories is not None or field.kind == "time":
-        column = own.copy()
-        column.iloc[holes] = pandas.Series(in_dtype(cells, field), dtype=own.dtype).array
+        column, values = own.copy(), in_dtype(cells, field)
+        if isinstance(own.dtype, pandas.CategoricalDtype):  # of words, or of what is written as these
+            place = pandas.Index(words(pandas.Series(own.cat.categories))[0]).get_indexer(pandas.Index(values))
+            values = own.cat.categories.take(place)
+        column.iloc[holes] = pandas.Series(values, dtype=own.dtype).array
         return column
     values = observed.astype(np.float64)
     values[holes] = cells

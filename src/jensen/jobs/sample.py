@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jensen.core import seeded
 from jensen.data import Split
-from jensen.errors import ConfigError, did_you_mean
+from jensen.errors import CapabilityError, ConfigError, did_you_mean
 from jensen.jobs.filling import fill
 from jensen.jobs.given import Given, by_column, infer, read_given
 from jensen.jobs.imputation import Imputation, imputation
@@ -197,7 +197,13 @@ def expected(run: Run, values: dict[str, Tensor]) -> Tensor:
         return values[factor.name]
     given = [values[name] for name in factor.parents]
     dist = factor.module(*given)
-    mean = dist.mean
+    try:
+        mean = dist.mean
+    except NotImplementedError:
+        raise CapabilityError(
+            f"--mean: {run.spec['model']} has no mean of all columns at once, as each hangs on those before it; sample "
+            "without it"
+        ) from None
     return mean if dist.batch_shape else mean.expand(len(next(iter(values.values()))), *mean.shape)
 
 
