@@ -278,3 +278,35 @@ def test_objects_that_a_gap_made_come_back_as_what_they_are(words):
     if words:
         assert {*map(type, whole["day"])} == {*map(type, made["day"])} == {datetime.date}
         assert whole["day"][1:].tolist() == days[1:]
+
+
+@pytest.mark.parametrize(
+    ("format", "zone"),
+    [
+        ("%Y-%m-%d", ""),
+        ("%Y-%m-%d %H:%M", ""),
+        ("%Y-%m-%dT%H:%M:%S", "+02:00"),
+        ("%Y-%m-%dT%H:%M:%S", "-0530"),
+        ("%Y-%m-%dT%H:%M:%S", "Z"),
+        ("%Y-%m-%d %H:%M:%S.%f", ""),
+        ("%Y-%m-%d %H:%M:%S.25", ""),
+    ],
+)
+def test_dates_as_text_come_back_as_they_were_written(format, zone):
+    times = pandas.Timestamp("2020-02-27 23:59:58.25") + pandas.to_timedelta(np.arange(N) * 1001, unit="min")
+    texts = pandas.Series(times.strftime(format) + zone).where(np.arange(N) % 5 > 0)
+    frame = pandas.DataFrame({"when": texts, "x": np.arange(N) / 7})
+    data = load_data(frame, fractions=(1.0, 0.0, 0.0))
+    rows = data.split("train")
+    back = data.schema.table(rows.x)["when"]  # pyright: ignore
+    assert back.fillna("").tolist() == texts.iloc[rows.index].fillna("").tolist()
+    filled = jensen.train("nade", frame, epochs=1).impute(frame, particles=5).completed()["when"]
+    assert filled.notna().all() and {*map(len, filled)} == {len(texts[1])}
+    assert all(text.endswith(zone) and pandas.Timestamp(text).year > 1900 for text in filled)
+
+
+def test_dates_as_text_in_several_zones_are_filled_in_in_utc():
+    texts = [f"2020-03-{1 + k % 28:02d}T10:00:00+0{1 + k % 2}:00" if k % 5 else None for k in range(N)]
+    frame = pandas.DataFrame({"when": texts, "x": np.arange(N) / 7})
+    filled = jensen.train("nade", frame, epochs=1).impute(frame, particles=5).completed()["when"]
+    assert all(text == texts[k] if texts[k] else text.endswith("Z") for k, text in enumerate(filled))

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from jensen.data import tables
-from jensen.data.dtypes import dtype_name
+from jensen.data.dtypes import dtype_name, layout
 from jensen.data.field import EXACT, Field, check_kind, column_kinds, moments
 from jensen.data.sources import Source
 from jensen.data.told import SIDECAR, Told, checked
@@ -195,7 +195,9 @@ def _field(name: str, columns: Sequence[Any], asked: Mapping[str, Any], wordlike
             return field
         kind = "real"  # no word is known of it
     if kind == "time":
-        return Field(kind=kind, **extra)
+        texts = pandas.concat([column.dropna() for column in columns])
+        like = layout(texts) if pandas.api.types.infer_dtype(texts) == "string" else None
+        return Field(kind=kind, like=like, **extra)
     parts = [tables.values(c.to_frame(), source.name, source.line, gaps=True)[:, 0] for c in columns]
     bounds: tuple[Any, Any] = asked.get("low"), asked.get("high")
     if kind is None:

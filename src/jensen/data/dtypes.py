@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from jensen.data.field import Field
 from jensen.errors import DataError
 
+_DATE = re.compile(r"(\d{4}-\d{2}-\d{2})(?:([T ])(\d{2}:\d{2})(:\d{2})?(?:\.(\d{1,9}))?)?(Z|[+-]\d{2}:?\d{2})?")
 OBJECTS = {"boolean": "boolean", "integer": "Int64", "date": "date", "datetime": "datetime64[us]"}
 """Names of dtypes by what an object column holds, as a gap makes one of truth values; `date` has days and no dtype."""
 
@@ -85,6 +88,8 @@ def _times(seconds: np.ndarray, field: Field) -> Any:
     """Seconds since 1970 (N,) as dates of the column's own dtype; as text, years first."""
     import pandas
 
+    if field.like is not None:
+        return _written(finite(seconds, field.name), field.like)
     step = field.step or 1e-6
     micro = np.rint(np.rint(finite(seconds, field.name) / step) * step * 1e6).astype(np.int64)
     times = pandas.Series(micro.astype("datetime64[us]"))
@@ -96,6 +101,46 @@ def _times(seconds: np.ndarray, field: Field) -> Any:
         zone = field.dtype.split(",")[1].strip(" ]")
         return times.dt.tz_localize("UTC").dt.tz_convert(zone)
     return times.to_numpy()
+
+
+def layout(cells: Iterable[str]) -> str | None:
+    """How dates as text are written: one of them, where all are alike; in UTC where only some are and zones are told,
+    so that none is lost; None where nothing tells.
+
+    >>> layout(["2020-01-02 10:01", "2021-12-31 09:30"])
+    '2020-01-02 10:01'
+    >>> layout(["2020-01-02T10:01:30+02:00", "2020-01-02T10:01:30+01:00"])
+    '2000-01-01T00:00:00Z'
+    """
+    found: dict[tuple[Any, ...], str] = {}
+    for cell in dict.fromkeys(cells):
+        match = _DATE.fullmatch(cell.strip())
+        if match is None:
+            return None
+        _, between, minutes, seconds, fraction, zone = match.groups()
+        found.setdefault((between, minutes is None, seconds is None, len(fraction or ""), zone), cell.strip())
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return "2000-01-01T00:00:00Z" if any(shape[-1] for shape in found) else None
+
+
+def _written(seconds: np.ndarray, like: str) -> np.ndarray:
+    """Seconds since 1970 (N,) as text in the layout of another date."""
+    import pandas
+
+    match = _DATE.fullmatch(like)
+    assert match is not None
+    _, between, minutes, whole, fraction, zone = match.groups()
+    digits = min(len(fraction or ""), 6)
+    step = 10.0**-digits if digits else 1.0 if whole else 60.0 if minutes else 86400.0
+    hours, rest = (int(zone[1:3]), int(zone[-2:])) if zone and zone != "Z" else (0, 0)
+    ahead = (-1 if zone and zone[0] == "-" else 1) * (3600 * hours + 60 * rest)
+    micro = np.rint(np.rint((seconds + ahead) / step) * step * 1e6).astype(np.int64)
+    format = "%Y-%m-%d" + (f"{between}%H:%M{':%S' if whole else ''}" if minutes else "")
+    texts = pandas.Series(micro.astype("datetime64[us]")).dt.strftime(format)
+    if fraction:
+        texts += [f".{part // 10 ** (6 - digits):0{digits}d}".ljust(1 + len(fraction), "0") for part in micro % 10**6]
+    return (texts + (zone or "")).to_numpy(dtype=object)
 
 
 def finite(values: np.ndarray, name: str) -> np.ndarray:

@@ -49,6 +49,8 @@ class Field(BaseModel):
     """Of a bounded column, its bounds."""
     step: float | None = None
     """Of times, of how many seconds all are multiples."""
+    like: str | None = None
+    """Of times that are text, one of them: how all are written."""
     gaps: bool = False
     """Whether cells may be missing."""
     present: float = 1.0
