@@ -223,9 +223,10 @@ def test_gaps_of_a_csv_keep_truth_values_and_whole_numbers(tmp_path):
         pandas.Index([0.0, 5.0]),
         pandas.Index([False, True]),
         pandas.to_datetime(["2020-01-01", "2021-05-06"]),
+        pandas.to_datetime(["2020-01-01", "2021-05-06"]).tz_localize("Europe/Oslo"),
         pandas.interval_range(0, 2),
     ],
-    ids=["whole", "real", "truth", "dates", "intervals"],
+    ids=["whole", "real", "truth", "dates", "dates with a zone", "intervals"],
 )
 @pytest.mark.parametrize("ordered", [False, True])
 def test_categories_that_are_no_words_come_back_as_they_are(categories, ordered):

@@ -254,8 +254,8 @@ def _are_times(column: Any) -> bool:
     if column.dtype.kind == "M":
         return True
     present = column.dropna()
-    if pandas.api.types.infer_dtype(present) != "string":
-        held = pandas.api.types.infer_dtype(present)
+    held = pandas.api.types.infer_dtype(present)
+    if held != "string":
         return bool(len(present)) and (present.infer_objects().dtype.kind == "M" or held == "date")
     if not present.str.match(r"\d{4}-\d{2}-\d{2}").all():
         return False

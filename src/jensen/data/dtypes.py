@@ -74,7 +74,7 @@ def in_dtype(column: np.ndarray, field: Field) -> Any:
         import pandas
 
         categories = pandas.Index(list(field.categories))
-        if inner := kind[len("category[") : -1]:
+        if inner := field.dtype[len("category[") : -1]:
             categories = categories == "True" if inner == "bool" else categories.astype(inner)
         return pandas.Categorical.from_codes(codes, categories=categories, ordered=field.kind == "ordinal")
     if kind.startswith("bool"):
