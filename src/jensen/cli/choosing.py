@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jensen.cli.arguments import column_names, read_kinds
-from jensen.cli.failures import INTERRUPTED, TERMINATED, fail
+from jensen.cli.failures import stopped
 from jensen.cli.inputs import STDIN
 from jensen.cli.options import Drop, Json, Kinds, Label, Missing, Seed
 from jensen.cli.printing import note, print_json, warnings_as_notes
@@ -81,12 +81,10 @@ def choose(
                     **told,
                 )
         except KeyboardInterrupt:
-            code, word = (TERMINATED, "terminated") if terminated else (INTERRUPTED, "interrupted")
             live.stop()
             words = _words({"label": label, "drop": drop, "kind": kinds, "missing": missing, **numbers})
-            begun = place_beside(out).exists()
-            hint = f"; go on with: {shlex.join(['jensen', 'choose', data, '--out', out, *words, '--resume'])}"
-            fail(f"{word}{hint if begun else ''}", code, prefix="")
+            command = shlex.join(["jensen", "choose", data, "--out", out, *words, "--resume"])
+            stopped(bool(terminated), command if place_beside(out).exists() else None)
     if as_json:
         print_json({"run": out, **run.spec["chosen"]})
     else:

@@ -38,6 +38,12 @@ class Guarded(TyperGroup):
             answer(_as_typed(e, self.get_command(ctx, ctx.invoked_subcommand or "")))
 
 
+def stopped(terminated: bool, command: str | None) -> NoReturn:
+    """Say that work was interrupted, by SIGTERM or by Ctrl-C, and what goes on with it, and exit."""
+    code, word = (TERMINATED, "terminated") if terminated else (INTERRUPTED, "interrupted")
+    fail(f"{word}; go on with: {command}" if command else word, code, prefix="")
+
+
 def _as_typed(error: Exception, command: Any) -> Exception:
     """Problems that begin with the name of an option's argument, as `kinds: …`, with the option, `--kind: …`."""
     if not isinstance(error, ConfigError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jensen.cli.arguments import Settings, column_names, read_kinds, read_settings, sound_options, text_options
-from jensen.cli.failures import INTERRUPTED, TERMINATED, fail
+from jensen.cli.failures import stopped
 from jensen.cli.inputs import STDIN, read_stdin
 from jensen.cli.options import (
     Binarize,
@@ -148,11 +148,9 @@ def train(
             if resume and not as_json:
                 _say_what_is_kept(run, progress.told, training.get("epochs"))
         except KeyboardInterrupt:
-            code, word = (TERMINATED, "terminated") if terminated else (INTERRUPTED, "interrupted")
             progress.stop()
             begun = (Path(out) / "spec.yaml").exists() and (resume or overwrite or not was_there)
-            hint = f"; go on with: {resume_command(model, data, out)}" if begun else ""
-            fail(f"{word}{hint}", code, prefix="")
+            stopped(bool(terminated), resume_command(model, data, out) if begun else None)
     summary = summarize(run, out)
     if as_json:
         print_json(summary)
