@@ -153,6 +153,9 @@ def test_a_table_of_numbers_is_of_one_kind():
         ({}, {"height": "category"}, DataError, ["'height'", "expected categories", "real number"]),
         ({"day": ["2024-01-01"] * 59 + ["soon"]}, {"day": "time"}, DataError, ["'day'", "expected dates"]),
         ({"height": [np.inf] * N}, {}, DataError, ["'height'", "infinite"]),
+        ({"tags": [[k] for k in range(N)]}, {}, DataError, ["'tags'", "a word or a date a cell, got a list"]),
+        ({"tags": [{"a": 1}] * N}, {}, DataError, ["'tags'", "got a dict"]),
+        ({"tags": np.arange(N) + 1j}, {}, DataError, ["'tags'", "got a complex"]),
     ],
 )
 def test_what_is_refused_names_the_offender(change, kinds, error, words):
@@ -288,6 +291,7 @@ def test_objects_that_a_gap_made_come_back_as_what_they_are(words):
         ("%Y-%m-%d %H:%M", ""),
         ("%Y-%m-%dT%H:%M:%S", "+02:00"),
         ("%Y-%m-%dT%H:%M:%S", "-0530"),
+        ("%Y-%m-%dT%H:%M:%S", "+02"),
         ("%Y-%m-%dT%H:%M:%S", "Z"),
         ("%Y-%m-%d %H:%M:%S.%f", ""),
         ("%Y-%m-%d %H:%M:%S.25", ""),
@@ -311,3 +315,28 @@ def test_dates_as_text_in_several_zones_are_filled_in_in_utc():
     frame = pandas.DataFrame({"when": texts, "x": np.arange(N) / 7})
     filled = jensen.train("nade", frame, epochs=1).impute(frame, particles=5).completed()["when"]
     assert all(text == texts[k] if texts[k] else text.endswith("Z") for k, text in enumerate(filled))
+
+
+@pytest.mark.parametrize("words", [True, False])
+def test_durations_and_periods_come_back(tmp_path, words):
+    """In whole seconds, as all of them are; as text of a file they fit a model of durations."""
+    lasted = pandas.Series(pandas.to_timedelta(np.arange(N) * 61 - 300, unit="s")).where(np.arange(N) % 5 > 0)
+    frame = pandas.DataFrame({"lasted": lasted, "x": np.random.default_rng(0).normal(size=N)})
+    if words:
+        frame["month"] = pandas.Series(pandas.period_range("2020-01", periods=N, freq="M")).where(np.arange(N) % 7 > 0)
+    run = jensen.train("vae", frame, epochs=1)
+    made, whole = run.sample(20), run.impute(frame, particles=5).completed()
+    assert (made.dtypes == whole.dtypes).all() and whole.dtypes["lasted"].kind == "m" and whole.notna().all().all()
+    for column in frame.columns:
+        there = frame[column].notna()
+        assert (whole[column][there] == frame[column][there]).all()
+    assert (made["lasted"].dt.total_seconds() % 1 == 0).all()
+    if words:
+        assert made["month"].dtype == whole["month"].dtype == frame["month"].dtype == "period[M]"
+        assert {str(field.kind) for field in run.schema.fields} == {"real", "time"}
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    again = run.score(tmp_path / "rows.csv", particles=1).nats
+    np.testing.assert_allclose(again, run.score(frame, particles=1).nats)
+    bad = frame.astype({"lasted": str}).replace({"lasted": {str(lasted[1]): "a while"}})
+    with pytest.raises(DataError, match="column 'lasted': expected durations"):
+        run.score(bad)

@@ -89,3 +89,11 @@ def test_overfitting_is_not_looked_for_where_nothing_was_held_out():
     run = jensen.train("maf", frame(), epochs=1, fractions=(1.0, 0.0, 0.0))
     finding = next(f for f in run.diagnose().findings if f.name == "overfitting")
     assert finding.sentence == "not looked at: nothing was held out"
+
+
+def test_a_column_that_numbers_the_rows_is_named():
+    table = frame()
+    table.insert(0, "id", np.random.default_rng(0).permutation(300) + 1)
+    assert "column 'id' numbers the rows" in said(table) and "--drop id" in said(table)
+    assert said(table.assign(id=table["id"] // 2)) == ""
+    assert "numbers the rows" in said(table.assign(word=["a", "b"] * 150))

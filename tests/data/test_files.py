@@ -37,7 +37,7 @@ def picture_folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet", "npy", "npz"])
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "tsv", "tsv.gz", "parquet", "npy", "npz"])
 def test_tables_in_every_format(tmp_path, ending):
     path = tmp_path / f"table.{ending}"
     cells = FRAME.to_numpy(np.float64)
@@ -48,9 +48,9 @@ def test_tables_in_every_format(tmp_path, ending):
     elif ending == "npz":
         np.savez(path, X=cells)
     else:
-        FRAME.to_csv(path, index=False)
+        FRAME.to_csv(path, index=False, sep="\t" if "tsv" in ending else ",")
     np.testing.assert_array_equal(values(path), cells)
-    named = ["b", "a", "flag"] if ending in ("csv", "csv.gz", "parquet") else ["x0", "x1", "x2"]
+    named = ["x0", "x1", "x2"] if ending in ("npy", "npz") else ["b", "a", "flag"]
     assert load_data(str(path)).schema.names == named
 
 
@@ -391,7 +391,9 @@ def test_a_data_set_is_shown_in_one_line():
 
 
 @pytest.mark.parametrize(
-    ("header", "told"), [("0.5,-1.2", True), ("7,3", True), ("0,1", False), ("1,2", False), ("a,2", False)]
+    ("header", "told"),
+    [("0.5,-1.2", True), ("7,3", True), ("0,1", False), ("1,2", False), ("a,2", True), ("a,b", False), ("a,nan", False)]
+    + [("a,b,2", False)],
 )
 def test_names_that_are_numbers_may_be_data(tmp_path, header, told):
     path = tmp_path / "t.csv"

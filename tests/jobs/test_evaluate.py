@@ -127,6 +127,17 @@ def test_errors_are_those_of_hidden_cells():
         errors(np.where(hidden & (found == 0.5), np.nan, found), truth, hidden, NONE[:3])
 
 
+def test_numbers_that_never_vary_are_not_judged():
+    truth, hidden = RNG.normal(size=(50, 3)), RNG.random((50, 3)) < 0.5
+    truth[:, 1] = 0.0
+    found = np.zeros((50, 3))
+    assert errors(found, truth, hidden, NONE[:3])["mse"] == np.square(truth[:, ::2][hidden[:, ::2]]).mean()
+    with pytest.raises(DataError, match="expected a column that varies"):
+        evaluate.imputation(pd.DataFrame({"a": [1.0] * 30, "b": [2.0] * 30}), masks=1)
+    some = evaluate.imputation(pd.DataFrame({"a": RNG.normal(size=200), "b": [2.0] * 200}), masks=2, baselines=["mean"])
+    assert some.mean("mean", "mse")[0] == pytest.approx(1, abs=0.3)
+
+
 @pytest.mark.parametrize("protocol", ["paper", "leak-free"])
 def test_a_perfect_imputer_is_perfect_and_the_mean_is_one(protocol: str):
     frame = pd.DataFrame(RNG.normal(2, 3, size=(600, 8)), columns=list("abcdefgh"))

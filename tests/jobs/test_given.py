@@ -355,3 +355,7 @@ def test_nothing_and_what_was_never_seen_are_told_of():
             run.sample(2, given={"a": nothing})
     with pytest.warns(DataWarning, match=r"given: a=100 lies \d+ deviations from the mean of training data"):
         run.sample(2, given={"a": 100.0}, say=lambda _: None)
+    mixed = pandas.DataFrame({"age": np.arange(300) % 70 + 18, "word": ["a", "b", "c"] * 100})
+    run = jensen.train("nade", mixed, epochs=1)
+    with pytest.warns(DataWarning, match="given: age=90000 lies"):  # a count
+        run.sample(2, given={"age": 90_000}, say=lambda _: None)

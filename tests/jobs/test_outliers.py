@@ -21,6 +21,7 @@ from jensen.data.normal_scores import NormalScores, Standardised
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.conformal import benjamini_hochberg, conformal_p_values
 from jensen.jobs.detectors import DETECTORS, Detector, Ecod, Modelled
+from jensen.jobs.outliers import outlier_scores
 from jensen.jobs.run import Run
 from jensen.jobs.surprise import AGAIN, WIDE, _neediest, surprise
 from jensen.jobs.train import train
@@ -116,6 +117,25 @@ def test_likelihood_is_in_closed_form_and_typicality_its_distance_from_the_usual
     usual = -law(ppca).logpdf(rows(300, 0)).mean()
     typical = ppca.outliers(x, method="typicality").score
     np.testing.assert_allclose(typical, np.abs(-law(ppca).logpdf(x) - usual), atol=2e-3)
+
+
+def test_no_two_parts_have_the_same_draws():
+    """Else a score and those that it is ranked among hang together, and its p-value is not uniform."""
+    run = train("vae", made(), latents=2, epochs=1, settings=SMALL)
+    some = Split(rows(30, 5))
+    for method, runs in (("likelihood", [run]), ("typicality", [run]), ("reconstruction", [run])):
+        one, other = outlier_scores(method, runs, [some, some], particles=2, seed=3)
+        assert (one != other).all(), method
+        assert (outlier_scores(method, runs, [some], particles=2, seed=3)[0] == other).all() or method == "typicality"
+
+
+def test_a_training_row_that_a_model_calls_impossible_leaves_typicality_a_number(ppca, monkeypatch):
+    def nats(run: Run, part: Split, particles: int, seed: int) -> np.ndarray:
+        return np.where(np.arange(len(part)) == 0, -np.inf, -2.0)
+
+    monkeypatch.setattr("jensen.jobs.outliers._nats", nats)
+    (found,) = outlier_scores("typicality", [ppca], [Split(rows(3, 5))])
+    assert found.tolist() == [np.inf, 0.0, 0.0]
 
 
 def test_reconstruction_in_closed_form(ppca):

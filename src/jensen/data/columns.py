@@ -3,14 +3,14 @@
 A table of numbers alone is of one kind throughout: binary where all its columns are, else real. As soon as one column
 holds words or dates, or its kind is told, the table is mixed, and each column has a kind of its own:
 
-    real       numbers
+    real       numbers, durations in seconds
     positive   numbers above 0 that spread over orders of magnitude
     bounded    numbers between two bounds (told, or the numbers of a share by name and range)
     count      whole numbers 0, 1, 2, ...
     binary     truth values, or 0 and 1
     category   words
     ordinal    words with an order (told, or an ordered categorical)
-    time       dates and times
+    time       dates, times and periods
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def encode(frame: Any, fields: Sequence[Field], source: Source, gaps: bool = Tru
 
     names = [field.name for field in fields]
     plain = all(frame[name].dtype.kind in "biuf" for name in names) or all(field.kind == "real" for field in fields)
-    if plain and all(field.kind in NUMERIC for field in fields):
+    if plain and all(field.kind in NUMERIC and not field.duration for field in fields):
         x = tables.values(frame[names], source.name, source.line, gaps)
     else:
         numbers = _each(lambda field: _numbers(frame[field.name], field, source), fields, source)
@@ -141,7 +141,7 @@ def fitted(fields: Sequence[Field], train: np.ndarray, every: Sequence[np.ndarra
         elif field.kind == "bounded":
             assert field.low is not None and field.high is not None
             update |= {"center": field.low, "scale": field.high - field.low}
-        if field.kind == "time":
+        if field.kind == "time" or field.duration:
             steps = (DAY, 1.0)
             update["step"] = next((s for s in steps if len(present) and (present % s == 0).all()), None)
         found.append(field.model_copy(update=update))
@@ -158,7 +158,7 @@ def _wordlike(columns: Sequence[Any], told: str | None, source: Source) -> bool:
     for column in columns:
         if isinstance(column.dtype, pandas.CategoricalDtype) or column.dtype.kind == "M":
             found = True
-        elif column.dtype.kind not in "biuf":
+        elif column.dtype.kind not in "biufm":
             present = column.dropna().infer_objects()
             if present.dtype.kind in "biuf" or not len(present):
                 continue
@@ -251,7 +251,7 @@ def _are_times(column: Any) -> bool:
     """Whether all cells are dates, in a dtype of their own or written year first."""
     import pandas
 
-    if column.dtype.kind == "M":
+    if column.dtype.kind == "M" or isinstance(column.dtype, pandas.PeriodDtype):
         return True
     present = column.dropna()
     held = pandas.api.types.infer_dtype(present)
@@ -302,6 +302,8 @@ def _numbers(column: Any, field: Field, source: Source) -> np.ndarray:
     """The cells of one column, float64 (N,), NaN where empty."""
     if field.kind == "time":
         return _seconds(column, field, source)
+    if field.duration and column.dtype.kind not in "biufm":
+        column = _durations(column, field, source)
     if field.kind == "binary" and column.dtype.kind not in "biuf":
         truths = {"true": 1.0, "false": 0.0}
         column = column.map(lambda cell: truths.get(str(cell).strip().lower(), cell))
@@ -324,11 +326,23 @@ def _numbers(column: Any, field: Field, source: Source) -> np.ndarray:
     return codes
 
 
+def _durations(column: Any, field: Field, source: Source) -> Any:
+    """Durations that were written as text, as "0 days 02:33:25", as such."""
+    import pandas
+
+    try:
+        return pandas.to_timedelta(column)
+    except (ValueError, TypeError) as e:
+        raise DataError(f"{source.name}: column {field.name!r}: expected durations ({e})") from None
+
+
 def _seconds(column: Any, field: Field, source: Source) -> np.ndarray:
     """Times as seconds since 1970, UTC where they have no zone."""
     import pandas
 
     present = column.notna().to_numpy()
+    if isinstance(column.dtype, pandas.PeriodDtype):
+        column = column.dt.to_timestamp()
     try:
         times = pandas.to_datetime(column, utc=True, format=None if column.dtype.kind == "M" else "ISO8601")
     except (ValueError, TypeError) as e:

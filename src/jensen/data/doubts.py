@@ -18,8 +18,8 @@ CODES = (-9, -99, -999, -9999, -99999)
 
 
 def doubts(fields: Sequence[Field], parts: Sequence[np.ndarray]) -> list[str]:
-    """In sentences: columns without a cell, real numbers that never vary or of which one dwarfs all, names of rows,
-    words that differ by case or blanks alone, and words and numbers that may stand for a missing cell.
+    """In sentences: columns without a cell, real numbers that never vary or of which one dwarfs all, names and
+    numbers of rows, words that differ by case or blanks alone, and words and numbers that may stand for a missing cell.
 
     Args:
         parts: rows (N, D) of each split, in the user's units.
@@ -78,6 +78,8 @@ def _of_column(field: Field, cells: Sequence[np.ndarray]) -> Iterator[str]:
             f"column {name!r} holds one value in all training rows: a density of it has no bound, so that "
             f"log-likelihoods grow for as long as is trained, whatever is learned of the other columns; {drop}"
         )
+    if field.kind in ("real", "count") and _number_rows(np.concatenate(cells)):
+        yield f"column {name!r} numbers the rows, and a number that comes once says nothing of other rows; {drop}"
     if field.continuous and (far := _far_from_all(cells)) is not None:
         yield (
             f"column {name!r} holds {far:g}, so far from all others that these are one and the same on its scale; mend "
@@ -101,6 +103,17 @@ def _of_column(field: Field, cells: Sequence[np.ndarray]) -> Iterator[str]:
             f"column {name!r} holds {', '.join(map(repr, absent))}; where that stands for a missing cell, say so with "
             f"--missing {shlex.quote(absent[0].strip())} (in Python missing=)"
         )
+
+
+def _number_rows(x: np.ndarray) -> bool:
+    """Whether cells (N,) are as many whole numbers in a row, each of them once.
+
+    >>> _number_rows(np.array([2.0, 1.0, 3.0] + [*range(4, 51)])), _number_rows(np.array([1.0, 2.0, 2.0, 3.0] * 20))
+    (True, False)
+    """
+    if len(x) < LEAST_ROWS or np.isnan(x).any() or x.max() - x.min() != len(x) - 1:
+        return False
+    return bool((np.sort(x) == x.min() + np.arange(len(x))).all())
 
 
 def _far_from_all(cells: Sequence[np.ndarray]) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 from jensen.data.field import Field
 from jensen.errors import DataError
 
-_DATE = re.compile(r"(\d{4}-\d{2}-\d{2})(?:([T ])(\d{2}:\d{2})(:\d{2})?(?:\.(\d{1,9}))?)?(Z|[+-]\d{2}:?\d{2})?")
+_DATE = re.compile(r"(\d{4}-\d{2}-\d{2})(?:([T ])(\d{2}:\d{2})(:\d{2})?(?:\.(\d{1,9}))?)?(Z|[+-]\d{2}(?::?\d{2})?)?")
 OBJECTS = {"boolean": "boolean", "integer": "Int64", "date": "date", "datetime": "datetime64[us]"}
 """Names of dtypes by what an object column holds, as a gap makes one of truth values; `date` has days and no dtype."""
 
@@ -34,6 +34,8 @@ def of_pandas(name: str) -> str | None:
 
 def as_dtype(column: np.ndarray, field: Field) -> np.ndarray:
     kind = field.dtype.lower()
+    if field.duration:
+        return _micro(column, field).astype("timedelta64[us]").astype(kind)
     if kind.startswith("bool"):
         return finite(column, field.name) > 0.5
     if "int" in kind:
@@ -91,8 +93,9 @@ def _times(seconds: np.ndarray, field: Field) -> Any:
     if field.like is not None:
         return _written(finite(seconds, field.name), field.like)
     step = field.step or 1e-6
-    micro = np.rint(np.rint(finite(seconds, field.name) / step) * step * 1e6).astype(np.int64)
-    times = pandas.Series(micro.astype("datetime64[us]"))
+    times = pandas.Series(_micro(seconds, field).astype("datetime64[us]"))
+    if field.dtype.startswith("period["):
+        return times.dt.to_period(field.dtype[len("period[") : -1])
     if field.dtype == "date":
         return times.dt.date.to_numpy(dtype=object)
     if not field.dtype.startswith("datetime64"):
@@ -101,6 +104,12 @@ def _times(seconds: np.ndarray, field: Field) -> Any:
         zone = field.dtype.split(",")[1].strip(" ]")
         return times.dt.tz_localize("UTC").dt.tz_convert(zone)
     return times.to_numpy()
+
+
+def _micro(seconds: np.ndarray, field: Field) -> np.ndarray:
+    """Seconds (N,) as whole microseconds, multiples of the column's step."""
+    step = field.step or 1e-6
+    return np.rint(np.rint(finite(seconds, field.name) / step) * step * 1e6).astype(np.int64)
 
 
 def layout(cells: Iterable[str]) -> str | None:
@@ -133,7 +142,7 @@ def _written(seconds: np.ndarray, like: str) -> np.ndarray:
     _, between, minutes, whole, fraction, zone = match.groups()
     digits = min(len(fraction or ""), 6)
     step = 10.0**-digits if digits else 1.0 if whole else 60.0 if minutes else 86400.0
-    hours, rest = (int(zone[1:3]), int(zone[-2:])) if zone and zone != "Z" else (0, 0)
+    hours, rest = (int(zone[1:3]), int(zone[3:].strip(":") or 0)) if zone and zone != "Z" else (0, 0)
     ahead = (-1 if zone and zone[0] == "-" else 1) * (3600 * hours + 60 * rest)
     micro = np.rint(np.rint((seconds + ahead) / step) * step * 1e6).astype(np.int64)
     format = "%Y-%m-%d" + (f"{between}%H:%M{':%S' if whole else ''}" if minutes else "")

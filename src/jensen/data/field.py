@@ -48,7 +48,7 @@ class Field(BaseModel):
     high: float | None = None
     """Of a bounded column, its bounds."""
     step: float | None = None
-    """Of times, of how many seconds all are multiples."""
+    """Of times and durations, of how many seconds all are multiples."""
     like: str | None = None
     """Of times that are text, one of them: how all are written."""
     gaps: bool = False
@@ -72,6 +72,11 @@ class Field(BaseModel):
     def continuous(self) -> bool:
         """Whether its values are real numbers, of which a density is one with respect to length."""
         return self.kind in CONTINUOUS
+
+    @property
+    def duration(self) -> bool:
+        """Whether its values are lengths of time, in seconds."""
+        return self.dtype.startswith("timedelta64")
 
     @property
     def width(self) -> int:

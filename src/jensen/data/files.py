@@ -7,7 +7,7 @@ import gzip
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,6 +19,7 @@ from jensen.data.raw import ALL, SPLITS, Part, Raw
 from jensen.errors import DataError
 
 OF_COMMAS = "a table of comma-separated values in UTF-8"
+OF_LINES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")  # tables whose rows are lines of a file
 _DELIMITERS = ",;\t"
 
 
@@ -170,8 +171,7 @@ def read_csv(path: Path) -> Raw:
         raise DataError(f"{path}: {_reason(e, OF_COMMAS)}") from None
     for name in rounded:
         tables.check_exact(words[name])
-    notes = ("every column name is a number: if the first line is data, add a header line",) if _numbers(header) else ()
-    return Raw({ALL: Part(tables.nullable(frame))}, named=True, notes=notes)
+    return Raw({ALL: Part(tables.nullable(frame))}, named=True, notes=_no_header(header))
 
 
 def _fault(path: Path) -> str:
@@ -198,13 +198,16 @@ def _fault(path: Path) -> str:
     return ""
 
 
-def _numbers(header: list[str]) -> bool:
-    """Whether the names look like a row of data; counted columns (0, 1, 2 ...) do not."""
-    try:
-        numbers = [float(name) for name in header]
-    except ValueError:
-        return False
-    return numbers not in ([*range(len(numbers))], [*range(1, len(numbers) + 1)])
+def _no_header(header: Sequence[str]) -> tuple[str, ...]:
+    """A note where the first line looks like a row of data, as half of its cells are numbers; those that count the
+    columns (0, 1, 2 ...) do not.
+    """
+    numbers = [name for name in header if tables.is_number(name)]
+    counted = [*map(str, range(len(header)))], [*map(str, range(1, len(header) + 1))]
+    if not numbers or 2 * len(numbers) < len(header) or [*header] in counted:
+        return ()
+    held = "every column name" if len(numbers) == len(header) else f"the column name {numbers[0]}"
+    return (f"{held} is a number: if the first line is data, add a header line",)
 
 
 def csv_line(path: Path) -> Callable[[int], str]:
@@ -243,6 +246,8 @@ READERS: dict[str, Callable[[Path], Raw]] = {
     ".npy": _read_npy,
     ".csv": read_csv,
     ".csv.gz": read_csv,
+    ".tsv": read_csv,
+    ".tsv.gz": read_csv,
     ".parquet": _read_parquet,
     ".wav": audio.read_file,
     ".flac": audio.read_file,

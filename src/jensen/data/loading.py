@@ -64,8 +64,8 @@ def load_data(
     """Load a data set by name, from a path or from memory, split it and give it a schema.
 
     Args:
-        ref: a registered name; a path to .npz, .npy, .csv[.gz], .parquet, .wav, .flac, .txt[.gz] or a folder of
-            pictures, of sound or of texts; an array, a tensor, a pandas or polars frame, or a list of texts; a frame
+        ref: a registered name; a path to .npz, .npy, .csv[.gz], .tsv[.gz], .parquet, .wav, .flac, .txt[.gz] or a folder
+            of pictures, of sound or of texts; an array, a tensor, a pandas or polars frame, or a list of texts; a frame
             for each of `train`, `valid` and `test`, or arrays or lists of texts that are named as in an .npz (`train`,
             `train_labels`, `test`, ...); or a `Dataset`, returned as it is unless options ask for more.
         binarize: make 0/1 pictures of grey ones: `static`, drawn once with the seed, or `dynamic`, the

@@ -226,7 +226,7 @@ def _open_named(ref: str | os.PathLike[str]) -> Source:
             raise ConfigError(f"{name}: {_missing(path)}")
         raise ConfigError(f"{name!r} is neither a data set nor an existing path{did_you_mean(name, ENTRIES)}")
     raw = files.read_path(path)
-    line = files.csv_line(path) if path.name.lower().endswith((".csv", ".csv.gz")) else tables.row_words
+    line = files.csv_line(path) if path.name.lower().endswith(files.OF_LINES) else tables.row_words
     return Source(raw, str(path), origin=str(path), container="pandas" if raw.named else "array", line=line)
 
 

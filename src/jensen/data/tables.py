@@ -22,6 +22,7 @@ SEPARATED = r"\s*[-+]?[$€£]?\s*(\d{1,3}([.,' ]\d{3})+|\d+)([.,]\d+)?\s*[%$€
 PLAIN = "decimals take a point, not a comma, and numbers neither units nor separators of thousands"
 DAY_FIRST = r"\s*\d{1,2}[./-]\d{1,2}[./-](\d{2}|\d{4})\b.*"
 """What a date looks like that is not written year first, and not read as one."""
+NO_WORDS = (list, tuple, dict, set, np.ndarray, bytes, complex)  # what no cell of a table can be
 Line = Callable[[int], str]
 
 
@@ -91,7 +92,7 @@ def emptied(frame: pandas.DataFrame, missing: Sequence[str]) -> pandas.DataFrame
     """
     import pandas
 
-    numbers = [float(word) for word in missing if _is_number(word)]
+    numbers = [float(word) for word in missing if is_number(word)]
     found = {}
     for name in frame.columns:
         column: Any = frame[name]
@@ -112,7 +113,8 @@ def emptied(frame: pandas.DataFrame, missing: Sequence[str]) -> pandas.DataFrame
     return frame.assign(**found) if found else frame
 
 
-def _is_number(word: str) -> bool:
+def is_number(word: str) -> bool:
+    """Whether a word is a finite number."""
     try:
         return math.isfinite(float(word))
     except ValueError:
@@ -187,6 +189,9 @@ def _inexact(column: Any, row: int, line: Line) -> DataError:
 def words(column: Any) -> tuple[np.ndarray, Any]:
     """Cells as words, None for an empty one, (N,); and the first real number among them, which is no word, or None.
 
+    Raises:
+        DataError: a cell holds several things, as a list does, or bytes.
+
     >>> import pandas
     >>> words(pandas.Series([3.0, None, 1.0]))
     (array(['3', None, '1'], dtype=object), None)
@@ -195,6 +200,10 @@ def words(column: Any) -> tuple[np.ndarray, Any]:
 
     cells: Any = pandas.Series(column, dtype=object)
     present = cells.dropna().infer_objects()
+    odd = next((cell for cell in present if isinstance(cell, NO_WORDS)), None) if present.dtype.kind in "Oc" else None
+    if odd is not None:
+        kind = type(odd).__name__
+        raise DataError(f"column {cells.name!r}: expected a number, a word or a date a cell, got a {kind}")
     out = np.full(len(cells), None, dtype=object)
     if present.dtype.kind == "f":
         real = (present != present.round()) | np.isinf(present)
@@ -236,6 +245,8 @@ def _numeric(column: Any, line: Line) -> np.ndarray:
         return numbers
     if column.isna().all():
         return np.full(len(column), np.nan)
+    if kind == "m":
+        return column.dt.total_seconds().to_numpy(dtype=np.float64)
     numbers: Any = pandas.to_numeric(column.astype(str), errors="coerce")
     wrong = numbers.isna().to_numpy() & column.notna().to_numpy()
     if not wrong.any():  # as `Decimal`, or numbers written as words

@@ -320,7 +320,7 @@ def _explained(run: Run, rows: Mapping[str, np.ndarray], source: Source) -> np.n
 def _warn_of_far(fields: Sequence[Field], values: np.ndarray) -> None:
     """Warns of given numbers, (n, G), about which the model can know next to nothing."""
     for j, of in enumerate(fields):
-        if not of.continuous or of.constant or of.kind == "time":
+        if of.kind not in ("real", "positive", "bounded", "count") or of.constant:
             continue
         away = np.nan_to_num(abs(values[:, j] - of.center) / of.scale)
         if away.max() > FAR:

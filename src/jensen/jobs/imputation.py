@@ -338,7 +338,7 @@ def _filled(own: Any, field: Field, holes: np.ndarray, cells: np.ndarray, observ
     """A column of a frame, its holes filled by cells (C,); `observed` holds its numbers, (n,), as they were read."""
     import pandas
 
-    if field.categories is not None or field.kind == "time":
+    if field.categories is not None or field.kind == "time" or field.duration:
         column, values = own.copy(), in_dtype(cells, field)
         if isinstance(own.dtype, pandas.CategoricalDtype):  # of words, or of what is written as these
             place = pandas.Index(words(pandas.Series(own.cat.categories))[0]).get_indexer(pandas.Index(values))

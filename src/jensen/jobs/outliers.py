@@ -318,19 +318,30 @@ def _nats(run: Run, part: Split, particles: int, seed: int) -> np.ndarray:
     return np.nan_to_num(rows.double().numpy(), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
 
 
+def _seeded(parts: Parts, seed: int) -> list[tuple[Split, int]]:
+    """Parts with a seed each, the last that which is given, so that none has the draws of another: else p-values
+    would not be of independent scores.
+    """
+    return [(part, seed + len(parts) - 1 - k) for k, part in enumerate(parts)]
+
+
 def _likelihood(runs: Sequence[Run], parts: Parts, particles: int, seed: int) -> list[np.ndarray]:
-    return [-_nats(runs[0], part, particles, seed) for part in parts]
+    return [-_nats(runs[0], part, particles, own) for part, own in _seeded(parts, seed)]
 
 
 def _typicality(runs: Sequence[Run], parts: Parts, particles: int, seed: int) -> list[np.ndarray]:
-    mean = _nats(runs[0], _training(runs[0], seed), particles, seed).mean()
-    return [np.abs(_nats(runs[0], part, particles, seed) - mean) for part in parts]
+    of_training, *others = (
+        _nats(runs[0], part, particles, own) for part, own in _seeded([_training(runs[0], seed), *parts], seed)
+    )
+    possible = of_training[np.isfinite(of_training)]
+    mean = possible.mean() if len(possible) else 0.0
+    return [np.abs(nats - mean) for nats in others]
 
 
 def _ensemble(runs: Sequence[Run], parts: Parts, particles: int, seed: int) -> list[np.ndarray]:
     found = []
-    for part in parts:
-        nats = np.stack([_nats(run, part, particles, seed) for run in runs])
+    for part, own in _seeded(parts, seed):
+        nats = np.stack([_nats(run, part, particles, own) for run in runs])
         with np.errstate(invalid="ignore"):
             found.append(np.nan_to_num(nats.var(0, ddof=1) - nats.mean(0), nan=np.inf, posinf=np.inf))
     return found
@@ -345,9 +356,9 @@ def _reconstruction(runs: Sequence[Run], parts: Parts, particles: int, seed: int
             f"{run.spec['model']} has no hidden variables to reconstruct data from; use --method likelihood"
         )
     found, k = [], particles if model.hidden else 1
-    for part in parts:
+    for part, own in _seeded(parts, seed):
         tensors, rows = run.tensors(part), []
-        with seeded(seed, run.device):
+        with seeded(own, run.device):
             for start in range(0, len(part), max(1, BATCH // k)):
                 batch = as_in(model, tensors.take(slice(start, start + max(1, BATCH // k))))
                 e = model.evidence(batch, k)
@@ -360,7 +371,8 @@ def _latent(runs: Sequence[Run], parts: Parts, particles: int, seed: int) -> lis
     from sklearn.covariance import LedoitWolf
 
     run = runs[0]
-    codes = [encode(run, _dataset(run, part), seed=seed) for part in (_training(run, seed), *parts)]
+    every = _seeded([_training(run, seed), *parts], seed)
+    codes = [encode(run, _dataset(run, part), seed=own) for part, own in every]
     train, *others = (np.asarray(z, dtype=np.float64).reshape(len(z), -1) for z in codes)
     usual = LedoitWolf().fit(train)
     return [np.nan_to_num(np.sqrt(usual.mahalanobis(z)), nan=np.inf) for z in others]

@@ -119,7 +119,7 @@ class Evaluation:
             "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
             for line in [headers, *rows]
         ]
-        count = len(next(iter(next(iter(self.values.values())).values())))
+        count = max(len(values) for found in self.values.values() for values in found.values())
         meaning = [f"{m.name}: {m.words}" for m in self.told]
         what = {"masks": "mask", "seeds": "seed"}[self.repetitions] if count == 1 else self.repetitions
         spread = f"± is one standard error over {count} {what}" if count > 1 else f"one {what}: no standard errors"

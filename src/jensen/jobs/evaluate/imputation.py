@@ -86,6 +86,8 @@ def imputation(
         raise DataError(f"{name}: expected cells to hide, got none")
     columns = Columns.of(frame, {c: kind for c, kind in table.told.items() if c in frame.columns})
     truth = columns.numbers(frame)
+    if not (columns.is_category | _varies(truth)).any():
+        raise DataError(f"{name}: expected a column that varies, or is one of words, got none")
     methods: dict[str, Imputer] = {b: BASELINES[b] for b in baselines}
     ours = None
     if model is not None:
@@ -134,7 +136,8 @@ def imputation(
 
 
 def errors(found: np.ndarray, truth: np.ndarray, hidden: np.ndarray, is_category: np.ndarray) -> dict[str, float]:
-    """Errors of hidden cells: of numbers mse and rmse, of categories accuracy; without what was not hidden.
+    """Errors of hidden cells: of numbers mse and rmse, of categories accuracy; without what was not hidden, and without
+    numbers that are the same in all rows, which anything fills in.
 
     Args:
         found, truth: (N, D), standardised numbers and positions of categories.
@@ -148,7 +151,7 @@ def errors(found: np.ndarray, truth: np.ndarray, hidden: np.ndarray, is_category
         row, column = np.argwhere(hidden & np.isnan(found))[0]
         raise DataError(f"a method left cells empty: {int(np.isnan(found[hidden]).sum())}, first row {row + 1}, "
                         f"column {column + 1}")  # fmt: skip
-    numbers, categories = hidden & ~is_category, hidden & is_category
+    numbers, categories = hidden & ~is_category & _varies(truth), hidden & is_category
     result = {}
     if numbers.any():
         result["mse"] = float(np.square(found[numbers] - truth[numbers]).mean())
@@ -156,6 +159,11 @@ def errors(found: np.ndarray, truth: np.ndarray, hidden: np.ndarray, is_category
     if categories.any():
         result["accuracy"] = float((found[categories] == truth[categories]).mean())
     return result
+
+
+def _varies(x: np.ndarray) -> np.ndarray:
+    """Whether a column holds two numbers or more, (D,) of (N, D)."""
+    return np.array([len(np.unique(column[~np.isnan(column)])) > 1 for column in x.T])
 
 
 def by_model(name: str, settings: Mapping[str, Any], complete_rows: bool, options: Mapping[str, Any]) -> Imputer:
