@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 from scipy.special import logsumexp
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from jensen.core import EXACT, Model
 from jensen.data import Dataset, Split, load_data
@@ -26,6 +27,9 @@ from jensen.training.trainer import Trainer
 
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
 FAMILIES = ("gaussian", "student-t")
+
+
+PRIOR = {"components": 2, "prior_data": "auto", "prior_variance": "learned"}
 
 
 def table(rows: int = 200, dims: int = 4, share: float = 0.3, seed: int = 0) -> np.ndarray:
@@ -201,6 +205,63 @@ def test_the_prior_is_that_of_the_penalised_likelihood():
         assert gradient.abs().max() < 1e-6
 
 
+def penalised(run: Run) -> tuple[Tensor, list[Tensor]]:
+    """Σ log p(x_o) − ν₀ Σ_k KL(N(0, Ψ) ‖ N(0, Σ_k)), by hand, and what it is a function of: μ, Σ and Ψ."""
+    x, seen = prepared(run)
+    pi, parts = both_of(run.model)
+    prior, dims = parts.shared.detach().clone(), x.shape[1]
+    if not parts.dense:
+        prior = torch.diag_embed(prior.expand(dims))
+    free = [parts.means.detach().clone(), parts.covariances.detach().clone(), prior]
+    mu, sigma, prior = (value.requires_grad_() for value in free)
+    total = x.new_zeros(())
+    for row, o in zip(x, seen, strict=True):
+        if o.any():
+            own = [MultivariateNormal(m[o], s[o][:, o]).log_prob(row[o]) for m, s in zip(mu, sigma, strict=True)]
+            total = total + (torch.stack(own) + pi.log_weights.detach()).logsumexp(0)
+    usual, zero = MultivariateNormal(torch.zeros(dims).double(), prior), torch.zeros(dims).double()
+    for s in sigma:
+        total = total - parts.prior_data * torch.distributions.kl_divergence(usual, MultivariateNormal(zero, s))
+    return total, [mu, sigma, prior]
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal", "spherical"])
+def test_a_learned_prior_climbs_a_likelihood_that_keeps_components_alike(covariance):
+    found = [
+        penalised(fitted(table(60, 3), epochs=n, covariance=covariance, prior_data=4.0, prior_variance="learned"))[0]
+        for n in (1, 2, 3, 5, 9, 17)
+    ]
+    assert all(later > before for before, later in itertools.pairwise(found))
+
+
+def test_the_fixed_point_of_a_learned_prior_has_no_gradient():
+    run = fitted(table(60, 3), epochs=1500, prior_data=4.0, prior_variance="learned", min_scale=1e-4)
+    total, free = penalised(run)
+    for gradient in torch.autograd.grad(total / 60, free):
+        assert gradient.abs().max() < 1e-5
+    parts = both_of(run.model)[1]
+    mean = torch.linalg.inv(parts.covariances).mean(0)
+    torch.testing.assert_close(torch.linalg.inv(parts.shared), mean)
+
+
+def test_a_learned_prior_finds_the_shape_that_components_have():
+    """Thirty clusters of three columns that hang together alike, of five rows each: no Σ_k can be told, but Ψ can."""
+    rng = np.random.default_rng(3)
+    shape = np.array([[1.0, 0.8, 0.0], [0.8, 1.0, -0.5], [0.0, -0.5, 1.0]])
+    x = np.repeat(rng.normal(size=(30, 3)) * 30, 5, 0) + rng.multivariate_normal(np.zeros(3), shape, 150)
+    run = fitted(x, components=30, epochs=100, prior_data=50.0, prior_variance="learned", starts=10)
+    parts, scale = both_of(run.model)[1], torch.tensor([field.scale for field in run.schema.fields])
+    learned = (parts.shared * scale * scale[:, None]).numpy()
+    within = 150 - 30  # the covariance within clusters, by their own means, has n − K degrees of freedom; EM counts n
+    np.testing.assert_allclose(learned * 150 / within, shape, atol=0.25)
+
+
+def test_what_a_learned_prior_takes():
+    for settings in ({"prior_data": 0.0}, {"prior_data": 3.0, "covariance": "tied"}):
+        with pytest.raises(ConfigError, match="prior_variance: to be learned it takes"):
+            fitted(table(), prior_variance="learned", **settings)
+
+
 def test_one_component_of_each_family_counts_what_is_there():
     rng = np.random.default_rng(0)
     for kind in ("binary", "count"):
@@ -360,7 +421,7 @@ def test_an_empty_component_starts_again_among_rows_with_gaps():
 
 def test_runs_with_gaps_reopen(tmp_path):
     x = table(100)
-    run = train("mixture", dataset(x), out=tmp_path / "r", components=2, epochs=5, prior_data="auto")
+    run = train("mixture", dataset(x), out=tmp_path / "r", epochs=5, settings=PRIOR)
     again = open_run(tmp_path / "r")
     assert torch.equal(run.score(x).rows, again.score(x).rows)  # pyright: ignore
     np.testing.assert_array_equal(run.impute(x).mean, again.impute(x).mean)

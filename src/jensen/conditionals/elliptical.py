@@ -18,6 +18,7 @@ from jensen.distributions import DiagonalNormal, Elementwise, StudentT
 from jensen.errors import ConfigError
 
 NEAR = 1e4  # least scales from a centre to the origin, up to which squares may be expanded: eight digits remain
+LEARNED_FROM = 0.05  # share of the columns' variances from which a prior is learned
 MANY = 64  # dimensions, beyond which their products are too many to be kept
 MATRICES = 2**20  # numbers in covariances of rows with gaps that are worked on at once
 
@@ -57,14 +58,16 @@ class Elliptical(Components):
         student: whether tails are heavy.
         df: ν; None learns one for each component, between 2 and 1000.
         prior_data: ν₀, data that each Σ has besides its own, so that it is the maximum of a posterior,
-            Σ_k = (S_k + ν₀ v diag(s²)) / (n_k + ν₀), s² the variances of the columns; None for D + 2.
-        prior_variance: v, theirs, as a share of the columns'.
+            Σ_k = (S_k + ν₀ Ψ) / (n_k + ν₀); None for D + 2.
+        prior_variance: v of Ψ = v diag(s²), theirs, s² the variances of the columns; None learns Ψ, which all
+            components share: see `_learn_prior`.
 
     Student's t: Peel and McLachlan, "Robust mixture modelling using the t distribution", 2000.
     """
 
     least_df, most_df, start_df = 2.0, 1000.0, 10.0
     column_variance: Tensor
+    shared: Tensor
 
     def __init__(
         self,
@@ -75,21 +78,26 @@ class Elliptical(Components):
         student: bool = False,
         df: float | None = None,
         prior_data: float | None = 0.0,
-        prior_variance: float = 0.05,
+        prior_variance: float | None = 0.05,
     ):
         super().__init__(components, support)
         if min_scale >= 1:
             raise ConfigError(f"min_scale: expected less than 1, where the scale starts, got {min_scale}")
         self.covariance, self.min_scale, self.student, self.given_df = covariance, min_scale, student, df
+        self.dense = covariance in ("full", "tied")
         k, d = components, self.dims
         self.prior_data = d + 2.0 if prior_data is None else prior_data
-        self.prior_variance = prior_variance
+        self.prior_variance, self.learns_prior = prior_variance or LEARNED_FROM, prior_variance is None
         if self.prior_data > 0:
             self.register_buffer("column_variance", torch.ones(d, dtype=torch.float64))
+        if self.learns_prior:
+            if self.prior_data == 0 or covariance == "tied":
+                what = "prior_data above 0" if self.prior_data == 0 else "a covariance for each component, got 'tied'"
+                raise ConfigError(f"prior_variance: to be learned it takes {what}")
+            self.register_buffer("shared", torch.zeros_like(self._usual))
         shared = 1 if covariance == "tied" else k
         self.loc = nn.Parameter(torch.zeros(k, d, dtype=torch.float64))
         self.raw_scale = nn.Parameter(torch.zeros(shared, 1 if covariance == "spherical" else d, dtype=torch.float64))
-        self.dense = covariance in ("full", "tied")
         if self.dense and d > 1:
             self.lower = nn.Parameter(torch.zeros(shared, d * (d - 1) // 2, dtype=torch.float64))
         if student and df is None:
@@ -349,6 +357,7 @@ class Elliptical(Components):
             self.loc.data.add_((root @ moved[..., None])[..., 0])
             size = n.sum() if self.covariance == "tied" else n[:, None, None]
             self._set_root(self._with_prior(root @ spread @ root.mT, size))
+            self._learn_prior()
             return
         scale = self._scale
         spread = spread - y * moved
@@ -358,17 +367,42 @@ class Elliptical(Components):
         spread = torch.where(there, spread / of_each.clamp_min(LEAST), 1.0)
         self.loc.data.add_(scale * moved)
         self._set_scale(self._with_prior(scale.square() * spread, of_each))
+        self._learn_prior()
+
+    @property
+    def _usual(self) -> Tensor:
+        """v diag(s²), (D, D), or its diagonal, (D,), or their mean, (1,), as a covariance is kept."""
+        own = self.prior_variance * self.column_variance
+        if self.dense:
+            return torch.diag_embed(own)
+        return own.mean(0, keepdim=True) if self.covariance == "spherical" else own
 
     def _with_prior(self, variance: Tensor, size: Tensor) -> Tensor:
         """(Co)variances of so many data, with those of the prior among them."""
         if self.prior_data == 0:
             return variance
-        own = self.prior_variance * self.column_variance
-        if self.dense:
-            own = torch.diag_embed(own)
-        elif self.covariance == "spherical":
-            own = own.mean(0, keepdim=True)
+        own = self.shared if self.learns_prior else self._usual
         return (size * variance + self.prior_data * own) / (size + self.prior_data)
+
+    def _learn_prior(self) -> None:
+        """Ψ⁻¹ = Σ_k Σ_k⁻¹ / K. With the Σ_k that are set from it, EM climbs
+
+            log p(x) − ν₀ Σ_k KL(N(0, Ψ) ‖ N(0, Σ_k))
+
+        in all of them: components are alike as far as the data let them. It is what EM finds of Ψ, too, where Σ_k⁻¹
+        are Wishart about Ψ⁻¹ with ν₀ degrees of freedom, and integrated out.
+        """
+        if not self.learns_prior:
+            return
+        if self.dense:
+            self.shared.copy_(torch.cholesky_inverse(torch.linalg.cholesky(torch.cholesky_inverse(self.root).mean(0))))
+        else:
+            self.shared.copy_(1 / self._scale.square().reciprocal().mean(0))
+
+    def reset(self) -> None:
+        super().reset()
+        if self.learns_prior:
+            self.shared.copy_(self._usual)
 
     @torch.no_grad()
     def look(self, x: Tensor, w: Tensor) -> None:

@@ -67,7 +67,7 @@ def mixture(
     min_scale: Annotated[float, Field(gt=0, lt=1)] = 1e-3,
     smoothing: Annotated[float, Field(ge=0)] = 1.0,
     prior_data: Annotated[float, Field(ge=0)] | Literal["auto"] = 0.0,
-    prior_variance: Annotated[float, Field(gt=0)] = 0.05,
+    prior_variance: Annotated[float, Field(gt=0)] | Literal["learned"] = 0.05,
 ) -> Model:
     """Mixture of densities of one family: exact likelihood, posterior, samples and clusters.
 
@@ -86,7 +86,8 @@ def mixture(
         prior_data: data added to each component's own in gaussian and student-t where its covariance is estimated, so
             that EM climbs the likelihood times a prior; "auto" for two more than there are columns, which suits many
             components of few data and filling in.
-        prior_variance: variance of these, without correlation, as a share of each column's.
+        prior_variance: variance of these, without correlation, as a share of each column's; or "learned", with
+            correlations, as that of a usual component: so components of few data have the shape of others.
     """
     support = Support.of(schema, gaps=True)
     fitting = FAMILIES[support.kind]
@@ -97,7 +98,10 @@ def mixture(
         raise ConfigError(f"df: only student-t has degrees of freedom, got family {name!r}")
     if fit == "gradient" and prior_data != 0:
         raise ConfigError(f"prior_data: the gradient climbs the likelihood alone; use fit=em, got {prior_data}")
-    prior = {"prior_data": None if prior_data == "auto" else prior_data, "prior_variance": prior_variance}
+    prior = {
+        "prior_data": None if prior_data == "auto" else prior_data,
+        "prior_variance": None if prior_variance == "learned" else prior_variance,
+    }
     makers = {
         "gaussian": lambda: Elliptical(components, support, covariance, min_scale, **prior),
         "student-t": lambda: Elliptical(components, support, covariance, min_scale, student=True, df=df, **prior),
