@@ -8,7 +8,6 @@ coded tells afterwards whether what was decoded is that.
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from jensen.errors import ConfigError
+from jensen.units import bits
 
 GRID = 1 << 20  # a class has at least one in so many
 
@@ -55,7 +55,7 @@ class Encoder:
     def code(self, log_p: Tensor, symbols: Tensor | None) -> Tensor:
         assert symbols is not None
         whole = symbols.long()
-        self.bits -= float(log_p.double().log_softmax(-1).gather(-1, whole[:, None]).sum()) / math.log(2)
+        self.bits -= bits(float(log_p.double().log_softmax(-1).gather(-1, whole[:, None]).sum()))
         written = whole.cpu().numpy().astype(np.int32)
         self._stream.encode(written, self._family, on_grid(log_p))
         self._digest.update(written.tobytes())

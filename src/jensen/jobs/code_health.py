@@ -13,6 +13,7 @@ from jensen.core import Joint, Model, evidence
 from jensen.data import TensorSplit
 from jensen.jobs.finding import Finding
 from jensen.objectives.quantized import assignments
+from jensen.units import bits
 
 USED_SHARE = 0.7  # of codes, below which a codebook is larger than what it holds
 LEAST = 20  # vectors a code, below which nothing can be said of codes that do not occur
@@ -64,7 +65,7 @@ def code_bits(model: Model, data: TensorSplit, chosen: Tensor, weights: Tensor |
     share = torch.full((len(chosen),), 1 / len(chosen)) if weights is None else weights / weights.sum()
     return {
         name: CodeBits(
-            float(-(torch.cat(parts[name]) * share).sum()) / math.log(2),
+            bits(-float((torch.cat(parts[name]) * share).sum())),
             cells[name] * math.log2(quantizer.codes),
             cells[name],
             quantizer.codes,

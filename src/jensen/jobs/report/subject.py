@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +14,7 @@ from jensen.data import Dataset, Split
 from jensen.errors import CapabilityError
 from jensen.jobs.report.record import GONE
 from jensen.jobs.run import Run
+from jensen.units import LN2
 
 
 class NoData(Exception):
@@ -65,7 +65,7 @@ class Subject:
         if not isinstance(found, Autoregression):
             raise CapabilityError(f"the elements of what {self.run.spec['model']} makes do not follow one another")
         found.of.network.use(0)
-        return -found.terms(batch[model.data]).double().cpu().numpy() / math.log(2)
+        return -found.terms(batch[model.data]).double().cpu().numpy() / LN2
 
     def shown(self, part: Split) -> np.ndarray:
         """Rows as the model takes them: binary pictures that are drawn afresh are drawn once."""
