@@ -149,7 +149,7 @@ def test_without_soundfile_flac_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_unreadable_and_empty_files_are_named(tmp_path):
-    with pytest.raises(DataError, match="no pictures and no sound"):
+    with pytest.raises(DataError, match="no pictures, sound or texts"):
         load_data(tmp_path)
     write(tmp_path / "good.wav", tone(440, 8000, 0.1), 8000)
     (tmp_path / "bad.wav").write_bytes(b"not a sound")

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from jensen.data import describe, load_data
+from jensen.data.audio import wav
 from jensen.errors import ConfigError, DataError
 
 FRAME = pandas.DataFrame({"b": np.arange(12) * 3, "a": np.linspace(0.1, 0.7, 12), "flag": np.arange(12) % 2})
@@ -35,6 +36,40 @@ def picture_folder(tmp_path):
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
     (tmp_path / "readme.md").write_text("not a picture")
     return tmp_path
+
+
+def put(folder, **counts):
+    """Files `0.png`, `1.png`, ... in a folder, so many of each ending."""
+    folder.mkdir(exist_ok=True)
+    for ending, count in counts.items():
+        for i in range(count):
+            path = folder / f"{i}.{ending}"
+            if ending == "png":
+                Image.fromarray(GREY[i]).save(path)
+            elif ending == "wav":
+                path.write_bytes(wav(np.zeros(50), 8000))
+            else:
+                path.write_text("once upon a time")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("counts", "is_kind", "note"),
+    [
+        ({"png": 5, "txt": 1}, "is_image", "left out: 1 text (0.txt)"),
+        ({"wav": 6, "png": 2, "txt": 4}, "is_sound", "2 pictures (0.png, 1.png), 4 texts (0.txt, 1.txt, 2.txt, ...)"),
+        ({"txt": 3, "wav": 1}, "is_text", "left out: 1 recording (0.wav)"),
+    ],
+)
+def test_the_kind_of_most_files_in_a_folder_is_read_and_others_are_said_to_be_left_out(tmp_path, counts, is_kind, note):
+    data = load_data(put(tmp_path, **counts))
+    assert getattr(data.schema, is_kind) and note in data.description
+    assert "left out" not in load_data(put(tmp_path / "only", png=3)).description
+
+
+def test_a_folder_with_as_many_files_of_two_kinds_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"got 2 pictures, as 0\.png and 2 texts, as 0\.txt; keep one kind in it"):
+        load_data(put(tmp_path, png=2, txt=2, wav=1))
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "tsv", "tsv.gz", "parquet", "npy", "npz"])

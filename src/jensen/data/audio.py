@@ -37,11 +37,6 @@ _WHOLE = 0.95  # share of the recordings that are no longer than a clip
 # Files
 
 
-def holds_sound(folder: Path) -> bool:
-    """Whether there are sound files in a folder or in folders inside it."""
-    return any(paths for _, paths in find_files(folder, SUFFIXES).values())
-
-
 def read_folder(folder: Path) -> Raw:
     """The recordings in a folder. Subfolders are classes; `train`, `valid` and `test` are splits.
 

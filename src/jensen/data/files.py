@@ -7,7 +7,7 @@ import gzip
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,12 +15,14 @@ from typing import Any, TextIO
 import numpy as np
 
 from jensen.data import audio, pictures, tables, text_files
+from jensen.data.folders import find_files
 from jensen.data.raw import ALL, SPLITS, Part, Raw
 from jensen.errors import DataError
 
 OF_COMMAS = "a table of comma-separated values in UTF-8"
 OF_LINES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")  # tables whose rows are lines of a file
 _DELIMITERS = ",;\t"
+_NAMED = 3  # files or arrays that a note names
 
 
 def read_path(path: Path) -> Raw:
@@ -30,9 +32,7 @@ def read_path(path: Path) -> Raw:
         DataError: the format is not known, or the file is corrupt or does not hold what it should.
     """
     if path.is_dir():
-        if audio.holds_sound(path):
-            return audio.read_folder(path)
-        return text_files.read_folder(path) if text_files.holds_text(path) else pictures.read_folder(path)
+        return _read_folder(path)
     for ending, read in READERS.items():
         if path.name.lower().endswith(ending):
             return read(path)
@@ -40,6 +40,40 @@ def read_path(path: Path) -> Raw:
         return pictures.read_file(path)
     known = f"{', '.join(READERS)}, .png or another of pictures"
     raise DataError(f"{path}: expected a folder of pictures, of sound or of texts, or a file ending in {known}")
+
+
+def _read_folder(folder: Path) -> Raw:
+    """The files of the kind that a folder holds most of; a note says what was left out.
+
+    Raises:
+        DataError: it holds as many of two kinds, or what there is cannot be read.
+    """
+    held = {
+        kind: [path for _, paths in find_files(folder, endings).values() for path in paths]
+        for kind, (endings, _) in FOLDERS.items()
+    }
+    first, second, *_ = sorted(held, key=lambda kind: len(held[kind]), reverse=True)
+    if 0 < len(held[first]) == len(held[second]):
+        got = " and ".join(f"{_counted(kind, held[kind])}, as {held[kind][0].name}" for kind in (first, second))
+        raise DataError(
+            f"{folder}: expected mostly pictures, mostly sound or mostly texts, got {got}; keep one kind in it"
+        )
+    raw = FOLDERS[first][1](folder)
+    left = [
+        f"{_counted(kind, paths)} ({_some([str(path.relative_to(folder)) for path in paths])})"
+        for kind, paths in held.items()
+        if paths and kind != first
+    ]
+    return replace(raw, notes=(*raw.notes, f"left out: {', '.join(left)}")) if left else raw
+
+
+def _counted(kind: str, paths: Sequence[Path]) -> str:
+    return f"{len(paths):,} {kind.removesuffix('s') if len(paths) == 1 else kind}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of several."""
+    return ", ".join([*names[:_NAMED], *(["..."] if len(names) > _NAMED else [])])
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -254,6 +288,14 @@ READERS: dict[str, Callable[[Path], Raw]] = {
     ".txt": text_files.read_text,
     ".txt.gz": text_files.read_text,
 }
+
+
+FOLDERS: dict[str, tuple[Iterable[str], Callable[[Path], Raw]]] = {
+    "pictures": (pictures.SUFFIXES, pictures.read_folder),
+    "recordings": (audio.SUFFIXES, audio.read_folder),
+    "texts": (text_files.ENDINGS, text_files.read_folder),
+}
+"""What folders hold files of: how their names end, and what reads the folder."""
 
 
 def _open_text(path: Path) -> TextIO:

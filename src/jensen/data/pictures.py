@@ -106,7 +106,8 @@ def read_folder(folder: Path) -> Raw:
     headers = {path: _header(path) for _, paths in files.values() for path in paths}
     if not headers:
         raise DataError(
-            f"{folder}: no pictures and no sound; expected files ending in {', '.join(sorted(SUFFIXES))}, .wav or .flac"
+            f"{folder}: no pictures, sound or texts; expected files ending in {', '.join(sorted(SUFFIXES))}, .wav, "
+            ".flac or .txt"
         )
     sizes = {path: size for path, (_, size) in headers.items()}
     usual = Counter(sizes.values()).most_common(1)[0][0]

@@ -24,11 +24,6 @@ def read_text(path: Path) -> Raw:
     return Raw({}, texts={ALL: Texts([text_of(path)])})
 
 
-def holds_text(folder: Path) -> bool:
-    """Whether there are text files in a folder or in folders inside it."""
-    return any(paths for _, paths in find_files(folder, ENDINGS).values())
-
-
 def read_folder(folder: Path) -> Raw:
     """The texts in a folder, a file each. Subfolders are classes; `train`, `valid` and `test` are splits.
 
