@@ -57,7 +57,10 @@ def models(as_json: Json = False) -> None:
         print_json({"models": rows})
         return
     print_table(list(COLUMNS.values()), [[row.get(key) for key in COLUMNS] for row in rows])
-    typer.echo("\nlossy, lossless: compression that the model allows. Settings of one: jensen show MODEL")
+    typer.echo(
+        "\nlossy, lossless: compression that the model allows; what takes bits-back, and a lossy one of codes that are "
+        "real\nnumbers, jensen compress does not do yet. Settings of one: jensen show MODEL"
+    )
 
 
 def show(

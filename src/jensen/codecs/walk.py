@@ -17,6 +17,7 @@ from torch.distributions import Distribution, constraints
 
 from jensen.codecs.entropy import Coder
 from jensen.conditionals.autoregressive import Autoregression
+from jensen.conditionals.orderless import OrderlessDensity
 from jensen.core import Model
 from jensen.distributions import Categorical, Elementwise
 from jensen.errors import CapabilityError
@@ -65,6 +66,8 @@ def coded(
 def _variable(met: Distribution, coder: Coder, n: int, known: Tensor | None, real: int, name: str) -> Tensor:
     if isinstance(met, Autoregression):
         return _one_by_one(met, coder, n, known, real, name)
+    if isinstance(met, OrderlessDensity) and not met.of.averages:
+        return _in_order(met, coder, n, known, real, name)
     if not isinstance(met, Elementwise):
         raise CapabilityError(f"compress: {name!r} has a {type(met).__name__}, which no coder is built for")
     event = met.event_shape
@@ -96,6 +99,18 @@ def _one_by_one(met: Autoregression, coder: Coder, n: int, known: Tensor | None,
             going = going & (x[:, position] != of.end)
         last = x[:, position]
     return x.reshape(n, *event)
+
+
+def _in_order(met: OrderlessDensity, coder: Coder, n: int, known: Tensor | None, real: int, name: str) -> Tensor:
+    """As its one order has it: each element given those before it."""
+    x = next(met.of.parameters()).new_zeros(n, math.prod(met.event_shape))
+    there, flat = torch.zeros_like(x, dtype=torch.bool), known.reshape(n, -1) if known is not None else None
+    for d in met.of.orders[0].tolist():
+        of_all = met.given(x.view(n, *met.event_shape), there.view(n, *met.event_shape))
+        log_p = _log_masses(of_all, (n, *met.event_shape), name).flatten(1, -2)[:real, d]
+        x[:real, d] = coder.code(log_p, flat[:real, d] if flat is not None else None).to(x.dtype)
+        there[:, d] = True
+    return x.view(n, *met.event_shape)
 
 
 def _levels(met: Elementwise, name: str) -> int:

@@ -49,6 +49,11 @@ class Orderless(nn.Module):
         self.register_buffer("orders", orders)
 
     @property
+    def averages(self) -> bool:
+        """Whether the density is an average of several, no one of which tells an element alone."""
+        return len(self.orders) > 1
+
+    @property
     def sequential_steps(self) -> int:
         """Passes in a row that one sample takes."""
         return self.orders.shape[1]

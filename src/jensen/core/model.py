@@ -276,8 +276,8 @@ class Model(nn.Module):
         continuous = any(not _is_discrete(self.q[name].module) for name in inferred)
         if measure != "counting" or likelihood is None:
             lossless = "no"
-        elif self.hidden:  # noise too: the bits that choose it come back
-            lossless = "with bits-back"
+        elif self.hidden or getattr(self.p[self.data].module, "averages", False):
+            lossless = "with bits-back"  # those that choose what is hidden, noise, or one of what is averaged come back
         else:
             lossless = "yes"
         return Capabilities(

@@ -267,14 +267,17 @@ def run_of(archive: str | os.PathLike[str], run: str | None) -> Run:
 
 def _check(run: Run, lossy: bool) -> None:
     name, model, schema = run.spec["model"], run.model, run.schema
-    if model.hidden:
-        drawn = ", ".join(model.hidden)
+    averages = getattr(model.p[model.data].module, "averages", False)
+    if lossy and not model.codes:
+        way = "leave out --lossy (in Python lossy=), for every bit back"
+        way = "vector quantisers have" if model.hidden or averages else way
+        raise CapabilityError(f"{name} has no discrete codes, which are what is kept; {way}")
+    if model.hidden or averages:
+        why = f"q draws {', '.join(model.hidden)}" if model.hidden else "its density is an average over orders"
         raise CapabilityError(
-            f"{name} cannot compress: q draws {drawn}, and coding that takes bits-back, which is not built yet; "
+            f"{name} cannot compress: {why}, and coding that takes bits-back, which is not built yet; "
             "autoregressive models and vector quantisers can"
         )
-    if lossy and not model.codes:
-        raise CapabilityError(f"{name} has no discrete codes; leave out lossy, for every bit back")
     if schema.kind not in ("binary", "levels", "symbol"):
         found = f"expected bits, levels or symbols, got data of kind {schema.kind}"
         raise CapabilityError(f"{name} cannot compress: {found}")
