@@ -149,6 +149,13 @@ def test_few_rows(n, names):
         data.split("tset")
 
 
+def test_other_data_of_a_trained_model_are_one_part():
+    rows = np.arange(20.0).reshape(20, 1)
+    others = load_data(rows, schema=load_data(rows).schema)
+    with pytest.raises(DataError, match="no split 'test', these rows are one part, 'all': leave out --split, or DATA"):
+        others.split("test")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -15,6 +15,7 @@ from jensen.data.audio_levels import loss
 from jensen.data.doubts import doubts
 from jensen.data.dtypes import in_dtype
 from jensen.data.field import Field
+from jensen.data.raw import ALL
 from jensen.data.schema import Schema
 from jensen.data.text_tokens import AMOUNTS
 from jensen.errors import DataError, did_you_mean
@@ -195,6 +196,9 @@ class Dataset:
 
     def split(self, name: str) -> Split:
         """The split of that name. Raises `DataError` where there is none."""
+        if list(self.splits) == [ALL] != [name]:
+            advice = "leave out --split, or DATA to take that part of the run's own (in Python split=, data=)"
+            raise DataError(f"{self.name}: no split {name!r}, these rows are one part, {ALL!r}: {advice}")
         if name not in self.splits:
             raise DataError(f"{self.name}: no split {name!r}{did_you_mean(name, self.splits)}")
         return self.splits[name]
