@@ -93,7 +93,7 @@ def test_new_grey_pictures_are_binarised_as_the_model_was_trained():
     assert set(np.unique(scored.split("all").x)) == {0, 1}
     assert scored.split("all").sha256 == load_data(grey(), schema=trained).split("all").sha256
     given = load_data((grey() > 100).astype(np.uint8)).schema
-    with pytest.raises(DataError, match=r"expected values 0..1, got 0..255"):
+    with pytest.raises(DataError, match=r"expected values 0..1, got 0..255; make them 0/1 first .* \(x > 127\)"):
         load_data(grey(), schema=given)
 
 

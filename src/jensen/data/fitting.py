@@ -23,18 +23,26 @@ def fit_pictures(x: Any, source: Source, schema: Schema) -> np.ndarray:
     where = f"{source.name}: as in training expected"
     if not isinstance(x, np.ndarray):
         if x.shape[1] != schema.dims or source.raw.named:
-            raise DataError(f"{where} pictures {schema.event_shape}, got a table of {x.shape[1]} columns")
+            alone = _alone((1, *x.shape), schema.event_shape)
+            raise DataError(f"{where} pictures {schema.event_shape}, got a table of {x.shape[1]} columns{alone}")
         x = pictures.pictures({ALL: x.to_numpy().reshape(-1, *schema.event_shape)}).parts[ALL].x
         assert isinstance(x, np.ndarray)
     if source.raw.sound is not None:
         raise DataError(f"{where} pictures {schema.event_shape}, got clips of sound {x.shape[1:]}")
     if x.shape[1:] != schema.event_shape:
-        raise DataError(f"{where} pictures {schema.event_shape}, got {x.shape[1:]}")
+        alone = _alone((len(x), *x.shape[2:]), schema.event_shape)
+        raise DataError(f"{where} pictures {schema.event_shape}, got {x.shape[1:]}{alone}")
     highest = (schema.fields[0].grey or schema.levels or 256) - 1
     whitest = int(x.max(initial=0))
     if whitest > highest or (whitest == 1 and schema.kind == "levels"):
-        raise DataError(f"{where} values 0..{highest}, got 0..{whitest}")
+        binary = "make them 0/1 first as in training, by a draw or as (x > 127).astype('uint8')"
+        raise DataError(f"{where} values 0..{highest}, got 0..{whitest}{f'; {binary}' if highest == 1 else ''}")
     return x
+
+
+def _alone(shape: tuple[int, ...], datum: tuple[int, ...]) -> str:
+    """A hint where an array has the shape of one datum, channels of pictures first or last."""
+    return "; one alone is x[None]" if shape in (datum, (*datum[1:], datum[0])) else ""
 
 
 def fit_levels(x: Any, levels: int, source: Source) -> np.ndarray:
