@@ -97,7 +97,8 @@ def binarize(grey: np.ndarray, top: int, seed: int, split: str) -> np.ndarray:
 def read_folder(folder: Path) -> Raw:
     """A folder of pictures of one size. Subfolders are classes; `train`, `valid` and `test` are splits.
 
-    Grey where all are grey, else RGB; transparency is dropped. Files are taken in the order of their names.
+    Grey where all are grey, else RGB; transparency is left out, and a note says so. Files are taken in the order of
+    their names.
 
     Raises:
         DataError: no pictures, one that cannot be read, or sizes that differ.
@@ -116,15 +117,24 @@ def read_folder(folder: Path) -> Raw:
         if size != usual:
             raise DataError(f"{path}: expected {usual[0]}x{usual[1]} pixels as in {example}, got {size[0]}x{size[1]}")
     mode = _common({mode for mode, _ in headers.values()})
-    arrays = {name: np.stack([_pixels(path, mode) for path in paths]) for name, (_, paths) in files.items() if paths}
+    read = {name: [_pixels(path, mode) for path in paths] for name, (_, paths) in files.items() if paths}
+    arrays = {name: np.stack([pixels for pixels, _ in found]) for name, found in read.items()}
     labels = {name: folder_labels(*files[name]) for name in arrays}
-    return replace(pictures(arrays, labels, str(folder)), by_folder=True)
+    clear = sum(transparent for found in read.values() for _, transparent in found)
+    return replace(_noted(pictures(arrays, labels, str(folder)), clear, len(headers)), by_folder=True)
 
 
 def read_file(path: Path) -> Raw:
     """One picture, grey or RGB. Raises `DataError` where it cannot be read."""
     mode, _ = _header(path)
-    return pictures({ALL: _pixels(path, _common({mode}))[None]}, source=str(path))
+    pixels, transparent = _pixels(path, _common({mode}))
+    return _noted(pictures({ALL: pixels[None]}, source=str(path)), int(transparent), 1)
+
+
+def _noted(raw: Raw, transparent: int, total: int) -> Raw:
+    """Pictures with a note where so many of them lost something."""
+    note = f"transparency is left out, of {transparent:,} of {total:,} pictures"
+    return replace(raw, notes=(*raw.notes, note)) if transparent else raw
 
 
 def _common(modes: set[str]) -> str:
@@ -145,13 +155,17 @@ def _header(path: Path) -> tuple[str, tuple[int, int]]:
     return mode, size
 
 
-def _pixels(path: Path, mode: str) -> np.ndarray:
+def _pixels(path: Path, mode: str) -> tuple[np.ndarray, bool]:
+    """A picture's values, and whether parts of it are transparent."""
     from PIL import Image
 
     try:
         with Image.open(path) as picture:
             # A palette may hold transparency, which only RGBA can carry on its way to RGB.
+            has_alpha = picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
             whole = picture.convert("RGBA") if picture.mode in ("P", "PA") else picture
-            return np.asarray(whole.convert(mode))
+            alpha = picture.convert("RGBA").getchannel("A") if has_alpha else None
+            transparent = alpha is not None and np.asarray(alpha).min() < 255
+            return np.asarray(whole.convert(mode)), bool(transparent)
     except Exception as e:
         raise DataError(f"{path}: not a readable picture ({e})") from None
