@@ -321,7 +321,46 @@ def test_wrong_npz_files_are_named(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(DataError) as error:
         load_data(tmp_path / "a.npz")
-    assert message in str(error.value)
+    assert message in str(error.value) and str(error.value).startswith(f"{tmp_path / 'a.npz'}: ")
+
+
+def test_arrays_of_other_names_in_an_npz_are_noted(tmp_path):
+    np.savez(tmp_path / "a.npz", train=GREY, train_labels=np.arange(20) % 2, mean=np.ones(3))
+    assert "not looked at: mean" in load_data(tmp_path / "a.npz").description
+    np.savez(tmp_path / "b.npz", X=GREY, y=np.arange(20) % 2, class_names=np.array(["a", "b"]))
+    assert "not looked at" not in load_data(tmp_path / "b.npz").description
+
+
+def test_transparency_is_said_to_be_left_out(tmp_path):
+    alpha = np.full((6, 5), 255, np.uint8)
+    for i in range(4):
+        Image.fromarray(np.stack([GREY[i]] * 3 + [alpha], 2)).save(tmp_path / f"{i}.png")
+    assert "transparency" not in load_data(tmp_path).description
+    Image.fromarray(np.stack([GREY[0]] * 3 + [alpha - 9], 2)).save(tmp_path / "4.png")
+    assert "transparency is left out, of 1 of 5 pictures" in load_data(tmp_path).description
+    assert "transparency is left out" in load_data(tmp_path / "4.png").description
+
+
+@pytest.mark.parametrize("array", [np.zeros((5, 2, 3, 4, 5), np.uint8), np.full((2, 3, 3), np.nan)])
+def test_a_wrong_npy_file_is_named_with_its_folder(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DataError, match=f"^{tmp_path / 'a.npy'}: expected"):
+        load_data(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    ("trained", "one", "message"),
+    [
+        (GREY, GREY[0], r"got a table of 5 columns; one alone is x\[None\]"),
+        (np.full((4, 6, 5, 3), 9, np.uint8), np.full((6, 5, 3), 9, np.uint8), r"; one alone is x\[None\]"),
+        (np.full((4, 3, 6, 5), 9, np.uint8), np.full((3, 6, 5), 9, np.uint8), r"; one alone is x\[None\]"),
+        (GREY, GREY[:, :4], r"got \(1, 4, 5\)$"),
+        (GREY, GREY[0, :4], r"got a table of 5 columns$"),
+    ],
+)
+def test_one_picture_alone_is_told_from_pictures_of_another_size(trained, one, message):
+    with pytest.raises(DataError, match=message):
+        load_data(one, schema=load_data(trained).schema)
 
 
 def test_unknown_names_paths_and_things(tmp_path):
@@ -434,12 +473,6 @@ def test_names_that_are_numbers_may_be_data(tmp_path, header, told):
     path = tmp_path / "t.csv"
     path.write_text(f"{header}\n" + "1.5,2.5\n3.5,4.5\n" * 10)
     assert ("add a header line" in load_data(path).description) == told
-
-
-def test_pictures_in_a_file_are_named(tmp_path):
-    np.save(tmp_path / "odd.npy", np.zeros((5, 2, 3, 4, 5), np.uint8))
-    with pytest.raises(DataError, match=r"^odd.npy: expected pictures"):
-        load_data(tmp_path / "odd.npy")
 
 
 def test_description():

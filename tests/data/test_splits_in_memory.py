@@ -64,6 +64,10 @@ def test_texts_of_each_split():
         ({"train": FRAME, "test": FRAME[["age"]]}, DataError, "test: expected the columns of train, differs in 'word'"),
         ({"trian": X}, DataError, "expected an array named train or X .* got trian"),
         ({}, DataError, "expected an array named train or X .* got none"),
+        ({"train": X, "tset": MORE}, ConfigError, r"named train, train_labels, .* got 'tset'; did you mean 'test'\?"),
+        ({"X": X, "lables": X[:, 0]}, ConfigError, r"got 'lables'; did you mean 'labels'\?"),
+        ({"train": X, "y": X[:, 0]}, ConfigError, "got 'y' alone"),
+        ({"train": X, "train_labels": np.arange(9), "test": MORE}, DataError, "arrays: train: expected 30 labels"),
     ],
 )
 def test_what_does_not_go_together(given, error, match):

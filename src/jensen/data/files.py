@@ -21,6 +21,9 @@ from jensen.errors import DataError
 
 OF_COMMAS = "a table of comma-separated values in UTF-8"
 OF_LINES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")  # tables whose rows are lines of a file
+OF_SPLITS = {name: [f"{name}{end}" for end in ("", "_images", "_labels", "_y", "_given")] for name in SPLITS}
+OF_X = ["X", "X_images", "images", "y", "labels", "X_labels", "given", "X_given"]  # arrays without splits
+OF_CLASSES = "class_names"
 _DELIMITERS = ",;\t"
 _NAMED = 3  # files or arrays that a note names
 
@@ -86,12 +89,24 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> Raw:
-    return named_arrays(read_arrays(path), str(path), path.name)
+    return named_arrays(read_arrays(path), str(path))
 
 
-def named_arrays(arrays: Mapping[str, np.ndarray], source: str, name: str) -> Raw:
+def unread(arrays: Mapping[str, Any]) -> list[str]:
+    """Names of arrays that `named_arrays` does not look at."""
+    held = {name: of for name, of in OF_SPLITS.items() if any(word in arrays for word in of[:2])}
+    looked = [word for of in held.values() for word in of]
+    if "train" not in held and any(word in arrays for word in OF_X[:3]):
+        looked = OF_X
+    return [name for name in arrays if name not in (*looked, OF_CLASSES)]
+
+
+def named_arrays(arrays: Mapping[str, np.ndarray], source: str) -> Raw:
     """Arrays `train`, `valid`, `test` or `X`, also as `train_images`; labels `train_labels`, or `y`; what is given of
-    each row `train_given`, or `given`. Others are not looked at.
+    each row `train_given`, or `given`. Others are not looked at, and named in a note.
+
+    Args:
+        source: what messages call them.
 
     Raises:
         DataError: there is neither `train` nor `X`, or they are no data.
@@ -108,9 +123,14 @@ def named_arrays(arrays: Mapping[str, np.ndarray], source: str, name: str) -> Ra
     if not data:
         held = ", ".join(arrays) or "none"
         raise DataError(f"{source}: expected an array named train or X (or train_images, X_images), got {held}")
-    names = arrays.get("class_names")
-    raw = raw_arrays(data, labels, name, None if names is None else tuple(map(str, names)))
-    return beside_rows(raw, given, name)
+    names = arrays.get(OF_CLASSES)
+    try:
+        raw = raw_arrays(data, labels, source, None if names is None else tuple(map(str, names)))
+        raw = beside_rows(raw, given, source)
+    except DataError as e:
+        raise DataError.of(source, [e]) from None
+    others = unread(arrays)
+    return replace(raw, notes=(*raw.notes, f"not looked at: {_some(others)}")) if others else raw
 
 
 def _read_npy(path: Path) -> Raw:
@@ -118,7 +138,7 @@ def _read_npy(path: Path) -> Raw:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
         raise DataError(f"{path}: {_reason(e, 'an .npy file')}") from None
-    return raw_arrays({ALL: array}, {}, path.name)
+    return raw_arrays({ALL: array}, {}, str(path))
 
 
 def raw_arrays(

@@ -88,7 +88,7 @@ def _open_splits(data: Mapping[str, Any]) -> Source:
     """A frame or a list of texts for each split, or arrays or lists of texts that are named as in an .npz.
 
     Raises:
-        ConfigError: frames or texts stand beside something else.
+        ConfigError: frames or texts stand beside something else, or an array has a name that none has.
         DataError: columns differ, or arrays are no data.
     """
     parts = {str(name): part for name, part in data.items()}
@@ -100,7 +100,14 @@ def _open_splits(data: Mapping[str, Any]) -> Source:
         name: part.detach().cpu().numpy() if isinstance(part, torch.Tensor) else np.asarray(part)
         for name, part in parts.items()
     }
-    return Source(files.named_arrays(arrays, "arrays", "arrays"), "arrays")
+    raw = files.named_arrays(arrays, "arrays")
+    others = files.unread(arrays)
+    if others:
+        known = [*files.OF_X, *(name for of in files.OF_SPLITS.values() for name in of), files.OF_CLASSES]
+        hints = {name: " alone" if name in known else did_you_mean(name, known) for name in others}
+        wanted = "data: expected arrays named train, train_labels, test, ... or X, y"
+        raise ConfigError([f"{wanted}, got {name!r}{hint}" for name, hint in hints.items()])
+    return Source(raw, "arrays")
 
 
 def _texts(parts: Mapping[str, Any]) -> dict[str, Texts]:
