@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from scipy.stats import multivariate_normal
@@ -16,6 +18,7 @@ from jensen.core import Joint, Model, seeded
 from jensen.data import Dataset, Schema, Split
 from jensen.data.text_tokens import Tokens
 from jensen.distributions import DiagonalNormal
+from jensen.errors import DataWarning
 from jensen.jobs import latent_health
 from jensen.jobs.diagnose import diagnose
 from jensen.jobs.hole_health import apart, holes, mmd_test
@@ -291,3 +294,40 @@ def test_texts_are_looked_at_no_further_than_the_longest_allows():
     x[5, :29] = 1.0
     assert row_bytes(model, {"x": x}) > 8 * short
     assert row_bytes(model, {"x": x}) == pytest.approx(row_bytes(model, {"x": x[5:6]}), rel=0.01)
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["numbers", "numbers and words"])
+@pytest.mark.parametrize("still", [False, True], ids=["healthy", "a column that is constant"])
+def test_a_scale_that_falls_to_its_floor_is_found_and_its_column_named(still, words):
+    """A constant column has no least scale but the floor: beside columns that vary, and beside one of words."""
+    rng, n = np.random.default_rng(0), 400
+    columns = {"height": rng.normal(size=n), "still": np.full(n, 3.0) if still else rng.normal(size=n)}
+    columns |= {"name": rng.choice(["red", "green", "blue"], n)} if words else {}
+    columns |= {"width": rng.normal(size=n)}
+    with pytest.warns(DataWarning, match="still") if still else contextlib.nullcontext():
+        run = jensen.train(
+            "vae", pandas.DataFrame(columns), kinds={"still": "real"}, latents=1, epochs=60, lr=0.1, batch_size=20,
+            settings={"encoder": "linear", "decoder": "linear", "likelihood": {"name": "gaussian", "min_scale": 0.1}},
+        )  # fmt: skip
+    found = {f.name: f for f in diagnose(run).findings}["unbounded likelihood"]
+    assert found.ok is not still
+    assert found.evidence["floor"] == 0.1
+    if still:
+        assert found.evidence["columns"] == {"still": 1.0} and found.evidence["share_at_floor"] == pytest.approx(1 / 3)
+        assert found.evidence["smallest_scale"] == pytest.approx(0.1, rel=0.05)
+        assert "their floor (0.1, prepared units), those of still; only the guard" in found.sentence
+    else:
+        assert found.evidence["columns"] == {} and found.evidence["smallest_scale"] > 0.3
+
+
+def test_one_column_at_its_floor_is_a_fault_however_many_there_are():
+    """One of 300 columns is a third of a per cent of the scales."""
+    model = build("vae", Schema.of_table(data(20).repeat(1, 50).numpy(), [f"c{j}" for j in range(300)]), {"latents": 1})
+    head, x = model.p["x"].module, torch.zeros(50, 300)
+    found = latent_health.floor(model, {"x": x}, [f"c{j}" for j in range(300)])
+    assert found is not None and found.ok and found.evidence["share_at_floor"] == 0
+    with torch.no_grad():
+        head.network.output.bias[300 + 17] = -20
+    found = latent_health.floor(model, {"x": x}, [f"c{j}" for j in range(300)])
+    assert found is not None and not found.ok and found.evidence["columns"] == {"c17": 1.0}
+    assert found.evidence["share_at_floor"] == pytest.approx(1 / 300)

@@ -78,7 +78,7 @@ def diagnose(
     look: list[Callable[[], Finding | None]] = [
         lambda: latent_health.collapse(run.model, batch),
         lambda: hole_health.holes(run.model, batch, run.spec.get("settings")),
-        lambda: latent_health.floor(run.model, batch),
+        lambda: latent_health.floor(run.model, batch, () if run.schema.is_array else run.schema.names),
         lambda: cluster_health.clusters(run.model, batch),
         lambda: code_health.dead_codes(run.model, batch),
     ]

@@ -7,15 +7,16 @@ arXiv:1802.04826), the inference gap and its two parts (Cremer et al. 2018, arXi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from jensen.conditionals.record import RecordHead
 from jensen.core import EXACT, Evidence, Model, mean_and_stderr
-from jensen.distributions import Elementwise, StandardNormal
+from jensen.distributions import Elementwise, Record, StandardNormal
 from jensen.errors import CapabilityError
 from jensen.jobs.cluster_health import is_component
 from jensen.jobs.finding import Finding
@@ -28,6 +29,8 @@ ACTIVE_VARIANCE = 0.01  # of the posterior mean over data, above which a unit is
 ACTIVE_SHARE = 0.5  # of units; with fewer active the posterior is called collapsed
 LEAST_TOLD, MOST_TOLD = 0.1, 0.5  # nats a code must tell of its datum: by dimension, and at most
 FLOOR_SHARE = 0.01  # of scales at their floor
+FLOOR_COLUMN = 0.5  # of one column's
+LISTED = 5  # columns that a sentence names
 GAP_NATS_PER_DIM = 0.25  # inference gap per latent dimension in use
 PARTICLES = 100
 DRAWS = 50
@@ -150,34 +153,82 @@ def _marginal_kl(mean: Tensor, variance: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def floor(model: Model, batch: dict[str, Tensor]) -> Finding | None:
-    """Scales at their floor: there the likelihood would grow without bound."""
-    e = model.evidence(batch)
-    dist = e.p.get(model.data)
-    scale = getattr(dist, "scale", None)
-    floor = _least_scale(model)
-    if dist is None or scale is None or floor is None:
+def floor(model: Model, batch: dict[str, Tensor], columns: Sequence[str] = ()) -> Finding | None:
+    """Scales at their floor: there the likelihood would grow without bound. Of mixed columns, those of numbers.
+
+    Args:
+        columns: names of what a datum is made of, where each element has one.
+    """
+    looked = _scales(model, model.evidence(batch).p.get(model.data))
+    if not looked:
         return None
-    if dist.support.is_discrete:  # pyright: ignore[reportOptionalMemberAccess] -- a probability is bounded anyway
-        return None
-    unit = float(getattr(getattr(getattr(model.p[model.data].module, "head", None), "support", None), "unit", 1.0))
-    share = float((scale / unit <= floor * 1.05).float().mean())
+    worst = max(looked, key=lambda scales: float(scales.share.max()))
+    shares = torch.cat([scales.share for scales in looked])
+    places = [j for scales in looked for j in scales.places]
+    share = float(shares.mean())
+    each = sorted(zip(shares.tolist(), places, strict=True), reverse=True)
+    at = {columns[j]: part for part, j in each if columns and part > FLOOR_SHARE}
+    ok = share <= FLOOR_SHARE and not any(part > FLOOR_COLUMN for part in at.values())
     return Finding(
         "unbounded likelihood",
-        share <= FLOOR_SHARE,
-        f"{share:.1%} of the likelihood's scales are at their floor ({floor:g}, prepared units); "
-        + ("the guard is not needed here" if share <= FLOOR_SHARE else "only the guard bounds the likelihood there"),
-        {"share_at_floor": share, "floor": floor, "smallest_scale": float(scale.min()) / unit},
+        ok,
+        f"{share:.1%} of the likelihood's scales are at their floor ({worst.floor:g}, prepared units)"
+        + (f", those of {_listed(list(at))}; " if at else "; ")
+        + ("the guard is not needed here" if ok else "only the guard bounds the likelihood there"),
+        {
+            "share_at_floor": share,
+            "floor": worst.floor,
+            "smallest_scale": min(scales.smallest for scales in looked),
+            **({"columns": at} if columns else {}),
+        },
         "a constant or rounded column may be the cause; likelihood.min_scale higher, or likelihood.variance=learned",
     )
 
 
-def _least_scale(model: Model) -> float | None:
-    for module in model.p[model.data].module.modules():
+class Scales(NamedTuple):
+    """Of densities that share a floor, in prepared units: the share at it and the place in a datum of each element."""
+
+    share: Tensor  # (n,)
+    places: list[int]
+    floor: float
+    smallest: float
+
+
+def _scales(model: Model, dist: Any) -> list[Scales]:
+    """The scales of what a datum's density is made of, where they have a floor; a probability is bounded anyway."""
+    module = model.p[model.data].module
+    if isinstance(dist, Record):
+        heads: Any = next(part for part in module.modules() if isinstance(part, RecordHead)).heads
+        parts = zip(dist.parts, heads, [place.tolist() for place in dist.places], strict=True)
+    else:
+        parts = [(dist, module, None)]
+    found = []
+    for part, head, places in parts:
+        scale, floor = getattr(part, "scale", None), _least_scale(head)
+        if not isinstance(scale, Tensor) or floor is None or part.support.is_discrete:
+            continue
+        scale = scale / float(getattr(getattr(getattr(head, "head", None), "support", None), "unit", 1.0))
+        low, size = (scale <= floor * 1.05).float(), part.event_shape.numel()
+        if isinstance(part, Elementwise):
+            low = low.mean(-1) if part.parameter_dims["scale"] else low  # of a mixture's components
+            low = low.expand(torch.broadcast_shapes(low.shape, part.event_shape)).flatten(-len(part.event_shape))
+        low = low.expand(*low.shape[:-1], size).reshape(-1, size)
+        found.append(Scales(low.mean(0), places or list(range(size)), floor, float(scale.min())))
+    return found
+
+
+def _least_scale(module: nn.Module) -> float | None:
+    for part in module.modules():
         for name in ("floor", "min_scale"):
-            if isinstance(getattr(module, name, None), float):
-                return float(getattr(module, name))
+            if isinstance(getattr(part, name, None), float):
+                return float(getattr(part, name))
     return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names, the first few of them."""
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def inferred(model: Model) -> list[str]:
