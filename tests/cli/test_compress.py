@@ -51,3 +51,13 @@ def test_what_is_refused(jensen, fails, quantised, vae, tmp_path):
     fails(jensen("inspect", tmp_path / "b.jz"), 2, "no such file")
     (tmp_path / "c.jz").write_bytes(b"PNG")
     fails(jensen("inspect", tmp_path / "c.jz"), 5, "expected an archive")
+
+
+def test_a_text_comes_back_as_it_was(jensen, tmp_path):
+    path, again = tmp_path / "one.txt", tmp_path / "again.txt"
+    path.write_text("to be, or not to be:\nthat is the question. " * 20)
+    answer = jensen("train", "markov", path, "--out", tmp_path / "run", "--text", "length=32", "--epochs", 1)
+    assert answer.code == 0, answer
+    jensen("compress", tmp_path / "run", path, "-o", tmp_path / "a.jz")
+    jensen("decompress", tmp_path / "a.jz", "-o", again)
+    assert again.read_bytes() == path.read_bytes()

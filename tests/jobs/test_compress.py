@@ -126,6 +126,24 @@ def test_texts_come_back(tmp_path):
     assert list(back) == list(expected) and all(isinstance(line, str) for line in back)
 
 
+@pytest.mark.parametrize("tokens", ["characters", "bytes"])
+def test_windows_of_a_text_come_back_as_the_text(tmp_path, tokens):
+    """Also where a window ends within a letter of several bytes, and with a text that fills its windows."""
+    one, two = ("".join(RNG.choice(list("abé\n "), n)) for n in (301, 64))
+    path = tmp_path / "one.txt"
+    path.write_text(one)
+    run = jensen.train("markov", path, epochs=1, text={"tokens": tokens, "length": 16}, fractions=(1.0, 0.0, 0.0))
+    found = run.compress(path)
+    assert run.decompress(found.content) == [one] and inspect(found.content)["starts"] == [0]
+    both = tmp_path / "both"
+    both.mkdir()
+    (both / "a.txt").write_text(two)
+    (both / "b.txt").write_text(one)
+    assert run.decompress(run.compress(both).content) == [two, one]
+    some = run.compress(path, limit=3)  # no text, but three windows
+    assert inspect(some.content)["starts"] is None and len(run.decompress(some.content)) == 3
+
+
 def test_a_few_data_and_many_batches(monkeypatch):
     run = trained(*CASES["made, bits"])
     monkeypatch.setattr("jensen.jobs.compress.BATCH", 7)

@@ -62,7 +62,7 @@ def decompress(
     check_sound(out, opened)
     with ShareProgress("decompressing") as progress:
         found = opened.decompress(archive, mean=not draw, seed=seed, listener=progress)
-    write_data(out, opened, found)
+    write_data(out, opened, found, whole=True)
 
 
 def inspect(archive: Archive, as_json: Json = False) -> None:

@@ -67,15 +67,20 @@ RULE = "-" * 40
 """Between texts that are more than a line."""
 
 
-def write_texts(out: str, texts: Any, lines: bool) -> None:
-    """Write texts (n,): to .txt or stdout, one a line or, windows of a text, with rules between them; or as a table."""
+def write_texts(out: str, texts: Any, lines: bool, whole: bool = False) -> None:
+    """Write texts (n,): to .txt or stdout, one a line or, windows of a text, with rules between them; or as a table.
+
+    Args:
+        whole: a text alone that is no line is written as it is, with nothing after it.
+    """
     suffix = Path(out).suffix.lower()
     if out != STDOUT and suffix != ".txt":
         import pandas
 
         write_result(out, pandas.DataFrame({"text": list(texts)}))
         return
-    write_content(out, (("\n" if lines else f"\n{RULE}\n").join(texts) + "\n").encode())
+    after = "" if whole and not lines and len(texts) == 1 else "\n"
+    write_content(out, (("\n" if lines else f"\n{RULE}\n").join(texts) + after).encode())
 
 
 def write_content(out: str, content: bytes) -> None:
@@ -129,10 +134,13 @@ def check_sound(out: str, run: Run) -> None:
         raise ConfigError(f"--out: a .wav holds sound, and {run.name} is a model of other data; use .npz or .csv")
 
 
-def write_data(out: str, run: Run, result: Any, columns: int | None = None, given: Given | None = None) -> None:
+def write_data(
+    out: str, run: Run, result: Any, columns: int | None = None, given: Given | None = None, whole: bool = False
+) -> None:
     """Write data in the user's types, as a run gives them: pictures, tables, texts or clips.
 
     Args:
+        whole: a text alone that is no line goes into a file as it is.
         columns: of a .png, pictures side by side.
         given: under which conditions data were drawn, which stand beside them in an .npz, as training reads them.
     """
@@ -142,7 +150,7 @@ def write_data(out: str, run: Run, result: Any, columns: int | None = None, give
         say(files[0] if len(files) == 1 else f"{files[0]} to {Path(files[-1]).name}" if files else STDOUT, result)
         return
     if schema.is_text:
-        write_texts(out, result, schema.tokens.lines)
+        write_texts(out, result, schema.tokens.lines, whole)
         say(out, result)
         return
     names = schema.names if result.shape[1] == len(schema.names) else _all_names(run)

@@ -59,6 +59,7 @@ class Header(BaseModel):
         batch: data coded at once, a chunk.
         torch: the version that wrote it.
         given: what data stand under.
+        starts: of windows of texts, all of them, the rows with which a text begins; None of all else.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -71,6 +72,7 @@ class Header(BaseModel):
     batch: Size
     torch: str
     given: Annotated[list[Condition], Field(max_length=2)]
+    starts: list[Annotated[int, Field(ge=0)]] | None = None
 
 
 @dataclass(frozen=True)

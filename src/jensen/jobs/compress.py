@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,7 @@ def compress(
             "name another split, or train with --binarize static"
         )
     check_conditions(run.model, run.schema, part)
+    starts = part.starts if limit is None or limit >= len(part) else None
     part = part.rows(run.pick(part, limit, seed))
     if not len(part):
         raise DataError("compress: expected at least one datum")
@@ -154,6 +155,7 @@ def compress(
         model=run.spec["model"], run=str(run.folder.path.resolve()) if run.folder else None, weights=_fingerprint(run),
         lossless=not lossy, n=len(part), shape=list(run.schema.event_shape), batch=size, torch=str(torch.__version__),
         given=[Condition(name=key, dtype=v.dtype.str, shape=list(v.shape)) for key, v in given.items()],  # pyright: ignore
+        starts=None if starts is None else np.flatnonzero(starts).tolist(),
     )  # fmt: skip
     chunks = [_raw(value.tobytes()) for value in given.values()]
     bits, by_model, plain, done = 0.0, 0, 0, 0
@@ -202,8 +204,8 @@ def decompress(
         mean: of codes alone, E[x | codes]; else a draw of x, with that seed.
 
     Returns:
-        Data in the user's types, as `sample` gives them, given columns and labels in their places; of codes alone with
-        `mean`, pictures as float levels.
+        Data in the user's types, as `sample` gives them, given columns and labels in their places; windows of a text
+        as that text, in a list of all; of codes alone with `mean`, pictures as float levels.
 
     Raises:
         IntegrityError: the archive is damaged, was written with other weights, or this machine computes other
@@ -217,12 +219,23 @@ def decompress(
     model = doubled(run.model).cpu()
     found, given = _read(run, model, header, chunks, name, listener)
     users = Given(header.n, given.y, given.c)
+    if header.lossless and header.starts is not None and run.schema.is_text:
+        return _texts(run.schema, found[model.data].numpy(), header.starts)
     if header.lossless:
         return restore(run, found[model.data], False, users)
     with seeded(seed), threads(1):
         batch = _prepared(model, given, run.schema)
         codes = {key: value for key, value in found.items() if key != model.data}
         return restore(run, decode(model, codes, mean, {key: batch[key] for key in model.conditions}), mean, users)
+
+
+def _texts(schema: Schema, windows: np.ndarray, starts: Sequence[int]) -> list[str]:
+    """Texts of which windows (N, T) are one after another; each begins with one of the rows `starts`."""
+    end, found = schema.tokens.end, []
+    for rows in np.split(windows, [start for start in starts if 0 < start < len(windows)]):
+        tokens = rows.reshape(-1)
+        found.append(schema.tokens.decode(tokens[tokens != end]))
+    return found
 
 
 def inspect(archive: str | os.PathLike[str] | bytes) -> dict[str, Any]:
