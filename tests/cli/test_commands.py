@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from jensen.data import load_data
+from jensen.jobs.pictures import grid
 from jensen.jobs.run import open_run
 from jensen.registry import build
 
@@ -100,6 +101,11 @@ def test_settings_that_change_nothing_are_not_offered(jensen, table, tmp_path, c
     told = jensen("train", "ppca", table, "--drop", "kind", "--out", tmp_path / "p", "latents=1", "--epochs", 3)
     assert told.code == 0
     assert "train.epochs: it changes nothing for this ppca: the data are passed once" in caplog.text
+
+
+def test_a_wrong_value_is_told_by_the_option_that_gave_it(jensen, fails, table, tmp_path):
+    words = ("train", "vae", table, "--out", tmp_path / "r", "--epochs", 0, "--batch-size", 0, "train.lr=-1")
+    fails(jensen(*words), 2, "- --epochs: expected", "- --batch-size: expected", "- train.lr: expected")
 
 
 def test_the_example_is_of_data_that_the_model_takes(jensen, jensen_data):
@@ -370,7 +376,22 @@ def test_reconstruct(jensen, vae, autoencoder, tmp_path):
     assert jensen("reconstruct", autoencoder, "--split", "train", "--out", tmp_path / "r.npy").code == 0
     assert np.load(tmp_path / "r.npy").shape == (48, 1, 6, 6)
     assert jensen("reconstruct", vae, "--out", tmp_path / "r.png").code == 0
-    Image.open(tmp_path / "r.png").verify()
+    run = open_run(vae)
+    x = run.data().split("test").x
+    sheet = np.concatenate([x, run.reconstruct()])  # six data, and below them what came back
+    shown = grid(sheet, columns=len(x), levels=run.schema.levels or 256)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "r.png")), np.asarray(shown))
+
+
+def test_that_only_some_are_shown_is_said_where_it_is_so(jensen, vae, pictures, tmp_path):
+    impute = ("impute", vae, "--region", "top", "--particles", 9, "--out", tmp_path / "i.png")
+    few, many = jensen(*impute), jensen(*impute, "--split", "train")
+    assert few.code == many.code == 0
+    assert "at random" not in few.err and "showing at most 8, at random" in many.err
+    reconstruct = ("reconstruct", vae, "--out", tmp_path / "r.png")
+    assert "at random" not in jensen(*reconstruct).err
+    np.save(tmp_path / "many.npy", np.tile(np.load(pictures)["X"], (5, 1, 1)))
+    assert "showing at most 100, at random" in jensen(*reconstruct, tmp_path / "many.npy").err
 
 
 @pytest.mark.parametrize("how", ["linear", "spherical", "geodesic"])
@@ -415,6 +436,12 @@ def test_a_report_to_stdout(jensen, vae, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = jensen("report", vae, "--out", "-")
     assert answer.code == 0 and answer.out.startswith("<!") and answer.out.rstrip().endswith("</html>")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_is_html(jensen, fails, vae, tmp_path, monkeypatch):
+    monkeypatch.setattr("jensen.jobs.report.sections", None)  # nothing is worked out
+    fails(jensen("report", vae, "--out", tmp_path / "r.pdf"), 2, "--out: ", "expected a file ending in .html")
     assert not list(tmp_path.iterdir())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -50,3 +51,13 @@ def test_on_a_terminal_it_is_said_that_training_stops_after_the_step(capsys, mon
         progress(event("stop", 2))
         progress._bar.refresh()
         assert "stops after this step; Ctrl-C again stops at once" in capsys.readouterr().err
+
+
+def test_what_stands_in_for_validation_data_is_not_called_valid(capsys):
+    with TrainingProgress(quiet=False) as progress:
+        told = event("epoch", 1, train={"elbo": -3.0}, valid={"elbo": -2.5})
+        progress(told)
+        progress(dataclasses.replace(told, epoch=2, held_out=False))
+    first, second = capsys.readouterr().err.splitlines()[:2]
+    assert "elbo train -3.00 valid -2.50" in first
+    assert "elbo train -2.50" in second and "valid" not in second

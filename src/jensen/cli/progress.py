@@ -130,7 +130,10 @@ class TrainingProgress:
             words.append(f"{event.rate:,.0f} data/s")
         if event.remaining is not None:
             words.append(f"{duration(max(0.0, event.remaining))} left{' of this stage' if event.stage else ''}")
-        numbers = [f"{k} {v:.2f}" for k, v in (("train", self._train), ("valid", self._valid)) if v is not None]
+        both = {"train": self._train, "valid": self._valid}
+        if not event.held_out:  # what stands in for validation data is training data
+            both = {"train": self._train if self._valid is None else self._valid}
+        numbers = [f"{k} {v:.2f}" for k, v in both.items() if v is not None]
         if numbers:
             words.append(f"{self._name.replace('_', ' ')} {' '.join(numbers)}")
         return words

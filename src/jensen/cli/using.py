@@ -211,13 +211,28 @@ def reconstruct(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Data as they come back from what the model infers about them."""
+    """Data as they come back from what the model infers about them; in a .png below the data themselves."""
     check_out(out)
     opened = open_run(run, device)
     check_sound(out, opened)
-    limit = _fit_on_a_page(out, limit, opened)
+    some = limit is None
+    limit = _on_a_page(out, opened) if some else limit
     kept, given = column_names(only) or (), data_for(opened, data)
     back = opened.reconstruct(given, split=split, limit=limit, seed=seed, only=kept, mean=not draw)
+    if some and len(back) == limit:
+        word = "writing" if opened.schema.is_sound and out.lower().endswith(".wav") else "showing"
+        note(f"{word} at most {limit}, at random; --limit N takes N, an .npz holds all")
+    if opened.schema.is_image and out.lower().endswith(".png"):  # each row of pictures above what came back of it
+        import numpy as np
+
+        from jensen.jobs.pictures import below
+
+        _, _, part = opened.split(given, split)
+        seen = opened.tensors(part.rows(opened.pick(part, limit, seed))).x
+        both, columns = below([np.asarray(opened.schema.restore(seen.cpu()), np.float64), back])
+        write_result(out, both, opened.schema.levels, across=columns)
+        say(out, back)
+        return
     write_data(out, opened, back)
 
 
@@ -274,22 +289,16 @@ def interpolate(
     opened = open_run(run, device)
     check_sound(out, opened)
     given = data_for(opened, data)
+    path = opened.interpolate(given, start=start - 1, end=end - 1, steps=steps, how=how, split=split, seed=seed)
     if opened.model.conditions:
         note("each point is drawn under the conditions of the nearer end, so that a path may leap in the middle")
-    path = opened.interpolate(given, start=start - 1, end=end - 1, steps=steps, how=how, split=split, seed=seed)
     write_data(out, opened, path, columns=len(path) if len(path) <= 20 else None)
 
 
 PICTURES_ON_A_PAGE, SOUNDS = 100, 8
 
 
-def _fit_on_a_page(out: str, limit: int | None, run: Run) -> int | None:
-    """A .png without --limit shows so many pictures, and clips are so many, not the whole split."""
+def _on_a_page(out: str, run: Run) -> int | None:
+    """How many pictures a .png shows without --limit, or clips are written, of a split; None for all."""
     most = SOUNDS if run.schema.is_sound else PICTURES_ON_A_PAGE
-    if limit is None and out.lower().endswith((".png", ".wav")):
-        note(
-            f"{'writing' if out.lower().endswith('.wav') else 'showing'} {most} at random; --limit N takes N, "
-            "an .npz holds all"
-        )
-        return most
-    return limit
+    return most if out.lower().endswith((".png", ".wav")) else None

@@ -74,12 +74,12 @@ class Target:
         elif name is not None and not set(model.p[name].parents) <= set(model.context):
             reason = f"its p({model.p[name]}) depends on more than what is given"
         elif name is None and model.likelihood != EXACT:
-            hidden = ", ".join(model.hidden)
+            hidden = ", ".join(model.hidden or model.codes)
             reason = f"what it says of p(x) is a bound, {hidden} being hidden, and filling in takes the density itself"
         elif name is None and run.measure != "lebesgue":
             reason = "its data are whole numbers without noise, along which there is no gradient"
         if reason:
-            raise CapabilityError(f"{run.spec['model']} cannot fill in: {reason}; flows can")
+            raise CapabilityError(f"{run.spec['model']} cannot fill in: {reason}; vae, hvae, nade, made and flows can")
         inner = doubled(model) if not schema.is_image else model.eval()
         like = torch.full((schema.dims,), math.inf, dtype=precision(inner), device=run.device)
         low, high = (torch.zeros_like(like), like) if name else (-like, like)

@@ -15,6 +15,7 @@ from jensen.data.field import Field
 from jensen.data.tables import words
 from jensen.errors import ConfigError
 from jensen.jobs.filled import Filled
+from jensen.jobs.pictures import below
 
 WAYS = {
     "direct": "as samples of the model",
@@ -173,16 +174,11 @@ class Imputation:
         """Pictures (k · columns, C, H, W) for a grid of so many columns: rows of the data where they are known, of what
         was left of them, and of each draw, one below the other; and the number of columns.
         """
-        columns = min(across, len(self.rows))
         top = (self.schema.levels or 256) - 1
         whole = self.part.x.astype(np.float64)
-        rows = [*([whole] if self.known else []), np.where(self.missing, HIDDEN * top, whole), *self.draws]
-        blocks = []
-        for start in range(0, len(whole), columns):
-            for row in rows:
-                some = row[start : start + columns]
-                blocks.append(np.concatenate([some, np.zeros((columns - len(some), *some.shape[1:]))]))
-        return np.concatenate(blocks), columns
+        return below(
+            [*([whole] if self.known else []), np.where(self.missing, HIDDEN * top, whole), *self.draws], across
+        )
 
     def table(self) -> Any:
         """How each datum was filled in, a frame: row, missing, method, effective_sample_size, r_hat."""

@@ -51,6 +51,22 @@ def grid(
     return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
 
 
+def below(versions: Sequence[np.ndarray], across: int = 12) -> tuple[np.ndarray, int]:
+    """Versions of the same pictures, (n, C, H, W) each, for a grid of at most so many columns: rows of the first, of
+    the second ..., one below the other; and the number of columns.
+
+    >>> pictures, columns = below([np.zeros((3, 1, 1, 1)), np.ones((3, 1, 1, 1))], across=2)
+    >>> pictures.ravel(), columns
+    (array([0., 0., 1., 1., 0., 0., 1., 0.]), 2)
+    """
+    columns, blocks = min(across, len(versions[0])), []
+    for start in range(0, len(versions[0]), columns):
+        for row in versions:
+            some = row[start : start + columns]
+            blocks.append(np.concatenate([some, np.zeros((columns - len(some), *some.shape[1:]))]))
+    return np.concatenate(blocks), columns
+
+
 def beside(images: Sequence[Image.Image], height: int, gap: int = 12) -> Image.Image:
     """Pictures in a row on white, each made so high."""
     sized = [i.resize((round(i.width * height / i.height), height), Image.Resampling.LANCZOS) for i in images]

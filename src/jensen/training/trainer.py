@@ -7,6 +7,7 @@ checkpoint; a term that is not finite stops the run with the batch, the term and
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from jensen.training.skipping import Skipping
 from jensen.training.validation import Validation
 from jensen.training.workers import Workers, together
 
+log = logging.getLogger(__name__)
 FIRST_ROWS = 20_000  # data that models start from, where they start from data
 MONITORED_ROWS = 10_000  # of training, at most, where they stand in for validation data
 
@@ -54,6 +56,7 @@ class Event:
     logged: dict[str, Any]
     monitor: str = ""  # the name of what decides which weights are kept
     stage: str = ""  # its name, where there are several
+    held_out: bool = True  # whether "valid" of the line is of data that are not trained on
 
 
 class Trainer:
@@ -103,6 +106,7 @@ class Trainer:
         self._whole = False  # between two steps: what would be saved now is no half step
         self._began = 0.0  # until when the time is counted
         self._compiling = False  # in the step under way
+        self._risen = 1.0  # the weight that warms up, in the last step
         asked = settings.compile
         compiled = pays_to_compile(self.model, settings, len(self.train)) if asked == "auto" else asked
         rows = settings.batch_size if compiled else None
@@ -216,7 +220,7 @@ class Trainer:
             for phase in self.stage.phases
         ]
         self.average = Average(self.model, s.average) if s.average and self.stage.has_gradient else None
-        self.best = None
+        self.best, self._risen = None, 1.0
         self.pace.begin_stage()
 
     def _take(self, split: TensorSplit, rows: Index) -> dict[str, Tensor]:
@@ -315,6 +319,12 @@ class Trainer:
 
     def _end_stage(self) -> None:
         at, before = self.at, self.stage
+        if self._risen < 1 and not self.workers.rank:
+            log.warning(
+                "objective.warmup: in the last step the weight stood at %.2g and not yet at 1, so that the loss was "
+                "not the one wanted; train longer, or take objective.warmup=0",
+                self._risen,
+            )
         if at.stage + 1 < len(self.objective.stages):
             self._load_kept()
             best = self.best, at.best, at.best_early
@@ -335,7 +345,7 @@ class Trainer:
         batch: dict[str, Tensor],
         share: float,
     ) -> None:
-        s, lr = self.settings, self.pace.lr
+        s, lr, self._risen = self.settings, self.pace.lr, self.stage.rise(self.pace.progress)
         for group in optimizer.param_groups:
             group["lr"] = lr
         try:
@@ -511,7 +521,8 @@ class Trainer:
             remaining = (self.at.total_steps - self.at.stage_step) * self.settings.batch_size / rate
         stage = self.stage.name if len(self.objective.stages) > 1 else ""
         at, monitor = self.at, self.stage.monitor
-        self.listener(Event(kind, self.pace.progress, at.epoch, at.step, rate, remaining, logged, monitor, stage))
+        held_out, progress = self.valid is not None, self.pace.progress
+        self.listener(Event(kind, progress, at.epoch, at.step, rate, remaining, logged, monitor, stage, held_out))
 
     # Checkpoints
 
