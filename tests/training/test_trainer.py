@@ -25,6 +25,7 @@ from jensen.hardware import flushes_denormals, has_bfloat16, pick_device, pick_p
 from jensen.jobs.run import open_run
 from jensen.jobs.train import train
 from jensen.objectives import Batch, GradientPhase, Objective, Stage, Terms, UpdatePhase
+from jensen.objectives.schedules import Rise
 from jensen.training.adam import LeanAdam
 from jensen.training.folder import Folder, load_tensors
 from jensen.training.pace import Pace
@@ -334,9 +335,32 @@ def test_the_last_weights_can_be_kept():
 
 def test_it_waits_for_the_warm_up():
     """Half of the 5,000 steps against which open-ended progress is measured; what is then is the best, for a while."""
-    model = point(Stage((GradientPhase(ascend),), warmup=0.5), validate=measured(lambda n: -float(n)))
+    model = point(Stage((GradientPhase(ascend),), rise=Rise(0.5)), validate=measured(lambda n: -float(n)))
     log = Trainer(model, rows(100), TensorSplit(torch.zeros(2, 1)), settings(batch_size=2, patience=1)).run()
     assert log[-1]["step"] == 2500 + 2 * 500
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "weight"),
+    [
+        ("vae", {"epochs": 1}, "0"),  # one step
+        ("vae", {"epochs": 3, "objective.warmup": 0.9}, "0.74"),  # the last of three begins at 2/3
+        ("vae", {"epochs": 4, "objective.warmup": 0.9, "objective.cycles": 2}, "0.56"),
+        ("vae", {"epochs": 3, "objective": {"name": "beta-tcvae", "warmup": 0.9}}, "0.74"),
+        ("vae", {"epochs": 2}, None),
+        ("vae", {"epochs": 1, "objective.warmup": 0.0}, None),
+        ("vae", {"epochs": 10, "objective.warmup": 0.9}, None),
+        ("nice", {"epochs": 1}, None),  # nothing has that weight
+    ],
+)
+def test_a_warm_up_that_does_not_end_is_told(model, given, weight, caplog):
+    """Once, with the weight of the last step; a step begins at the share of training that is done."""
+    given = {**(SMALL if model == "vae" else {}), **given}
+    train(model, np.random.default_rng(0).normal(size=(20, 3)), fractions=(1.0, 0.0, 0.0), settings=given)
+    told = [r.getMessage() for r in caplog.records if "warmup" in r.getMessage()]
+    assert len(told) == (weight is not None)
+    if weight is not None:
+        assert f"the weight stood at {weight} and not yet at 1" in told[0] and "train longer" in told[0]
 
 
 def test_it_ends_after_the_most_epochs():
@@ -1003,7 +1027,7 @@ def test_training_starts_from_all_the_data_or_from_some_at_random(wanted, n):
 
 def test_weights_from_before_the_wanted_loss_are_not_kept():
     """Validation falls all the way, as where a KL is driven up; what counts is the best once the warm-up is over."""
-    stage = Stage((GradientPhase(ascend, lambda model: [a_of(model)]),), warmup=0.5)
+    stage = Stage((GradientPhase(ascend, lambda model: [a_of(model)]),), rise=Rise(0.5))
     falling = lambda model, batch: {"elbo": -a_of(model).expand(len(batch["x"]))}  # noqa: E731
     model = point(stage, validate=falling)
     log = Trainer(model, rows(100), rows(4), settings(epochs=20, batch_size=2)).run()

@@ -114,7 +114,7 @@ def elbo(
         return Terms(-total, logged)
 
     phase = GradientPhase(loss, lambda model: [*model.parameters(), *expected.parameters()])
-    stage = Stage((phase,), warmup=rise.end)
+    stage = Stage((phase,), rise=rise)
     what = "evidence lower bound, gradient ascent"
     return Objective((stage,), log_likelihood_bound, what, helpers=expected, through_draws=False)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from jensen.core import Model
 from jensen.errors import ConfigError
+from jensen.objectives.schedules import Rise
 
 Batch = Mapping[str, Tensor]
 """By name, (B, *event): `x`, and where there are any `y`, `c` and `weight`. In training also `row`, which rows of the
@@ -59,17 +60,22 @@ class Stage:
         phases: gradient phases alternate batch by batch; update phases apply once a pass.
         passes: a fixed number of passes; None leaves the budget to the trainer.
         monitor: what validation measures, higher is better: a name that `validate` logs.
-        warmup: the share of training, in [0, 1), during which the loss is not yet the one wanted; early stopping
-            waits for its end, and weights from before it are kept only until then.
+        rise: from 0 to 1, where the loss is the one wanted; early stopping waits for its end, and weights from before
+            it are kept only until then.
         share: of --epochs or --minutes that is this stage's; stages share the whole.
     """
 
     phases: tuple[GradientPhase | UpdatePhase, ...]
     passes: int | None = None
     monitor: str = "elbo"
-    warmup: float = 0.0
+    rise: Rise = field(default_factory=Rise)
     name: str = "train"
     share: float = 1.0
+
+    @property
+    def warmup(self) -> float:
+        """The share of training, in [0, 1), during which the loss is not yet the one wanted."""
+        return self.rise.end
 
     @property
     def has_gradient(self) -> bool:

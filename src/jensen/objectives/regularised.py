@@ -70,7 +70,7 @@ def regularised(
         return Terms(paid.value - weighted_mean(reconstruction, batch), logged | paid.logged)
 
     phases = (GradientPhase(loss), *([critic] if critic else []))
-    stage = Stage(phases, warmup=rise.end)
+    stage = Stage(phases, rise=rise)
     what = f"evidence lower bound, {name}"
     return Objective((stage,), validate, what, helpers=helpers, prepare=prepare, several=several)
 

@@ -22,7 +22,7 @@ class Rise:
     [0.0, 0.5, 1.0, 0.0, 0.5, 1.0]
     """
 
-    share: float
+    share: float = 0.0
     cycles: int = 1
 
     def __call__(self, progress: float) -> float:
