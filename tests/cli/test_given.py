@@ -126,7 +126,7 @@ def test_conditions_come_from_a_file(jensen, conditional, tmp_path):
 
 def test_missing_and_wrong_conditions_are_usage_errors(jensen, conditional, joint, fails, tmp_path):
     out = ("--out", tmp_path / "new.csv")
-    fails(jensen("sample", conditional, *out), 2, "p(x | c)", "expected values of age, sex", "as age=VALUE")
+    fails(jensen("sample", conditional, *out), 2, "p(x | c)", "expected values of age, sex", "as --given age=VALUE")
     fails(jensen("sample", conditional, "--given", "age=40", "--given", "sx=m", *out), 2, "did you mean 'sex'?")
     fails(jensen("sample", conditional, "--given", "age=40", "--given", "sex=male", *out), 2, "'male' is no category")
     fails(jensen("sample", conditional, "--given", "age", *out), 2, "expected column=value")

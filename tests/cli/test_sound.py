@@ -85,7 +85,7 @@ def test_gaps_are_filled_in(jensen, fails, wavenet, sounds, tmp_path):
     assert len(np.unique(first[:, gap])) <= 8 and np.abs(first).max() <= 1
     assert jensen(*asked, "--gap", "0.002-0.004", "--out", tmp_path / "a.wav").code == 0
     assert np.abs(read(tmp_path / "a-1.wav") - first[0])[~gap].max() < 1e-4
-    fails(jensen(*asked, "--out", tmp_path / "a.wav"), 2, "say what is missing of the sound, with gap")
+    fails(jensen(*asked, "--out", tmp_path / "a.wav"), 2, "say what is missing of the sound, with --gap or --missing")
     fails(jensen(*asked, "--gap", "0.004", "--out", tmp_path / "a.wav"), 2, "expected seconds of a clip")
     fails(jensen(*asked, "--gap", "0.004-0.1", "--out", tmp_path / "a.wav"), 2, "a part of the 0.006 seconds")
     fails(jensen(*asked, "--region", "top", "--out", tmp_path / "a.wav"), 2, "of sound, --gap says when")
@@ -115,6 +115,8 @@ def test_a_latent_variable_model_of_sound(jensen, trained, sounds, tmp_path):
 def test_a_wavenet_has_no_codes(jensen, wavenet, tmp_path):
     answer = jensen("reconstruct", wavenet, "--out", tmp_path / "a.wav")
     assert answer.code == 4 and "wavenet cannot reconstruct" in answer.err
+    answer = jensen("interpolate", wavenet, "--out", tmp_path / "a.wav")
+    assert answer.code == 4 and answer.err.startswith("error: wavenet cannot interpolate")
 
 
 def test_scores_compare_only_at_equal_levels_and_law(jensen, fails, wavenet, trained, sounds):

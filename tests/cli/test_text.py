@@ -153,7 +153,7 @@ def test_a_column_of_texts_given_labels(jensen, fails, tmp_path):
     assert jensen("train", "rnn", tmp_path / "said.csv", *SMALL, *options, *more, "--out", run).code == 0
     answer = jensen("sample", run, "--given", "kind=pet", "-n", 5, "--nucleus", 0.6, "--out", "-")
     assert answer.out.splitlines() == ["a cat"] * 5
-    fails(jensen("sample", run, "-n", 5, "--out", "-"), 2, "expected a value of kind, as kind=VALUE")
+    fails(jensen("sample", run, "-n", 5, "--out", "-"), 2, "expected a value of kind, as --given kind=VALUE")
     table = "said,kind\na cat,pet\nvroom,car\na cat,car\n"
     answer = jensen("score", run, "-", "--json", "--out", tmp_path / "rows.csv", stdin=table)
     assert json.loads(answer.out)["n"] == 3

@@ -231,7 +231,7 @@ def test_all_that_is_missing_or_wrong_is_said_at_once(run):
         run.sample(3, given={"agee": 3, "kind": "a"})
     assert len(caught.value.problems) == 2
     assert "no column 'agee'; did you mean 'age'?" in str(caught.value)
-    assert "the model is p(x | y, c): expected values of age, sex, as age=VALUE" in str(caught.value)
+    assert "the model is p(x | y, c): expected values of age, sex, as --given age=VALUE (in Python" in str(caught.value)
     with pytest.raises(ConfigError, match="expected values of kind, age, sex"):
         run.sample(3)
     with pytest.raises(ConfigError, match="kind: 'd' is no label; choose from a, b, c"):
@@ -285,7 +285,7 @@ def test_pictures_are_drawn_by_label():
     means = [run.sample(100, given={"label": k}).mean() for k in range(3)]
     assert np.allclose(means, [10, 90, 170], atol=12)
     assert run.sample(given={"y": [0, 1, 2]}).shape == (3, 1, 2, 2)
-    with pytest.raises(ConfigError, match="expected a value of label, as label=VALUE"):
+    with pytest.raises(ConfigError, match="expected a value of label, as --given label=VALUE"):
         run.sample(3)
 
 

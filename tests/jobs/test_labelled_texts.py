@@ -77,7 +77,7 @@ def test_each_text_is_drawn_under_its_own_label(name):
     }
     begun = run.sample(70, given={"y": ["en", "nl"]}, prefix="b", nucleus=0.7)
     assert all(text.startswith("b") and set(text) <= set("ab") for text in begun[::2])
-    with pytest.raises(ConfigError, match=r"expected a value of label, as label=VALUE"):
+    with pytest.raises(ConfigError, match=r"expected a value of label, as --given label=VALUE"):
         run.sample(2)
     with pytest.raises(ConfigError, match="'zz' is no label"):
         run.sample(2, given={"y": "zz"})

@@ -120,7 +120,7 @@ def test_pictures_come_beside_the_data(tmp_path):
     assert again.sample(given_from=tmp_path / "all.npz").shape == (40, 3, 8, 8)
     with pytest.raises(DataError, match="expected given pictures"):
         again.score(tmp_path / "plain.npz")
-    with pytest.raises(ConfigError, match=r"expected pictures of 1 x 4 x 4 that are given"):
+    with pytest.raises(ConfigError, match=r"expected pictures of 1 x 4 x 4 that are given, as --given-from FILE"):
         again.sample(3)
     with pytest.raises(DataError, match=r"expected pictures of 1 x 4 x 4 that are given, got 3 x 8 x 8"):
         again.sample(given_from=tmp_path / "plain.npz")

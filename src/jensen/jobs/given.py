@@ -265,12 +265,16 @@ def _check_names(run: Run, columns: Mapping[Any, Any], pictures: np.ndarray | No
     if "c" in context and schema.given_picture is not None and pictures is None:
         factor = next(str(f) for f in run.model.p if "c" in f.parents)
         shape = _by(schema.given_shape)
-        problems.append(f"given_from: the model is p({factor}): expected pictures of {shape} that are given")
+        problems.append(
+            f"given_from: the model is p({factor}): expected pictures of {shape} that are given, as --given-from FILE "
+            "(in Python given_from=)"
+        )
     if needed:
         factor = next(str(f) for f in run.model.p if set(f.parents) & set(context))
         what = "a value" if len(needed) == 1 else "values"
         problems.append(
-            f"given: the model is p({factor}): expected {what} of {', '.join(needed)}, as {needed[0]}=VALUE"
+            f"given: the model is p({factor}): expected {what} of {', '.join(needed)}, as --given {needed[0]}=VALUE "
+            f"(in Python given={{{needed[0]!r}: VALUE}})"
         )
     if problems:
         raise ConfigError(problems)

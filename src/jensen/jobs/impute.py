@@ -91,7 +91,8 @@ def impute(
     part = part.rows(chosen)
     if run.schema.is_array and not mask.any():
         kind, option = ("sound", "gap") if run.schema.is_sound else ("pictures", "region")
-        raise ConfigError(f"impute: say what is missing of the {kind}, with {option} or missing")
+        ways = f"--{option} or --missing (in Python {option}=, missing=)"
+        raise ConfigError(f"impute: say what is missing of the {kind}, with {ways}")
     for member in runs:
         check_conditions(member.model, member.schema, part)
     frame, found = _frame(data, source, part), []
