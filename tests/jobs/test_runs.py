@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas
 import pytest
@@ -48,6 +50,21 @@ def test_going_on_with_data_loaded_otherwise_is_refused(tmp_path):
     jensen.train("vae", jensen.load_data("iris"), resume=True, **settings)
     with pytest.raises(ConfigError, match="loaded with"):
         jensen.train("vae", jensen.load_data("iris", seed=1), resume=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ({"epoch": 1}, "epoch: model 'vae' has no such setting; did you mean 'epochs'?"),
+        ({"latent": 1}, "latent: model 'vae' has no such setting; did you mean 'latents'?"),
+        ({"settings": {"binarise": "static"}}, "binarise: model 'vae' has no such setting; did you mean 'binarize'?"),
+        ({"overwrit": True}, "overwrit: model 'vae' has no such setting; did you mean 'overwrite'?"),
+        ({"settings": {"overwrit": True}}, "overwrit: model 'vae' has no such setting; choose from"),
+    ],
+)
+def test_a_misspelt_keyword_is_sought_among_all_that_train_takes(given, hint):
+    with pytest.raises(ConfigError, match=f"^{re.escape(hint)}"):
+        jensen.train("vae", "iris", **given)
 
 
 def test_runs_are_shown_in_one_line(tmp_path):

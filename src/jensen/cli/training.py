@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -211,7 +211,7 @@ def _train(
     try:
         check(model, given.values, preset, options)
     except ConfigError as e:
-        problems += [given.located(problem) for problem in e.problems]
+        problems += [given.located(_as_typed(problem, training)) for problem in e.problems]
     if problems:
         raise ConfigError(problems)
     loaded: Any = data
@@ -229,6 +229,13 @@ def _train(
         listener=listener,
         **options,
     )
+
+
+def _as_typed(problem: str, training: Mapping[str, Any]) -> str:
+    """A problem `train.lr: …` of a setting that an option gave by the option, `--lr: …`."""
+    name, colon, rest = problem.partition(": ")
+    key = name.removeprefix("train.")
+    return f"--{key.replace('_', '-')}{colon}{rest}" if key != name and key in training else problem
 
 
 def _train_prior(

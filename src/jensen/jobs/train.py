@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from importlib import metadata, resources
 from typing import Any
@@ -20,7 +20,7 @@ from jensen.core import Model, seeded
 from jensen.data import Dataset, load_data, splits
 from jensen.data.doubts import spikes
 from jensen.data.sources import reference
-from jensen.errors import CapabilityError, ConfigError, DataError, DataWarning, did_you_mean
+from jensen.errors import CapabilityError, ConfigError, DataError, DataWarning, did_you_mean, nearest
 from jensen.hardware import has_bfloat16, pick_device
 from jensen.jobs.run import Run, check_conditions, load_recorded, open_run
 from jensen.jobs.while_training import Diary, can_note
@@ -32,6 +32,7 @@ from jensen.training.trainer import Event, Trainer
 
 log = logging.getLogger(__name__)
 DATA_OPTIONS = set(inspect.signature(load_data).parameters) - {"ref", "seed", "schema", "gaps", "rule"}
+ARGUMENTS = ("out", "settings", "preset", "resume", "overwrite", "listener")
 MAY_CHANGE = ("epochs", "minutes", "device", "threads", "workers", "checkpoint_seconds")  # when a run goes on
 
 
@@ -136,12 +137,24 @@ def check(
     """
     found = find(MODEL, model)
     model_settings, training, data_options = _sort(model, settings, preset, options)
-    problems: list[str] = []
-    configured = _collect(problems, lambda: configure(found, model_settings))
+    hints = _hints(found.settings, model_settings, options)
+    problems = [f"{key}: model {found.name!r} has no such setting{hint}" for key, hint in hints.items()]
+    known = {key: value for key, value in model_settings.items() if key not in hints}
+    configured = _collect(problems, lambda: configure(found, known))
     checked = _collect(problems, lambda: training_settings(training))
     if problems:
         raise ConfigError(problems)
     return configured, checked, data_options
+
+
+def _hints(own: Iterable[str], given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, str]:
+    """Of given keys that are no setting of a model but spelt like one, like one of training, of loading data, or like
+    an argument of `train`: a hint `; did you mean 'x'?`.
+    """
+    known = [*own, *find("training", "gradient").settings, *DATA_OPTIONS]
+    unknown = [key for key in given if key not in own and "." not in key]
+    found = {key: nearest(key, [*known, *(ARGUMENTS if key in options else ())]) for key in unknown}
+    return {key: hint for key, hint in found.items() if hint}
 
 
 def _refuse_ignored(name: str, model: Model, given: Mapping[str, Any]) -> None:
