@@ -103,9 +103,8 @@ def impute(
     if cells is not None and opened.schema.is_array:
         raise ConfigError(f"--cells: expected a table, got {opened.schema.fields[0].kind}")
     check_sound(out, opened)
-    if out.lower().endswith(".png") and image and limit is None:
-        limit = SHOWN
-        note(f"showing {SHOWN} at random; --limit N shows N, an .npz holds all")
+    some = out.lower().endswith(".png") and image and limit is None
+    limit = SHOWN if some else limit
     text = opened.schema.is_text
     common = {"draws": 1 if draws is None else draws, "particles": particles, "seed": seed}
     other = {"split": split, "limit": limit, "missing": mask, "region": region, "warmup": warmup, "steps": steps}
@@ -135,6 +134,8 @@ def impute(
 
         write_data(out, opened, np.concatenate([found.completed(m) for m in range(len(found.draws))]))
     else:
+        if some and len(found.rows) == SHOWN:
+            note(f"showing at most {SHOWN}, at random; --limit N shows N, an .npz holds all")
         _write(out, found, draws)
     if details is not None:
         write_rows(details, found.table())
