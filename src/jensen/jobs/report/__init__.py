@@ -30,7 +30,8 @@ def report(run: Run, out: str | os.PathLike[str] | None = None, *, data: Any = N
         The path of the file.
 
     Raises:
-        ConfigError: no file is named and the run lives in memory, or the file cannot be written.
+        ConfigError: no file is named and the run lives in memory, its name ends otherwise than in .html, or it cannot
+            be written.
         DataError: the data given cannot be read or do not fit the model.
         ResourceError: the disk is full.
     """
@@ -39,6 +40,8 @@ def report(run: Run, out: str | os.PathLike[str] | None = None, *, data: Any = N
     path = Path(out) if out is not None else run.folder.report_path  # pyright: ignore[reportOptionalMemberAccess]
     if path.is_dir():
         raise ConfigError(f"--out: {path} is a folder, expected a file")
+    if path.suffix.lower() not in ("", ".html", ".htm"):
+        raise ConfigError(f"--out: a report is a page of HTML, expected a file ending in .html, got {path}")
     write_atomically(path, page(run, sections(run, data)))
     return path
 
