@@ -77,8 +77,8 @@ def test_a_spherical_path_is_straight_where_there_is_no_one_arc(run_of, columns,
 
 
 def test_a_geodesic_is_the_shortest_line_between_data(run_of, columns):
-    """Of codes in polar coordinates the metric is the plane's: from data to data a chord, where what is straight between
-    codes is an arc."""
+    """Of codes in polar coordinates the metric is the plane's: from data to data a chord, where a line between codes is
+    an arc."""
     radius, half = 2.0, 1.2
     rows = radius * np.array([[np.cos(half), -np.sin(half)], [np.cos(half), np.sin(half)]])
     run = run_of(decoding(2, from_polar, to_polar), columns(2), rows)
