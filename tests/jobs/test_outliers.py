@@ -100,6 +100,12 @@ def test_outliers_by_alpha_and_by_false_discoveries(ppca):
     assert judged.outlier[40:].all() and judged.outlier.sum() < 14
 
 
+def test_results_are_shown_in_words(ppca):
+    for found in (ppca.outliers(rows(20, 7)), ppca.score(), ppca.diagnose()):
+        assert repr(found) == str(found) and "array(" not in repr(found)
+    assert repr(ppca.data().split("train")) == "<Split of 300 x 4>"
+
+
 def test_few_data_for_calibration_are_told_of(ppca):
     few = ppca.outliers(calibration=rows(50, 6), alpha=0.01)
     assert not few.outlier.any() and "50 data" in few.warnings[0]

@@ -4,7 +4,7 @@ from jensen.core.evidence import Evidence, Observed, evidence
 from jensen.core.joint import Deterministic, Factor, Joint, on
 from jensen.core.model import ESTIMATE, EXACT, LOWER_BOUND, Capabilities, Model, frozen
 from jensen.core.randomness import seeded
-from jensen.core.score import Difference, Score, difference, mean_and_stderr
+from jensen.core.score import Difference, Score, Shown, difference, mean_and_stderr
 
 __all__ = [
     "ESTIMATE",
@@ -19,6 +19,7 @@ __all__ = [
     "Model",
     "Observed",
     "Score",
+    "Shown",
     "difference",
     "evidence",
     "frozen",

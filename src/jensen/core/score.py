@@ -13,8 +13,15 @@ from jensen.errors import ConfigError
 from jensen.units import bits_per_dim, perplexity
 
 
-@dataclass(frozen=True)
-class Score:
+class Shown:
+    """A result that is shown by what its `str` says, and not by all numbers that it holds."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True, repr=False)
+class Score(Shown):
     """Log-likelihood of data under a model, in nats per datum, in the units of the user's data.
 
     Attributes:

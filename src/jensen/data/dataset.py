@@ -56,6 +56,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.x.shape))
+        beside = [name for name in ("y", "weight", "c") if getattr(self, name) is not None]
+        return f"<Split of {shape}{', with ' if beside else ''}{', '.join(beside)}>"
+
     def rows(self, index: np.ndarray) -> Split:
         """The rows at an index, with all that belongs to them, but for what stands before them in a text."""
         taken = {name: getattr(self, name) for name in ("y", "weight", "c", "amounts")}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, OneHotCategorical
 
-from jensen.core import Evidence, Joint, Model, evidence, seeded
+from jensen.core import Evidence, Joint, Model, Shown, evidence, seeded
 from jensen.errors import CapabilityError, ConfigError
 from jensen.jobs.job import job
 from jensen.jobs.precision import as_in
@@ -30,8 +30,8 @@ DRAWS = 100  # of what q draws
 SHOWN = 20  # clusters whose size is told
 
 
-@dataclass(frozen=True)
-class Clusters:
+@dataclass(frozen=True, repr=False)
+class Clusters(Shown):
     """Which cluster each datum belongs to.
 
     Attributes:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jensen.core import Difference, Score, difference
+from jensen.core import Difference, Score, Shown, difference
 from jensen.errors import ConfigError
 from jensen.jobs.run import Run, open_run
 from jensen.jobs.score import score
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Scores on the same data, best first within each kind, and differences from the first run.
 
     Attributes:

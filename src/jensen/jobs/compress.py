@@ -36,7 +36,7 @@ from jensen.codecs.archive import (
 )  # fmt: skip
 from jensen.codecs.entropy import DIGEST, Decoder, Encoder
 from jensen.codecs.walk import coded
-from jensen.core import Model, seeded
+from jensen.core import Model, Shown, seeded
 from jensen.data import Schema, Split
 from jensen.errors import CapabilityError, ConfigError, DataError, IntegrityError, did_you_mean
 from jensen.hardware import threads
@@ -54,8 +54,8 @@ MOST_BYTES = 1 << 34  # of data, as float64, that an archive may hold
 WORDS = "the archive"  # what bytes are called
 
 
-@dataclass(frozen=True)
-class Compression:
+@dataclass(frozen=True, repr=False)
+class Compression(Shown):
     """Compressed data.
 
     Attributes:

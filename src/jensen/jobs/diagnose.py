@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jensen.core import EXACT, Model, mean_and_stderr, seeded
+from jensen.core import EXACT, Model, Shown, mean_and_stderr, seeded
 from jensen.errors import CapabilityError
 from jensen.jobs import cluster_health, code_health, flow_health, hole_health, latent_health
 from jensen.jobs.finding import Finding
@@ -26,8 +26,8 @@ from jensen.objectives.estimators import WALKED, elbo, exact
 GAP_SHARE, GAP_NATS_PER_DIM = 0.05, 0.1  # between training data and others, of log p and in nats, that is large
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Shown):
     """What was found on n data of a split."""
 
     findings: list[Finding]

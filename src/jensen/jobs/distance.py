@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jensen.core import seeded
+from jensen.core import Shown, seeded
 from jensen.data import Split
 from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.features import features as features_of
@@ -22,8 +22,8 @@ KERNELS = ("imq", "rbf", "polynomial")
 BATCH = 1000
 
 
-@dataclass(frozen=True)
-class Distance:
+@dataclass(frozen=True, repr=False)
+class Distance(Shown):
     """MMD² of samples from data, unbiased, so that it may be below 0.
 
     Attributes:

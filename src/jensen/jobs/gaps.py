@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jensen.core import seeded
+from jensen.core import Shown, seeded
 from jensen.data import Split
 from jensen.data.raw import ALL
 from jensen.data.sources import open_source
@@ -34,8 +34,8 @@ LISTED = 10  # lines that a warning names
 AHEAD = 4  # of a window that does not end the text, the last quarter is only given, not filled in
 
 
-@dataclass(frozen=True, eq=False)
-class FilledTexts:
+@dataclass(frozen=True, eq=False, repr=False)
+class FilledTexts(Shown):
     """Texts with their gaps filled in.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jensen.core import Shown
 from jensen.data import Schema, Split
 from jensen.data.audio_levels import to_wave
 from jensen.data.dtypes import as_dtype, in_dtype
@@ -32,8 +33,8 @@ LISTED = 10  # rows that a warning names
 HIDDEN = 0.35  # of white: the grey of pixels that are missing
 
 
-@dataclass(frozen=True, eq=False)
-class Imputation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Imputation(Shown):
     """Data with what was missing filled in, and how far that can be trusted.
 
     What was filled in is kept of the C cells alone that were missing, in the order of `x[missing]`; `draws`, `mean` and

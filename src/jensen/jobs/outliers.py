@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jensen.core import seeded
+from jensen.core import Shown, seeded
 from jensen.data import Dataset, Split
 from jensen.errors import CapabilityError, ConfigError, DataError, DataWarning, did_you_mean
 from jensen.jobs.conformal import benjamini_hochberg, conformal_p_values
@@ -50,8 +50,8 @@ SHOWN, OF_ROW = 5, 3  # rows, and columns of each, that are told of
 DEVIATION = 1.0  # bits more than usual from which on a column that was constant in training is told of
 
 
-@dataclass(frozen=True, eq=False)
-class Outliers:
+@dataclass(frozen=True, eq=False, repr=False)
+class Outliers(Shown):
     """How strange n data are.
 
     Attributes:

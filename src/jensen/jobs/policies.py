@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jensen.core import seeded
+from jensen.core import Shown, seeded
 from jensen.data import Split
 from jensen.errors import ConfigError, DataError, did_you_mean
 from jensen.jobs.acquire.acquisition import FEW
@@ -53,8 +53,8 @@ class Path:
     effective_sample_size: list[float]
 
 
-@dataclass(frozen=True)
-class Policies:
+@dataclass(frozen=True, repr=False)
+class Policies(Shown):
     """Curves of all policies on the same rows.
 
     Attributes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import hypergeom, norm
 
+from jensen.core import Shown
 from jensen.data import Split
 from jensen.data.dtypes import in_dtype
 from jensen.errors import ConfigError, DataError
@@ -29,8 +30,8 @@ BLOCK = 4_000_000  # distances at once
 ALARM = 3.0  # standard errors
 
 
-@dataclass(frozen=True)
-class Privacy:
+@dataclass(frozen=True, repr=False)
+class Privacy(Shown):
     """Distances to the nearest training row, of synthetic rows and of held-out ones.
 
     Distances are Euclidean, over numbers standardised by the training rows and over categories, two different ones

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jensen.core import Shown
 from jensen.data import Split, shapes
 from jensen.errors import ConfigError, DataError
 from jensen.jobs.disentanglement import Disentanglement, disentanglement
@@ -43,8 +44,8 @@ class Accuracy:
     stderr: float
 
 
-@dataclass(frozen=True)
-class Probes:
+@dataclass(frozen=True, repr=False)
+class Probes(Shown):
     """Accuracies, and where factors are known the scores of disentanglement."""
 
     accuracies: list[Accuracy]

@@ -28,7 +28,7 @@ import itertools
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -98,7 +98,7 @@ def mixture(
         raise ConfigError(f"df: only student-t has degrees of freedom, got family {name!r}")
     if fit == "gradient" and prior_data != 0:
         raise ConfigError(f"prior_data: the gradient climbs the likelihood alone; use fit=em, got {prior_data}")
-    prior = {
+    prior: dict[str, Any] = {
         "prior_data": None if prior_data == "auto" else prior_data,
         "prior_variance": None if prior_variance == "learned" else prior_variance,
     }

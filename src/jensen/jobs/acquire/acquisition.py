@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jensen.core import Shown
 from jensen.errors import ConfigError
 from jensen.units import bits
 
@@ -73,8 +74,8 @@ class Belief:
         return f"{self.target}: {shown}{more} (entropy {self.uncertainty:z.3f} bits)"
 
 
-@dataclass(frozen=True, eq=False)
-class Acquisition:
+@dataclass(frozen=True, eq=False, repr=False)
+class Acquisition(Shown):
     """What each column that is not measured is expected to tell of the target, row by row.
 
     Attributes:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jensen.core import Shown
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -24,8 +26,8 @@ class Metric:
     paired: bool = False
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """One table: methods by metrics.
 
     Attributes:

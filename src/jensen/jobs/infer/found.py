@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from jensen.core import seeded
+from jensen.core import Shown, seeded
 from jensen.errors import ConfigError, IntegrityError
 from jensen.jobs.infer.asked import Bounds, family_of, map_onto
 from jensen.objectives.defensive import SecondLook
@@ -33,8 +33,8 @@ class Progress:
     step_size: float
 
 
-@dataclass
-class Inference:
+@dataclass(repr=False)
+class Inference(Shown):
     """A fitted q, and how good it is. All numbers are in nats and in the target's own coordinates.
 
     Attributes:
