@@ -331,3 +331,17 @@ def test_one_column_at_its_floor_is_a_fault_however_many_there_are():
     found = latent_health.floor(model, {"x": x}, [f"c{j}" for j in range(300)])
     assert found is not None and not found.ok and found.evidence["columns"] == {"c17": 1.0}
     assert found.evidence["share_at_floor"] == pytest.approx(1 / 300)
+
+
+def test_a_layer_that_tells_nothing_is_a_fault_however_much_others_tell():
+    schema = Schema.of_table(np.random.default_rng(0).normal(size=(50, 6)), list("abcdef"))
+    with seeded(0):
+        model = build("hvae", schema, {"latents": [8, 4]}).eval()
+        batch = {"x": torch.randn(64, 6)}
+        whole = latent_health.collapse(model, batch)
+        torch.nn.init.zeros_(model.get_parameter("q.z2.network.2.weight"))  # q(z2 | z1) is the same of all z1
+        dead = latent_health.collapse(model, batch)
+    assert whole is not None and whole.ok and dead is not None and not dead.ok
+    units = dead.evidence["layers"]["z1"]["active_units"], dead.evidence["layers"]["z2"]["active_units"]
+    assert units[0] == dead.evidence["active_units"] >= dead.evidence["units"] / 2 and units[1] == 0
+    assert "nothing of z2 is" in dead.sentence

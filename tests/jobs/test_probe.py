@@ -10,7 +10,7 @@ import torch
 
 import jensen
 from jensen.data import Dataset, Schema, Split, shapes
-from jensen.errors import ConfigError, DataError
+from jensen.errors import ConfigError, DataError, DataWarning
 from jensen.jobs.disentanglement import VOTES, _concentration, _vote, disentanglement
 from jensen.jobs.probe import _stratified, probe
 
@@ -186,6 +186,21 @@ def test_shapes_have_factors():
     assert (
         0 <= found.factors.mig <= 1 and "MIG" in str(found) and found.to_dict()["factors"]["mig"] == found.factors.mig
     )
+
+
+def test_labels_that_a_model_is_given_are_told_of():
+    """An encoder that is given the label may write it into its code."""
+    x = np.random.default_rng(0).integers(0, 2, (120, 3, 3)).astype(np.uint8)
+    y = np.arange(120) % 2
+    data = {"train": x[:80], "train_labels": y[:80], "test": x[80:], "test_labels": y[80:]}
+    small = {"latents": 2, "encoder.hidden": [8], "decoder.hidden": [8]}
+    run = jensen.train("vae", data, settings={**small, "conditional": True}, epochs=1)
+    with pytest.warns(DataWarning, match="is given the labels, and so is its encoder"):
+        probe(run, labels=[10], seeds=1)
+    probe(jensen.train("vae", data, settings=small, epochs=1), labels=[10], seeds=1)  # no warning
+    bare = jensen.train("vae", x, settings=small, epochs=1)
+    with pytest.raises(DataError, match=r"an \.npz holds them in train_labels"):
+        probe(bare)
 
 
 def test_what_cannot_be(digits):

@@ -109,9 +109,11 @@ def collapse(model: Model, batch: dict[str, Tensor]) -> Finding | None:
     busiest += ", next to nothing" if silent else ""
     by_layer = ", ".join(f"{name} {x['kl']:.2f} ({x['active_units']} of {x['units']})" for name, x in layers.items())
     busiest += f". By layer, KL and active: {by_layer}" if len(layers) > 1 else ""
+    dead = [name for name, layer in layers.items() if not layer["active_units"]]
+    busiest += f"; nothing of {' and '.join(dead)} is" if dead and len(layers) > 1 else ""
     return Finding(
         "posterior collapse",
-        used / units >= ACTIVE_SHARE and not silent,
+        used / units >= ACTIVE_SHARE and not silent and not dead,
         f"{used} of {units} latent dimensions are active (their posterior means vary by more than "
         f"{ACTIVE_VARIANCE} over the data); KL {total:.2f} nats in all{busiest}",
         {

@@ -17,7 +17,7 @@ import numpy as np
 
 from jensen.core import Shown
 from jensen.data import Split, shapes
-from jensen.errors import ConfigError, DataError
+from jensen.errors import ConfigError, DataError, DataWarning
 from jensen.jobs.disentanglement import Disentanglement, disentanglement
 from jensen.jobs.encode import encode
 from jensen.jobs.job import job
@@ -96,6 +96,8 @@ def probe(
     Raises:
         DataError: the data have no labels, or no training and test part.
         ConfigError: a number of labels that cannot be.
+
+    Warns where the model is given the labels, and so its codes may hold them.
     """
     found = run.data(data)
     if "train" not in found.splits or "test" not in found.splits:
@@ -104,12 +106,19 @@ def probe(
     known = all(part.y is not None and len(part) and len(set(part.y.tolist())) > 1 for part in (train, test))
     of_factors = _factors(run, found.name, train, test, data, seed)
     if not known and of_factors is None:
-        raise DataError(
-            f"{found.name}: expected labels of two classes or more; jensen train --label names their column"
-        )
+        way = "an .npz holds them in train_labels and test_labels, and folders by class are labels"
+        way = way if run.schema.is_array else "jensen train --label names their column (in Python label=)"
+        raise DataError(f"{found.name}: expected labels of two classes or more; {way}")
     if seeds < 1:
         raise ConfigError(f"--seeds: expected >= 1, got {seeds}")
     accuracies: list[Accuracy] = []
+    if known and "y" in run.model.conditions and not run.model.inverted:
+        warnings.warn(
+            f"{run.name} is given the labels, and so is its encoder: that they are told from its codes says nothing of "
+            "what the codes are worth; train without conditional=true",
+            DataWarning,
+            stacklevel=2,
+        )
     if known:
         assert train.y is not None
         counts = _counts(labels, len(train), len(np.unique(train.y)))
