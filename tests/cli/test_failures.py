@@ -65,7 +65,7 @@ def test_all_problems_are_told_at_once(jensen, fails, pictures, tmp_path):
     answer = jensen("train", "vae", pictures, *words, "--lr", -1, "--out", tmp_path / "r")
     fails(
         answer, 2, "'foo': expected key=value", "'=3'", "did you mean 'latents'?", "latents: given twice",
-        "did you mean 'mlp'?", "did you mean 'clip'?", "decoder.hidden: cannot read '[1'", "train.lr",
+        "did you mean 'mlp'?", "did you mean 'clip'?", "decoder.hidden: cannot read '[1'", "--lr: expected float, > 0",
     )  # fmt: skip
     assert "error: 10 problems:" in answer.err
     assert not (tmp_path / "r").exists()
