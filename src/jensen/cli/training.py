@@ -211,7 +211,7 @@ def _train(
     try:
         check(model, given.values, preset, options)
     except ConfigError as e:
-        problems += [given.located(_as_typed(problem, training)) for problem in e.problems]
+        problems += [given.located(_by_option(problem, training)) for problem in e.problems]
     if problems:
         raise ConfigError(problems)
     loaded: Any = data
@@ -231,7 +231,7 @@ def _train(
     )
 
 
-def _as_typed(problem: str, training: Mapping[str, Any]) -> str:
+def _by_option(problem: str, training: Mapping[str, Any]) -> str:
     """A problem `train.lr: …` of a setting that an option gave by the option, `--lr: …`."""
     name, colon, rest = problem.partition(": ")
     key = name.removeprefix("train.")

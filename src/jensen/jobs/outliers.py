@@ -318,7 +318,7 @@ def _nats(run: Run, part: Split, particles: int, seed: int) -> np.ndarray:
     return np.nan_to_num(rows.double().numpy(), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
 
 
-def _seeded(parts: Parts, seed: int) -> list[tuple[Split, int]]:
+def _with_seeds(parts: Parts, seed: int) -> list[tuple[Split, int]]:
     """Parts with a seed each, the last that which is given, so that none has the draws of another: else p-values
     would not be of independent scores.
     """
@@ -326,12 +326,12 @@ def _seeded(parts: Parts, seed: int) -> list[tuple[Split, int]]:
 
 
 def _likelihood(runs: Sequence[Run], parts: Parts, particles: int, seed: int) -> list[np.ndarray]:
-    return [-_nats(runs[0], part, particles, own) for part, own in _seeded(parts, seed)]
+    return [-_nats(runs[0], part, particles, own) for part, own in _with_seeds(parts, seed)]
 
 
 def _typicality(runs: Sequence[Run], parts: Parts, particles: int, seed: int) -> list[np.ndarray]:
     of_training, *others = (
-        _nats(runs[0], part, particles, own) for part, own in _seeded([_training(runs[0], seed), *parts], seed)
+        _nats(runs[0], part, particles, own) for part, own in _with_seeds([_training(runs[0], seed), *parts], seed)
     )
     possible = of_training[np.isfinite(of_training)]
     mean = possible.mean() if len(possible) else 0.0
@@ -340,7 +340,7 @@ def _typicality(runs: Sequence[Run], parts: Parts, particles: int, seed: int) ->
 
 def _ensemble(runs: Sequence[Run], parts: Parts, particles: int, seed: int) -> list[np.ndarray]:
     found = []
-    for part, own in _seeded(parts, seed):
+    for part, own in _with_seeds(parts, seed):
         nats = np.stack([_nats(run, part, particles, own) for run in runs])
         with np.errstate(invalid="ignore"):
             found.append(np.nan_to_num(nats.var(0, ddof=1) - nats.mean(0), nan=np.inf, posinf=np.inf))
@@ -356,7 +356,7 @@ def _reconstruction(runs: Sequence[Run], parts: Parts, particles: int, seed: int
             f"{run.spec['model']} has no hidden variables to reconstruct data from; use --method likelihood"
         )
     found, k = [], particles if model.hidden else 1
-    for part, own in _seeded(parts, seed):
+    for part, own in _with_seeds(parts, seed):
         tensors, rows = run.tensors(part), []
         with seeded(own, run.device):
             for start in range(0, len(part), max(1, BATCH // k)):
@@ -371,7 +371,7 @@ def _latent(runs: Sequence[Run], parts: Parts, particles: int, seed: int) -> lis
     from sklearn.covariance import LedoitWolf
 
     run = runs[0]
-    every = _seeded([_training(run, seed), *parts], seed)
+    every = _with_seeds([_training(run, seed), *parts], seed)
     codes = [encode(run, _dataset(run, part), seed=own) for part, own in every]
     train, *others = (np.asarray(z, dtype=np.float64).reshape(len(z), -1) for z in codes)
     usual = LedoitWolf().fit(train)
