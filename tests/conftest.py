@@ -22,6 +22,16 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test sees no GPU, whatever the machine has, but for those marked `cuda`, which need one."""
+    if request.node.get_closest_marker("cuda") is None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of what it starts
+    elif not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
 def seed() -> int:
     """Every test starts from the same random state, whichever ran before it."""
     torch.manual_seed(0)
