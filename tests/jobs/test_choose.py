@@ -13,7 +13,7 @@ from jensen.data import Split, load_data
 from jensen.errors import ConfigError, IntegrityError
 from jensen.jobs.candidates import CANDIDATES, Candidate
 from jensen.jobs.choose import choose
-from jensen.jobs.trials import Length, relative_error
+from jensen.jobs.trials import CHOICES, Length, relative_error, stable_shares
 from jensen.training.folder import locked
 
 RNG = np.random.default_rng(0)
@@ -59,10 +59,46 @@ def test_errors_are_relative_to_the_mean_and_to_the_usual_name():
     assert relative_error(data.schema, np.broadcast_to(usual, x.shape), truth, hidden) == pytest.approx(1)
 
 
+GROUPS_OF_TWO = [("a",), ("b",), ("a", "b")]
+
+
+def together(*each: np.ndarray) -> list[np.ndarray]:
+    """Losses of two candidates and of their mean, by their errors."""
+    return [np.square(error) for error in (*each, sum(each) / len(each))]
+
+
+def test_shares_are_those_of_choices_by_weighed_rows():
+    """As counted one by one; a column that was never hidden does not count."""
+    hidden = (RNG.random((40, 3)) < 0.4) & (np.arange(3) != 1)
+    each = [np.where(hidden, loss, np.nan) for loss in together(*RNG.normal(size=(2, 40, 3)))]
+    counts = dict.fromkeys("ab", 0.0)
+    for weights in np.random.default_rng([5, 13]).exponential(size=(CHOICES, 40)):
+        errors = []
+        for loss in each:
+            columns = [(loss[hidden[:, d], d], weights[hidden[:, d]]) for d in (0, 2)]
+            errors.append(np.mean([np.average(own, weights=w) for own, w in columns]))
+        for name in (chosen := GROUPS_OF_TWO[int(np.argmin(errors))]):
+            counts[name] += 1 / len(chosen) / CHOICES
+    found = stable_shares(GROUPS_OF_TWO, each, seed=5)
+    assert list(found) == sorted(counts, key=lambda name: -counts[name])
+    assert found == pytest.approx(counts) and sum(found.values()) == pytest.approx(1)
+
+
+def test_what_is_surely_better_has_all_and_what_is_as_good_has_half():
+    good, as_good, bad = RNG.normal(size=(3, 500, 2)) * np.array([1.0, 1.0, 9.0])[:, None, None]
+    assert stable_shares(GROUPS_OF_TWO, together(good, bad), 0) == {"a": 1.0}
+    halves = stable_shares(GROUPS_OF_TWO, together(good, as_good), 0)  # their mean has half the error
+    assert halves == pytest.approx({"a": 0.5, "b": 0.5})
+    unsure = stable_shares(GROUPS_OF_TWO[:2], [np.square(good), np.square(good[::-1])], 0)  # of the same error
+    assert 0.4 < unsure["a"] < 0.6
+    many = [np.repeat(loss, 20, 0) for loss in together(good, as_good)]  # more rows than are weighed one by one
+    assert stable_shares(GROUPS_OF_TWO, many, 0) == pytest.approx(halves)
+
+
 def test_candidates_that_lack_a_setting_are_left_out():
     both = {"without": Candidate("nade", {}), "with": Candidate("vae", {"encoder.hidden": [4]})}
     run = choose(table(), candidates=both, settings={"latents": 3}, epochs=1)
-    assert run.spec["chosen"] == {"best": "with", "errors": {}, "taken": ["with"], "seeds": 2}
+    assert run.spec["chosen"] == {"best": "with", "errors": {}, "taken": ["with"], "shares": {"with": 1.0}, "seeds": 2}
     assert (run.spec["model"], run.spec["settings"]["latents"]) == ("vae", 3)
     with pytest.raises(ConfigError, match="latent"):
         choose(table(), candidates=both, settings={"latentz": 3}, epochs=1)
@@ -142,7 +178,7 @@ def test_where_no_column_varies_the_first_candidate_is_taken(tmp_path):
     both, lines = {"good": GOOD, "blind": BLIND}, []
     run = choose(frame, candidates=both, epochs=1, seeds=1, out=tmp_path / "r", listener=lines.append)
     assert lines[:2] == ["good: cannot be judged", "blind: cannot be judged"]
-    assert run.spec["chosen"] == {"best": "good", "errors": {}, "taken": ["good"], "seeds": 1}
+    assert run.spec["chosen"] == {"best": "good", "errors": {}, "taken": ["good"], "shares": {"good": 1.0}, "seeds": 1}
     assert (run.impute(frame.head(3).mask([[True, False]] * 3)).completed()["a"] == 1.5).all()
 
 

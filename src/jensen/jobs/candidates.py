@@ -43,6 +43,13 @@ MIWAE: dict[str, Any] = {
 EVEN: dict[str, Any] = {**MIWAE, "likelihood": "gaussian", "likelihood.variance": "learned"}
 DEEP: dict[str, Any] = {"latents": 10, "encoder.hidden": [128] * 3, "decoder.hidden": [128] * 3}
 NORMALS: dict[str, Any] = {"prior_data": "auto", "starts": 1}
+ALIKE: dict[str, Any] = {
+    "components": 60,
+    "starts": 1,
+    "prior_data": 20,
+    "prior_variance": "learned",
+    "train.keep": "last",
+}
 CANDIDATES: dict[str, Candidate] = {
     "wide": Candidate("vae", {**EVEN, "latents": 32, "encoder.hidden": [400], "decoder.hidden": [400]}),
     "deep": Candidate("vae", {**EVEN, **DEEP}),
@@ -51,13 +58,15 @@ CANDIDATES: dict[str, Candidate] = {
     "kernels": Candidate("kernels", {}, steps=0.2, widest=50),
     "mixture": Candidate("mixture", {**NORMALS, "components": 40, "prior_variance": 0.02}, 0.15, seeds=4, widest=20),
     "smooth": Candidate("mixture", {**NORMALS, "components": 10, "prior_variance": 0.2}, 0.15, seeds=4, widest=20),
+    "alike": Candidate("mixture", ALIKE, 0.4, seeds=4, widest=8),
 }
 """VAEs trained by the MIWAE bound, a wide layer for many columns that go together, and several for few that hang
 together in a winding way; one variance a column makes the mean of what is missing the aim, and no narrow peaks. The
 same with Student-t columns whose scales follow from what is hidden, as Mattei and Frellsen have it, takes longer. All
 conditionals by one network, each of which is learned for itself. Of tables of numbers that are not wide also kernels
 about rows, for values that come again, and mixtures of normals, narrower or wider, of which several starts are better
-than one."""
+than one; of narrow tables also mixtures whose many components learn one shape that they share, trained to the end: each
+of them learns much by heart, and their mean little."""
 
 
 def fit_for(

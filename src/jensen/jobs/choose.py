@@ -1,7 +1,8 @@
 """Choose how to fill in a table: of a few settings, those by which hidden cells come back best.
 
 A tenth of the cells that are there are hidden; each candidate learns from the rest and fills them in; those whose mean
-fills them in best are trained anew on the table as it is, each with several seeds, and fill in together. So the choice
+fills them in best are trained anew on the table as it is, each with several seeds, and fill in together, with shares
+by how sure it is that they are among the best. So the choice
 hangs on cells that are known, and on nothing else. In a large table a trial takes a part of the time that the last
 trainings have; a small one is learned by heart sooner or later, and so a trial is as long.
 """
@@ -60,8 +61,8 @@ def choose(
             such settings are left out.
         steps, epochs, minutes, batch_size: how long to train; steps or epochs of each one that is chosen, or minutes of
             all trainings together.
-        seeds: how many are trained of each candidate that is chosen, or so many times as many as it says; all
-            candidates that are taken have equal shares in what is filled in.
+        seeds: how many are trained of each candidate that is chosen, or so many times as many as it says; they share
+            what the candidate has in what is filled in.
         seed: of the cells that are hidden, and the first of training.
         listener: told in a line what was found of each candidate, and of each last training that is done.
         progress: told of each training as it goes, and what it is for.
@@ -110,7 +111,8 @@ def choose(
             total += sum(own.steps * own.seeds for own in candidates.values()) * length.trial
             if notes["found"] is None:
                 notes.note(found=tried(loaded, candidates, length, total, seed, notes, listener, progress))
-        errors, taken = notes["found"] or ({}, list(candidates))
+        errors, shares = notes["found"] or ({}, {name: 1 / len(candidates) for name in candidates})
+        taken = list(shares)
         notes.begin_last()
         whole = replace(loaded, schema=schema)
         planned = [(name, k) for name in taken for k in range(seeds * candidates[name].seeds)]
@@ -128,8 +130,8 @@ def choose(
                 runs.append(trained(one, whole, own, told, seed=seed + k, **last))
             listener(f"trained {name} on all cells: {len(runs)} of {len(planned)} models")
         run = runs[0]
-        run.spec["shares"] = [1 / (len(taken) * seeds * candidates[name].seeds) for name, _ in planned]
-        run.spec["chosen"] = {"best": taken[0], "errors": errors, "taken": taken, "seeds": seeds}
+        run.spec["shares"] = [shares[name] / (seeds * candidates[name].seeds) for name, _ in planned]
+        run.spec["chosen"] = {"best": taken[0], "errors": errors, "taken": taken, "shares": shares, "seeds": seeds}
         run.spec["choice"] = signature(task)
         run.spec["members"] = [str(k) for k in range(1, len(runs))]
         run.members = runs[1:]

@@ -1,11 +1,19 @@
-"""Trials of candidates: a tenth of the cells that are there are hidden, and each fills them in."""
+"""Trials of candidates: a tenth of the cells that are there are hidden, and each fills them in.
+
+Which of them fill in best hangs on which cells were hidden, most of all in a small table. So the choice is made many
+times, of rows that are weighed at random (the Bayesian bootstrap), and each candidate's share in what is filled in is
+that of the choices in which it stood: a choice that a few rows would turn is a mean of both.
+
+Breiman, "Heuristics of instability and stabilization in model selection", Annals of Statistics 24(6), 1996. Rubin, "The
+Bayesian bootstrap", Annals of Statistics 9(1), 1981.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations, count
@@ -27,6 +35,8 @@ from jensen.training.trainer import Event
 
 TRIAL, LARGE = 0.4, 5000  # the share of a training that a candidate is tried with where there are so many rows
 HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and at least so many
+CHOICES, GROUPS = 400, 2000  # how often is chosen, and of how many groups of rows, which are weighed together, at most
+SMALL = 0.1  # a share below which a candidate is not worth its training
 PARTICLES, FEWEST_PARTICLES, WALKS = 1000, 100, 2_000_000  # of a trial, and at least; of all its rows together
 
 
@@ -70,9 +80,9 @@ def tried(
     notes: Unfinished,
     listener: Callable[[str], None],
     progress: Callable[[str, Event], None],
-) -> tuple[dict[str, float], list[str]]:
-    """The relative error of each candidate and of the best mean of some, of cells hidden from them; and which these
-    are, the best one first.
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The relative error of each candidate and of the mean of those that are taken, of cells hidden from them; and the
+    shares of these in that mean, the greatest first.
 
     Args:
         total: trainings in all, as `Length.of` counts them.
@@ -118,17 +128,45 @@ def tried(
         listener(f"{name}: {share if math.isfinite(errors[name]) else 'cannot be judged'}")
     errors = {name: error for name, error in errors.items() if math.isfinite(error)}
     if not errors:  # no column varies, and so nothing tells them apart
-        return {}, list(candidates)[:1]
+        return {}, {next(iter(candidates)): 1.0}
     ordered = sorted(errors, key=lambda name: errors[name])
     groups = [some for size in range(1, len(ordered) + 1) for some in combinations(ordered, size)]
-    together = {
-        some: relative_error(schema, averaged([found[name] for name in some]).mean, rows, hidden) for some in groups
-    }
-    taken = min(groups, key=lambda some: together[some])
-    if len(taken) > 1:
-        errors[" and ".join(taken)] = together[taken]
-        listener(f"the mean of {' and '.join(taken)}: {together[taken]:.3f}")
-    return errors, list(taken)
+    each = (losses(schema, averaged([found[name] for name in some]).mean, rows, hidden) for some in groups)
+    shares = stable_shares(groups, each, seed)
+    if len(shares) > 1:
+        whole = averaged([found[name] for name in shares], shares=list(shares.values()))
+        together = relative_error(schema, whole.mean, rows, hidden)
+        errors[" and ".join(shares)] = together
+        listener(f"the mean of {', '.join(f'{name} ({share:.0%})' for name, share in shares.items())}: {together:.3f}")
+    return errors, shares
+
+
+def stable_shares(groups: Sequence[Sequence[str]], each: Iterable[np.ndarray], seed: int) -> dict[str, float]:
+    """The share of each candidate, the greatest first: of many choices of a group by rows that are weighed at random,
+    as a mean over them of its part of the group. Shares below `SMALL` are given to the others.
+
+    Args:
+        groups: names of candidates whose mean was looked at.
+        each: of each group, the losses of cells (N, D), NaN where none was hidden.
+    """
+    count, sums = np.zeros((0, 0)), []  # over groups of rows and columns, (R, D) of each
+    for x in each:
+        among = np.arange(len(x)) * min(GROUPS, len(x)) // len(x)
+        starts = np.flatnonzero(np.diff(among, prepend=-1))
+        sums.append(np.add.reduceat(np.nan_to_num(x), starts))
+        count = np.add.reduceat(~np.isnan(x) * 1.0, starts)
+    judged = count.any(0)
+    count = count[:, judged]
+    weights = np.random.default_rng([seed, 13]).exponential(size=(CHOICES, len(count)))
+    errors = np.einsum("srd,cr->csd", np.stack(sums)[:, :, judged], weights, optimize=True)
+    errors /= np.maximum(weights @ count, 1e-300)[:, None]
+    found: dict[str, float] = {}
+    for chosen in map(int, errors.mean(2).argmin(1)):
+        for name in groups[chosen]:
+            found[name] = found.get(name, 0.0) + 1 / (CHOICES * len(groups[chosen]))
+    kept = {name: share for name, share in found.items() if share >= min(SMALL, max(found.values()))}
+    total = sum(kept.values())
+    return dict(sorted(((name, share / total) for name, share in kept.items()), key=lambda one: -one[1]))
 
 
 def trained(
@@ -155,9 +193,20 @@ def trained(
 def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) -> float:
     """Of cells that were hidden, the error over that of the column's mean or most frequent name, averaged over columns.
 
-    Numbers count by their squares, names by the share that is wrong. Columns of one value are left out.
+    Numbers count by their squares, names by the share that is wrong. Columns of one value are left out; infinite where
+    all are, or where a cell was not filled in.
     """
-    found = []
+    found = losses(schema, filled, rows, hidden)
+    columns = [column[here] for column, here in zip(found.T, hidden.T, strict=True) if not np.isnan(column).all()]
+    error = float(np.mean([column.mean() for column in columns])) if columns else math.inf
+    return math.inf if math.isnan(error) else error
+
+
+def losses(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) -> np.ndarray:
+    """Of cells that were hidden, the error of each over the mean one of the column's mean or most frequent name,
+    (N, D); NaN elsewhere, and in columns of one value.
+    """
+    out = np.full(hidden.shape, np.nan)
     for j, field in enumerate(schema.fields):
         here, truth = hidden[:, j], rows.x[:, j]
         seen = truth[~np.isnan(truth) & ~here]
@@ -165,10 +214,9 @@ def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.n
             continue
         if field.kind == "category":
             usual = np.bincount(seen.astype(int)).argmax()
-            wrong, base = (filled[here, j] != truth[here]).mean(), (truth[here] != usual).mean()
+            wrong, base = filled[here, j] != truth[here], (truth[here] != usual).mean()
         else:
-            wrong, base = np.square(filled[here, j] - truth[here]).mean(), np.square(truth[here] - seen.mean()).mean()
+            wrong, base = np.square(filled[here, j] - truth[here]), np.square(truth[here] - seen.mean()).mean()
         if base > 0:
-            found.append(wrong / base)
-    error = float(np.mean(found)) if found else math.inf
-    return math.inf if math.isnan(error) else error
+            out[here, j] = wrong / base
+    return out
