@@ -67,6 +67,20 @@ class Split:
         taken = {name: None if values is None else values[index] for name, values in taken.items()}
         return replace(self, x=self.x[index], index=self.index[index], starts=None, **taken)
 
+    def joined(self, other: Split) -> Split:
+        """These rows and those of another after them, of the same kind. What one of them lacks all rows lack, but for
+        labels and weights: -1 and 1.
+        """
+        taken: dict[str, np.ndarray | None] = {}
+        for name, default in (("y", -1), ("weight", 1.0), ("c", None), ("amounts", None), ("starts", None)):
+            own = [(part, getattr(part, name)) for part in (self, other)]
+            if default is not None and any(values is not None for _, values in own):
+                own = [(part, np.full(len(part), default) if v is None else v) for part, v in own]
+            found = [values for _, values in own]
+            taken[name] = None if any(v is None for v in found) else np.concatenate(found)
+        whole = {"x": np.concatenate([self.x, other.x]), "index": np.concatenate([self.index, other.index])}
+        return replace(self, **whole, **taken)
+
     @cached_property
     def sha256(self) -> str:
         """Digest of shape, values, weights and conditions, whatever the machine. Labels do not enter."""

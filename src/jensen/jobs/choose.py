@@ -2,9 +2,9 @@
 
 A tenth of the cells that are there are hidden; each candidate learns from the rest and fills them in; those whose mean
 fills them in best are trained anew on the table as it is, each with several seeds, and fill in together, with shares
-by how sure it is that they are among the best. So the choice
-hangs on cells that are known, and on nothing else. In a large table a trial takes a part of the time that the last
-trainings have; a small one is learned by heart sooner or later, and so a trial is as long.
+by how sure it is that they are among the best. So the choice hangs on cells that are known, and on nothing else. In a
+large table a trial takes a part of the time that the last trainings have; a small one is learned by heart sooner or
+later, and so a trial is as long.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def choose(
     """Train models that fill in this table well, their settings chosen by what they make of hidden cells.
 
     Args:
-        data: a table with gaps or without, as `load_data` takes it; rows of "train" are learned from.
+        data: a table with gaps or without, as `load_data` takes it; rows of "train" are learned from, and by
+            candidates that ask for it (`train.learn_valid`) those of "valid".
         out, overwrite: the run folder, as in `jensen.train`. What it holds is replaced once the trials are over; these
             stand in a folder beside it, `OUT.trials`, which goes when all is done.
         resume: go on where a choice for `out` stopped, with the same data and arguments. It ends as it would have.

@@ -95,6 +95,8 @@ def train(
         raise ConfigError([f"train.hide: {problem}" for problem in e.problems]) if checked.hide else e from None
     if checked.hide and "seen" in built.p:
         raise ConfigError(f"train.hide: {model} explains why cells are missing, and what is hidden has another reason")
+    if checked.learn_valid:
+        _check_learned(loaded, built, checked)
     if loaded.schema.given and "c" not in built.context:
         way = "drop the columns, or let it explain them"
         if schema.given_picture is not None:
@@ -261,8 +263,11 @@ def fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run
     except DataError:
         _leave_nothing(run, resume)
         raise
-    train_split = data.split("train").to(run.schema, device)
-    valid = data.splits["valid"].to(run.schema, device) if "valid" in data.splits else None
+    learned, watched = data.split("train"), data.splits.get("valid")
+    if settings.learn_valid and watched is not None:
+        learned, watched = learned.joined(watched), None
+    train_split = learned.to(run.schema, device)
+    valid = None if watched is None else watched.to(run.schema, device)
     if can_note(run):
         listener = Diary(run, listener, resume)
     trainer = Trainer(run.model, train_split, valid, settings, run.folder, listener)
@@ -277,6 +282,14 @@ def fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run
         done._data = run._data
         return done
     return run
+
+
+def _check_learned(data: Dataset, model: Model, settings: Settings) -> None:
+    """Raises `ConfigError` where "valid" cannot be learned from."""
+    if data.schema.binarization == "dynamic":
+        raise ConfigError("train.learn_valid: pixels of train are drawn anew each time, those of valid once")
+    if settings.epochs is settings.minutes is None and "epochs" not in ignored(model):
+        raise ConfigError("train.learn_valid: nothing would tell when to stop; expected train.epochs or train.minutes")
 
 
 def _check_rows(run: Run, data: Dataset) -> None:

@@ -51,6 +51,7 @@ class Settings:
     workers: int
     checkpoint_seconds: float
     hide: float
+    learn_valid: bool
 
     @property
     def skips(self) -> bool:
@@ -84,6 +85,7 @@ def settings(
     workers: Count = 1,
     checkpoint_seconds: Positive = 30.0,
     hide: Annotated[float, Field(ge=0, le=1)] = 0.0,
+    learn_valid: bool = False,
 ) -> Settings:
     """How a model is trained.
 
@@ -126,12 +128,14 @@ def settings(
         hide: of a table, the largest share of a row's cells that a step does not see: each time, of each row, a share
             drawn from [0, hide] is hidden at random, so that all p(x_o) are learned, and an encoder takes any gaps.
             Validation hides as much, always the same cells.
+        learn_valid: whether the rows of "valid" are learned from, too, where training needs none to know its end and
+            what to keep; it is then watched by data that it learns from, and a score of "valid" is none of new rows.
     """
     return Settings(
         epochs, minutes, batch_size, lr, optimizer, weight_decay, schedule, lr_warmup, clip, skip_above,
         skip_factor, average,
         patience, max_epochs, keep, precision, compile, device, seed, threads, workers,
-        checkpoint_seconds, hide,
+        checkpoint_seconds, hide, learn_valid,
     )  # fmt: skip
 
 
