@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 
 import jensen
 from jensen.data import Dataset, Split, load_data
-from jensen.errors import ConfigError, DataWarning
+from jensen.errors import ConfigError, DataError
 from jensen.jobs.run import open_run
 
 SMALL = {"latents": 2, "encoder.hidden": [16], "decoder.hidden": [16]}
@@ -46,14 +46,19 @@ def test_in_closed_form_it_is_the_fit_of_both():
     assert jensen.train("ppca", data, settings={"latents": 1}).score(both).nats < run.score(both).nats
 
 
-def test_a_file_is_cut_as_ever_and_a_score_of_valid_is_told_of(tmp_path):
+def test_a_run_has_no_rows_that_are_valid(tmp_path):
+    """None that pass for new ones: not in a score, and not as what outliers are calibrated by."""
     np.save(tmp_path / "x.npy", ROWS)
-    jensen.train("vae", tmp_path / "x.npy", out=tmp_path / "r", settings=SMALL, learn_valid=True, **LENGTH)
-    run = open_run(tmp_path / "r")
-    assert {name: len(split) for name, split in run.data().splits.items()} == {"train": 80, "valid": 10, "test": 10}
-    with pytest.warns(DataWarning, match="learned from the rows of 'valid', too"):
-        run.score(split="valid")
-    run.score(split="test")
+    made = jensen.train("vae", tmp_path / "x.npy", out=tmp_path / "r", settings=SMALL, learn_valid=True, **LENGTH)
+    for run in (made, open_run(tmp_path / "r")):
+        assert {name: len(split) for name, split in run.data().splits.items()} == {"train": 90, "test": 10}
+        with pytest.raises(DataError, match="no split 'valid'"):
+            run.score(split="valid")
+        with pytest.raises(DataError, match="usual data that the model was not fitted to are needed"):
+            run.outliers(ROWS)
+        assert run.score(split="test").n == 10
+    longer = jensen.train("vae", tmp_path / "x.npy", out=tmp_path / "r", epochs=4, resume=True)
+    assert longer.log[-1]["epoch"] == 4 and len(longer.data().split("train")) == 90
 
 
 @pytest.mark.parametrize("kept", [{}, {"y": np.arange(3)}, {"weight": np.full(3, 2.0)}])

@@ -213,6 +213,13 @@ class Dataset:
             return own
         return [*own, *doubts(self.schema.given, given)]
 
+    def merged(self) -> Dataset:
+        """The same with the rows of "valid" in "train", after those that were there."""
+        if not {"train", "valid"} <= set(self.splits):
+            return self
+        rest = {name: split for name, split in self.splits.items() if name not in ("train", "valid")}
+        return replace(self, splits={"train": self.splits["train"].joined(self.splits["valid"]), **rest})
+
     def split(self, name: str) -> Split:
         """The split of that name. Raises `DataError` where there is none."""
         if list(self.splits) == [ALL] != [name]:

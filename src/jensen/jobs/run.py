@@ -194,14 +194,11 @@ class Run:
         return density_of(self.given)
 
     def warn_of_training_rows(self, ref: Any, split: str) -> None:
-        """Warns where rows are taken as new that were trained on: all of a file, or "valid" that was learned from, too.
+        """Warns where all of a file is taken, of which a part was trained on.
 
         Warns:
             DataWarning: so it is.
         """
-        if split == "valid" and ref is None and self.spec["training"].get("learn_valid"):
-            text = f"{self.name} learned from the rows of 'valid', too (train.learn_valid): they are no new ones"
-            warnings.warn(text, DataWarning, stacklevel=3)
         own = self.spec.get("data", {}).get("ref")
         if split == "all" and ref is not None and own is not None and reference(ref) == own:
             warnings.warn(
@@ -347,7 +344,8 @@ class Run:
 
 def load_recorded(ref: Any, record: Mapping[str, Any]) -> Dataset:
     """Data read and cut as a run's record says; those of before it named a rule were cut by the first."""
-    return load_data(ref, **{"rule": record.get("rule", 1), **record["options"]})
+    found = load_data(ref, **{"rule": record.get("rule", 1), **record["options"]})
+    return found.merged() if record.get("merged") else found
 
 
 def check_conditions(model: Model, schema: Schema, split: Split) -> None:

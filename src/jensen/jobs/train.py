@@ -97,6 +97,7 @@ def train(
         raise ConfigError(f"train.hide: {model} explains why cells are missing, and what is hidden has another reason")
     if checked.learn_valid:
         _check_learned(loaded, built, checked)
+        loaded = loaded.merged()
     if loaded.schema.given and "c" not in built.context:
         way = "drop the columns, or let it explain them"
         if schema.given_picture is not None:
@@ -121,6 +122,7 @@ def train(
             "name": loaded.name,
             "options": recorded,
             "rule": splits.RULE,
+            "merged": checked.learn_valid,
             "splits": {name: split.sha256 for name, split in loaded.splits.items()},
         },
         "versions": versions(),
@@ -263,11 +265,8 @@ def fit(run: Run, resume: bool, listener: Callable[[Event], None] | None) -> Run
     except DataError:
         _leave_nothing(run, resume)
         raise
-    learned, watched = data.split("train"), data.splits.get("valid")
-    if settings.learn_valid and watched is not None:
-        learned, watched = learned.joined(watched), None
-    train_split = learned.to(run.schema, device)
-    valid = None if watched is None else watched.to(run.schema, device)
+    train_split = data.split("train").to(run.schema, device)
+    valid = data.splits["valid"].to(run.schema, device) if "valid" in data.splits else None
     if can_note(run):
         listener = Diary(run, listener, resume)
     trainer = Trainer(run.model, train_split, valid, settings, run.folder, listener)

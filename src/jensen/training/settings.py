@@ -128,8 +128,8 @@ def settings(
         hide: of a table, the largest share of a row's cells that a step does not see: each time, of each row, a share
             drawn from [0, hide] is hidden at random, so that all p(x_o) are learned, and an encoder takes any gaps.
             Validation hides as much, always the same cells.
-        learn_valid: whether the rows of "valid" are learned from, too, where training needs none to know its end and
-            what to keep; it is then watched by data that it learns from, and a score of "valid" is none of new rows.
+        learn_valid: whether the rows of "valid" are in "train", where training needs none to know its end and what to
+            keep; it is then watched by data that it learns from, and the run has no "valid".
     """
     return Settings(
         epochs, minutes, batch_size, lr, optimizer, weight_decay, schedule, lr_warmup, clip, skip_above,
