@@ -16,7 +16,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
 from jensen.conditionals.linear_gaussian import LinearGaussian
-from jensen.data import Dataset, Schema, Split
+from jensen.data import Dataset, Schema, Split, TensorSplit
 from jensen.data.normal_scores import NormalScores, Standardised
 from jensen.errors import CapabilityError, ConfigError, DataError
 from jensen.jobs.conformal import benjamini_hochberg, conformal_p_values
@@ -25,6 +25,7 @@ from jensen.jobs.outliers import outlier_scores
 from jensen.jobs.run import Run
 from jensen.jobs.surprise import AGAIN, WIDE, _neediest, surprise
 from jensen.jobs.train import train
+from jensen.models.mixture import parts_of
 
 SMALL = {"encoder.hidden": [16], "decoder.hidden": [16]}
 SCALES, SHIFT = np.array([1.0, 0.1, 30.0, 2.0]), np.array([0.0, 5.0, -2.0, 1.0])
@@ -200,6 +201,61 @@ def test_surprise_and_what_was_expected_in_closed_form(ppca):
     assert np.abs(error).mean() < 0.05 and np.abs(error.mean(0)).max() < 0.05
     assert np.abs((found.expected - expected) / SCALES).mean() < 0.05
     assert found.bits[0].argmax() == bits[0].argmax() == 1 and abs(error[0, 1]) < 0.2
+
+
+def test_surprise_under_a_mixture_of_normals_is_that_of_its_joint_density():
+    """p(x_d | x_−d) = p(x) / p(x_−d), both sums of scipy's densities; expected is its mean, by quadrature."""
+    run = train("mixture", made(), settings={"components": 3})
+    x = rows(8, 7)
+    x[0, 1] += 4 * SCALES[1]
+    x[1, 2] = np.nan
+    found = surprise(run, TensorSplit(*_with_gaps(run, x)), np.arange(8))
+    weights, parts = parts_of(run.model)
+    pi, loc, cov = (t.detach().numpy() for t in (weights.log_weights.exp(), parts.loc, parts.covariances))
+
+    def p(row: np.ndarray, at: list[int]) -> Any:
+        of = [multivariate_normal(m[at], c[np.ix_(at, at)]).pdf(row[..., at]) for m, c in zip(loc, cov, strict=True)]
+        return pi @ np.array(of)
+
+    units = run.schema.prepare(np.nan_to_num(x)).double().numpy()
+    steps = np.linspace(-12, 12, 24_001)
+    for n, d in itertools.product(range(8), range(4)):
+        there = [j for j in range(4) if not np.isnan(x[n, j])]
+        rest = [j for j in there if j != d]
+        line = np.repeat(units[n : n + 1], len(steps), 0)
+        line[:, d] = steps
+        density = p(line, sorted([*rest, d])) / p(units[n], rest)
+        assert np.trapezoid(density, steps) == pytest.approx(1, abs=1e-6)
+        mean = run.schema.fields[d].scale * np.trapezoid(density * steps, steps) + run.schema.fields[d].center
+        assert float(found.expected[n, d]) == pytest.approx(mean, rel=1e-4, abs=1e-4 * SCALES[d])
+        if d in there:
+            assert found.bits[n, d] == pytest.approx(-np.log2(p(units[n], there) / p(units[n], rest)), abs=1e-4)
+    assert np.isnan(found.bits[1, 2]) and np.isnan(found.bits).sum() == 1
+
+
+def _with_gaps(run: Run, x: np.ndarray) -> Any:
+    """Of rows with gaps what a `TensorSplit` takes: prepared values."""
+    return (run.schema.prepare(np.nan_to_num(x)), None, None, None, None, torch.from_numpy(~np.isnan(x)))
+
+
+def test_surprise_under_a_mixture_of_bits_by_enumeration():
+    rng = np.random.default_rng(0)
+    x = (rng.integers(0, 2, 300)[:, None] ^ (rng.random((300, 3)) < 0.2)).astype(float)
+    schema = Schema.of_table(x, list("abc"), ["binary"] * 3)  # pyright: ignore[reportArgumentType]
+    data = Dataset("bits", schema, {"train": Split(x[:200]), "valid": Split(x[200:250]), "test": Split(x[250:260])})
+    run = train("mixture", data, settings={"components": 2})
+    found = run.outliers(columns=True).surprise
+    assert found is not None
+    every = np.array(list(itertools.product((0.0, 1.0), repeat=3)))
+    weights, parts = parts_of(run.model)
+    mean = parts.means.detach().numpy()  # of bits the probability of a one
+    p = np.prod(np.where(every[:, None] == 1, mean, 1 - mean), 2) @ weights.log_weights.exp().detach().numpy()
+    for (i, row), d in itertools.product(enumerate(run.data().split("test").x), range(3)):
+        others = [j for j in range(3) if j != d]
+        fits = (every[:, others] == row[others]).all(1)
+        one = p[fits & (every[:, d] == 1)].sum() / p[fits].sum()
+        assert found.bits[i, d] == pytest.approx(-np.log2(one if row[d] else 1 - one), abs=1e-5)
+        assert float(found.expected[i, d]) == (one > 0.5)
 
 
 @pytest.mark.parametrize(("columns", "most"), [(100, 100), (WIDE, AGAIN // WIDE), (WIDE + 1, 0)])

@@ -10,8 +10,8 @@ particles say what the others would. Such cells are looked at again: values x̃_
 r(x̃_d), and z from q given the row with x̃_d in its place, with weights p(x̃_d, x_−d, z) / (r(x̃_d) q(z)), which
 hardly differ where r and q are right. As each of them takes the whole row again, in a table of many columns only those
 are looked at again of which the fewest particles say what the others would, and in a wide one, where one among so many
-hardly decides what z is, none. An autoregressive density has p(x_d | those before it), and where it works in any
-order, p(x_d | x_−d).
+hardly decides what z is, none. A density that has all its conditionals, as a mixture's, is asked for p(x_d | x_−d). An
+autoregressive one has p(x_d | those before it), and where it works in any order, p(x_d | x_−d).
 
 Weights above their mean times √K are cut to that.
 
@@ -30,10 +30,10 @@ import torch
 from torch import Tensor
 
 from jensen.conditionals.autoregressive import Autoregression
-from jensen.conditionals.orderless import OrderlessDensity
 from jensen.core import Evidence, seeded
 from jensen.data import TensorSplit
 from jensen.errors import CapabilityError, ConfigError
+from jensen.jobs.conditioning import answers, density
 from jensen.jobs.precision import as_in
 from jensen.jobs.run import Run
 from jensen.units import bits
@@ -78,7 +78,7 @@ def surprise(run: Run, tensors: TensorSplit, chosen: np.ndarray, particles: int 
 
     Raises:
         ConfigError: the data are no table.
-        CapabilityError: p(x | z) is no product over columns, and not autoregressive.
+        CapabilityError: p(x | z) is no product over columns, not autoregressive, and without conditionals of its own.
     """
     if run.schema.is_array:
         raise ConfigError("--columns: expected a table, which has columns; this run is of one array a datum")
@@ -111,14 +111,14 @@ def _by_column(run: Run, batch: dict[str, Tensor], e: Evidence) -> tuple[Tensor,
     dist, x = e.p[name], e.values[name]
     if isinstance(dist, Autoregression):
         return _in_order(run, dist, x, kinds)
-    if isinstance(dist, OrderlessDensity):
-        return _asked(dist, x, e.masks.get(name, torch.ones_like(x, dtype=torch.bool)), kinds)
+    seen = e.masks.get(name, torch.ones_like(x, dtype=torch.bool))
+    if answers(run.model):
+        return _asked(density(run.model, batch), x, seen, kinds)
     if not hasattr(dist, "log_prob_terms") or run.model.completes:
         raise CapabilityError(
             f"{run.spec['model']} cannot tell columns apart: its density of a row is neither a product over columns "
             "given what is hidden nor autoregressive; leave out --columns"
         )
-    seen = e.masks.get(name, torch.ones_like(x, dtype=torch.bool))
     terms, means, modes = _given_hidden(e, name, x)
     log_v, size = _without(e.log_w[:, :, None] - torch.where(seen, terms, 0.0))
     log_p, expected = (log_v + terms).logsumexp(0), _expected(log_v, means, modes, kinds)
@@ -169,7 +169,7 @@ def _in_order(run: Run, dist: Autoregression, x: Tensor, kinds: list[Any]) -> tu
     return p.log_prob_terms(x), expected
 
 
-def _asked(dist: OrderlessDensity, x: Tensor, seen: Tensor, kinds: list[Any]) -> tuple[Tensor, Tensor]:
+def _asked(dist: Any, x: Tensor, seen: Tensor, kinds: list[Any]) -> tuple[Tensor, Tensor]:
     """log p(x_d | the others) of a density that has all its conditionals, and what is expected there, each (B, D)."""
     log_p, expected = torch.empty_like(x), torch.empty_like(x)
     for d in range(x.shape[1]):
