@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -245,6 +246,64 @@ def test_an_interrupted_choice_goes_on_and_ends_as_the_uninterrupted_one(tmp_pat
         assert weights(jensen.open(out))[0].shape == weights(run)[0].shape
     again = choosing(frame, tmp_path / "whole", resume=True)  # which was done
     assert again.spec["chosen"] == whole.spec["chosen"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_processes_side_by_side_choose_and_learn_the_same(tmp_path, kept):
+    frame = table().drop(columns="side")
+    alone = choosing(frame, tmp_path / "one" if kept else None)
+    lines: list[str] = []
+    done: list[tuple[str, object]] = []
+    run = choosing(
+        frame,
+        tmp_path / "two" if kept else None,
+        workers=2,
+        listener=lines.append,
+        progress=lambda title, event: done.append((title, event)),
+    )
+    assert run.spec["chosen"] == alone.spec["chosen"]
+    for a, b in zip(weights(run), weights(alone), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert [line.split(":")[0] for line in lines[:3]] == ["blind", "good", "normals"]
+    last = len(run.members) + 1
+    titles = [title for title, event in done if event is None]
+    trials = [title for title in titles if title.endswith("of 4 trials")]
+    models = [title for title in titles if title.endswith(f"of {last} models")]
+    assert titles == trials + models and trials == sorted(trials)
+    assert (trials[0], trials[-1], models[-1]) == ("0 of 4 trials", "4 of 4 trials", f"{last} of {last} models")
+    np.testing.assert_allclose(run.impute().mean, alone.impute().mean, rtol=1e-4, atol=1e-4)  # of the data they have
+    if kept:
+        again = jensen.open(tmp_path / "two")
+        assert [member.name for member in again.members] == run.spec["members"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_a_choice_by_several_processes_goes_on_by_one(tmp_path):
+    frame, out = table().drop(columns="side"), tmp_path / "r"
+    whole = choosing(frame, None)
+    for at in (2, 6, 9):
+        with pytest.raises(KeyboardInterrupt):
+            choosing(frame, out, Stops(at), workers=2)
+        assert (tmp_path / "r.trials" / "choice.json").exists()
+        run = choosing(frame, out, resume=True)
+        for a, b in zip(weights(run), weights(whole), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        assert [p.name for p in tmp_path.iterdir()] == ["r"]
+        (out / "spec.yaml").unlink()
+        shutil.rmtree(out)
+
+
+def test_what_goes_wrong_in_another_process_is_told_as_ever(tmp_path):
+    frame = table().drop(columns="side")
+    with pytest.raises(ConfigError, match=r"^workers: expected >= 1, got 0$"):
+        choosing(frame, None, workers=0)
+    said = []
+    for workers in (1, 2):
+        with pytest.raises(ConfigError, match="cuda") as told:
+            choosing(frame, tmp_path / "r", settings={"device": "cuda"}, workers=workers)
+        said.append(str(told.value))
+        assert not list(tmp_path.iterdir())
+    assert said[0] == said[1]
 
 
 def test_what_goes_on_must_be_the_same_choice(tmp_path):

@@ -20,7 +20,7 @@ from jensen.errors import ConfigError
 if TYPE_CHECKING:
     from jensen.training.trainer import Event
 
-DEFAULTS = {"steps": 6000, "seeds": 2, "seed": 0}
+DEFAULTS = {"steps": 6000, "seeds": 2, "workers": 1, "seed": 0}
 
 
 def choose(
@@ -40,6 +40,9 @@ def choose(
         bool, typer.Option("--resume", help="Go on with the choice for --out that was interrupted.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    workers: Annotated[
+        int, typer.Option(metavar="N", help="Processes that train side by side, with one thread each.")
+    ] = DEFAULTS["workers"],
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -50,7 +53,7 @@ def choose(
     """
     if data == STDIN:
         raise ConfigError("choose: expected a name or a path, as the run remembers where its data are")
-    low = {"steps": (steps, 10), "seeds": (seeds, 1)}
+    low = {"steps": (steps, 10), "seeds": (seeds, 1), "workers": (workers, 1)}
     problems = [f"--{name}: expected >= {least}, got {value}" for name, (value, least) in low.items() if value < least]
     if resume and overwrite:
         problems.append("--resume goes on with a choice and --overwrite begins anew: expected one of them")
@@ -61,10 +64,13 @@ def choose(
 
     options = {"label": label, "drop": column_names(drop) or (), "kinds": read_kinds(kinds), "missing": missing or ()}
     told = {key: value for key, value in options.items() if value}
-    numbers = {"steps": steps, "seeds": seeds, "seed": seed}
+    numbers = {"steps": steps, "seeds": seeds, "workers": workers, "seed": seed}
     with TrainingProgress(quiet=True) as live, sigterm_as_interrupt() as terminated:
 
-        def progress(title: str, event: Event) -> None:
+        def progress(title: str, event: Event | None) -> None:
+            if event is None:
+                live.waits(title)
+                return
             live.title = title
             live(event)
 
@@ -88,9 +94,10 @@ def choose(
     if as_json:
         print_json({"run": out, **run.spec["chosen"]})
     else:
-        chosen = run.spec["chosen"]
+        shares = run.spec["chosen"]["shares"]
+        named = [f"{name} ({share:.0%})" if len(shares) > 1 else name for name, share in shares.items()]
         models = f": {1 + len(run.members)} models fill in together" if run.members else ""
-        typer.echo(f"chose {' and '.join(chosen['taken'])}{models}; wrote {out}")
+        typer.echo(f"chose {' and '.join(named)}{models}; wrote {out}")
         note(f"next: {shlex.join(['jensen', 'impute', out, data])}")
 
 

@@ -71,6 +71,12 @@ class TrainingProgress:
             note(self._last)
         self._last = ""
 
+    def waits(self, words: str) -> None:
+        """Show what is waited for while other processes train."""
+        if self.live:
+            bar = self._bar or self._start()
+            bar.update(self._task, description=words)
+
     def __call__(self, event: Event) -> None:
         self.told = self.told or event.kind != "end"
         if self.quiet or event.kind == "end":

@@ -12,16 +12,18 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from jensen.data import Dataset, Schema, load_data
 from jensen.errors import ConfigError, DataError, FitWarning
+from jensen.hardware import pick_device
 from jensen.jobs.candidates import CANDIDATES, Candidate, fit_for
+from jensen.jobs.parallel import side_by_side
 from jensen.jobs.run import Run
-from jensen.jobs.trials import Length, trained, tried
+from jensen.jobs.trials import Length, Progress, trained, tried
 from jensen.jobs.unfinished import Unfinished, finished, plain, signature
 from jensen.training.trainer import Event
 
@@ -45,8 +47,9 @@ def choose(
     batch_size: int = BATCH,
     seeds: int = SEEDS,
     seed: int = 0,
+    workers: int = 1,
     listener: Callable[[str], None] = lambda _: None,
-    progress: Callable[[str, Event], None] = lambda _, __: None,
+    progress: Progress = lambda _, __: None,
     **options: Any,
 ) -> Run:
     """Train models that fill in this table well, their settings chosen by what they make of hidden cells.
@@ -61,12 +64,14 @@ def choose(
         settings: of the model and of training, in place of what any candidate says of them; those whose model takes no
             such settings are left out.
         steps, epochs, minutes, batch_size: how long to train; steps or epochs of each one that is chosen, or minutes of
-            all trainings together.
+            all trainings together, one after another.
         seeds: how many are trained of each candidate that is chosen, or so many times as many as it says; they share
             what the candidate has in what is filled in.
         seed: of the cells that are hidden, and the first of training.
+        workers: processes of this machine that trainings are shared by, each with one thread. It may change where a
+            choice goes on.
         listener: told in a line what was found of each candidate, and of each last training that is done.
-        progress: told of each training as it goes, and what it is for.
+        progress: told of each training as it goes, and what it is for; of several side by side only how many are done.
         options: of loading data.
 
     Returns:
@@ -75,12 +80,13 @@ def choose(
         were taken: 1 is as bad as the column's mean or most frequent name, 0 is right throughout.
 
     Raises:
-        ConfigError: the data are no table, too few cells are there, there are no candidates, `seeds` is below 1,
-            `out` exists, or what is to go on is not there or is another choice.
+        ConfigError: the data are no table, too few cells are there, there are no candidates, `seeds` or `workers` is
+            below 1, `out` exists, or what is to go on is not there or is another choice.
         DataError: data that cannot be read.
     """
-    if seeds < 1:
-        raise ConfigError(f"seeds: expected >= 1, got {seeds}")
+    low = [f"{name}: expected >= 1, got {n}" for name, n in (("seeds", seeds), ("workers", workers)) if n < 1]
+    if low:
+        raise ConfigError(low)
     if not candidates:
         raise ConfigError("candidates: expected one or more, got none")
     if resume and (out is None or overwrite):
@@ -111,26 +117,18 @@ def choose(
         if len(candidates) > 1:
             total += sum(own.steps * own.seeds for own in candidates.values()) * length.trial
             if notes["found"] is None:
-                notes.note(found=tried(loaded, candidates, length, total, seed, notes, listener, progress))
+                notes.note(found=tried(loaded, candidates, length, total, seed, notes, workers, listener, progress))
         errors, shares = notes["found"] or ({}, {name: 1 / len(candidates) for name in candidates})
-        taken = list(shares)
-        notes.begin_last()
-        whole = replace(loaded, schema=schema)
-        planned = [(name, k) for name in taken for k in range(seeds * candidates[name].seeds)]
+        planned = [(name, k) for name in shares for k in range(seeds * candidates[name].seeds)]
         planned.sort(key=lambda one: one[1])  # the first one of the best candidate comes first
         work = sum(candidates[name].steps for name, _ in planned)
-        runs: list[Run] = []
-        for name, k in planned:
-            one, own = candidates[name], out
-            if runs and (folder := runs[0].folder) is not None:
-                own = folder.members_path / str(len(runs))
-            last = length.of(one.steps, total * work / (KINDS * seeds))
-            told = partial(progress, f"{name}, {len(runs) + 1} of {len(planned)} models")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FitWarning)  # components that no data want hurt no mean of several
-                runs.append(trained(one, whole, own, told, seed=seed + k, **last))
-            listener(f"trained {name} on all cells: {len(runs)} of {len(planned)} models")
-        run = runs[0]
+        trainings = [
+            (name, {"seed": seed + k, **length.of(candidates[name].steps, total * work / (KINDS * seeds))})
+            for name, k in planned
+        ]
+        notes.begin_last()
+        runs = _trained_last(replace(loaded, schema=schema), candidates, trainings, notes, workers, listener, progress)
+        run, taken = runs[0], list(shares)
         run.spec["shares"] = [shares[name] / (seeds * candidates[name].seeds) for name, _ in planned]
         run.spec["chosen"] = {"best": taken[0], "errors": errors, "taken": taken, "shares": shares, "seeds": seeds}
         run.spec["choice"] = signature(task)
@@ -140,6 +138,46 @@ def choose(
             run.folder.write_spec(run.spec)
         notes.discard()
     return run
+
+
+def _trained_last(
+    whole: Dataset,
+    candidates: Mapping[str, Candidate],
+    trainings: Sequence[tuple[str, Mapping[str, Any]]],
+    notes: Unfinished,
+    workers: int,
+    listener: Callable[[str], None],
+    progress: Progress,
+) -> list[Run]:
+    """Runs of candidates by name, with options of training, on the table as it is."""
+    tasks: list[Callable[[], Run]] = []
+    for number, (name, options) in enumerate(trainings, 1):
+        told = None if workers > 1 else partial(progress, f"{name}, {number} of {len(trainings)} models")
+        tasks.append(partial(_last, candidates[name], whole, notes.last(number - 1), told, options))
+    runs: list[Run] = []
+    results = side_by_side(tasks, workers, lambda done: progress(f"{done} of {len(tasks)} models", None))
+    for (name, _), run in zip(trainings, results, strict=True):
+        runs.append(run)
+        if run._data is None:  # it comes from another process
+            run._data = whole.merged() if run.spec["data"]["merged"] else whole
+            run.model.to(pick_device(run.spec["training"]["device"]))
+        listener(f"trained {name} on all cells: {len(runs)} of {len(trainings)} models")
+    for run, folder in zip(runs, notes.placed(len(runs)), strict=True):
+        run.folder = folder
+    return runs
+
+
+def _last(
+    candidate: Candidate,
+    whole: Dataset,
+    out: str | os.PathLike[str] | None,
+    listener: Callable[[Event], None] | None,
+    options: Mapping[str, Any],
+) -> Run:
+    """A candidate trained on the table as it is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)  # components that no data want hurt no mean of several
+        return trained(candidate, whole, out, listener, **options)
 
 
 def _hash(schema: Schema) -> str:

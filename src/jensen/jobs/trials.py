@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, count
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from jensen.errors import ConfigError, DataWarning, FitWarning
 from jensen.jobs.averaging import averaged
 from jensen.jobs.candidates import Candidate
 from jensen.jobs.imputation import Imputation
+from jensen.jobs.parallel import side_by_side
 from jensen.jobs.run import Run
 from jensen.jobs.train import train
 from jensen.jobs.unfinished import Unfinished
@@ -38,6 +39,9 @@ HIDDEN, FEWEST = 0.1, 20  # share of the cells that are hidden to judge by, and 
 CHOICES, GROUPS = 400, 2000  # how often is chosen, and of how many groups of rows, which are weighed together, at most
 SMALL = 0.1  # a share below which a candidate is not worth its training
 PARTICLES, FEWEST_PARTICLES, WALKS = 1000, 100, 2_000_000  # of a trial, and at least; of all its rows together
+
+Progress = Callable[[str, Event | None], None]
+"""Told of each training, and what it is for; of several side by side only what is done, without an event."""
 
 
 def enough(rows: Split) -> bool:
@@ -78,8 +82,9 @@ def tried(
     total: float,
     seed: int,
     notes: Unfinished,
+    workers: int,
     listener: Callable[[str], None],
-    progress: Callable[[str, Event], None],
+    progress: Progress,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The relative error of each candidate and of the mean of those that are taken, of cells hidden from them; and the
     shares of these in that mean, the greatest first.
@@ -87,6 +92,7 @@ def tried(
     Args:
         total: trainings in all, as `Length.of` counts them.
         notes: where the runs of trials stand, some of them maybe done.
+        workers: processes that they are shared by.
         listener: told what was found of each.
         progress: told of each training, and what it is for.
 
@@ -103,26 +109,22 @@ def tried(
     fewer = replace(rows, x=np.where(hidden, np.nan, rows.x))
     known = schema.model_copy(update={"fields": fitted(schema.fields, fewer.x, [fewer.x])}).with_gaps()
     tried = Dataset(loaded.name, known, {**loaded.splits, "train": fewer})
+    planned = [(name, k) for name, candidate in candidates.items() for k in range(candidate.seeds)]
+    tasks = []
+    for number, (name, k) in enumerate(planned, 1):
+        one = candidates[name]
+        options = {"seed": seed + k, **length.of(one.steps * length.trial, total)}
+        told = partial(progress, f"trial of {name}") if workers == 1 else None
+        tasks.append(partial(_trial, one, tried, notes.trial(number), told, seed, options))
     errors: dict[str, float] = {}
     found: dict[str, Imputation] = {}
-    numbers = count(1)
-    for name, candidate in candidates.items():
-        each = []
-        for k in range(candidate.seeds):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DataWarning)  # of cells hidden here; the last training says all
-                warnings.simplefilter("ignore", FitWarning)
-                run = trained(
-                    candidate,
-                    tried,
-                    notes.trial(next(numbers)),
-                    partial(progress, f"trial of {name}"),
-                    seed=seed + k,
-                    **length.of(candidate.steps * length.trial, total),
-                )
-            particles = max(FEWEST_PARTICLES, min(PARTICLES, WALKS // len(rows)))  # with few, their noise would count
-            each.append(run.impute(tried, split="train", particles=particles, seed=seed))
-        found[name] = averaged(each)
+    filled: dict[str, list[Imputation]] = {name: [] for name in candidates}
+    results = side_by_side(tasks, workers, lambda done: progress(f"{done} of {len(tasks)} trials", None))
+    for (name, _), one in zip(planned, results, strict=True):
+        filled[name].append(one)
+        if len(filled[name]) < candidates[name].seeds:
+            continue
+        found[name] = averaged(filled.pop(name))
         errors[name] = relative_error(schema, found[name].mean, rows, hidden)
         share = f"{errors[name]:.3f} of the error of the columns' means"
         listener(f"{name}: {share if math.isfinite(errors[name]) else 'cannot be judged'}")
@@ -139,6 +141,29 @@ def tried(
         errors[" and ".join(shares)] = together
         listener(f"the mean of {', '.join(f'{name} ({share:.0%})' for name, share in shares.items())}: {together:.3f}")
     return errors, shares
+
+
+def _trial(
+    candidate: Candidate,
+    tried: Dataset,
+    out: str | os.PathLike[str] | None,
+    listener: Callable[[Event], None] | None,
+    seed: int,
+    options: Mapping[str, Any],
+) -> Imputation:
+    """What a candidate fills in of the rows that it learned from.
+
+    Args:
+        seed: of filling in.
+        options: of training.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # of cells hidden here; the last training says all
+        warnings.simplefilter("ignore", FitWarning)
+        run = trained(candidate, tried, out, listener, **options)
+    rows = len(tried.split("train"))
+    particles = max(FEWEST_PARTICLES, min(PARTICLES, WALKS // rows))  # with few, their noise would count
+    return run.impute(tried, split="train", particles=particles, seed=seed)
 
 
 def stable_shares(groups: Sequence[Sequence[str]], each: Iterable[np.ndarray], seed: int) -> dict[str, float]:
@@ -173,7 +198,7 @@ def trained(
     candidate: Candidate,
     data: Dataset,
     out: str | os.PathLike[str] | None,
-    listener: Callable[[Event], None],
+    listener: Callable[[Event], None] | None,
     **options: Any,
 ) -> Run:
     """A candidate trained, in memory or in a folder: where it was interrupted there before, it goes on."""

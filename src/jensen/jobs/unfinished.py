@@ -1,7 +1,7 @@
 """A choice that is not done yet: what was found so far, kept beside the folder of its run until that is complete.
 
 choice.json          what is chosen for which table, and what was found
-1/, 2/, ...          runs of trials, in the order in which candidates are tried
+1/, 2/, ...          runs of trials, in the order in which candidates are tried; later what become members of the run
 """
 
 from __future__ import annotations
@@ -176,10 +176,41 @@ class Unfinished:
     def begin_last(self) -> None:
         """Note that what stood in `out` makes way for what was chosen."""
         if self.out is not None and not self["began"]:
-            Folder(self.out).stands(self["overwrite"], "--overwrite to replace it")  # that came during the trials
-            Folder(self.out).state_path.unlink(missing_ok=True)  # so that nobody goes on with it
-            self.note(began=True)
+            folder = Folder(self.out)
+            if folder.stands(self["overwrite"], "--overwrite to replace it"):  # maybe it came during the trials
+                with folder.in_training():
+                    folder.clear()
             self.discard_trials()
+            self.note(began=True)
+
+    def last(self, number: int) -> Path | None:
+        """The folder of one of the last trainings: the first, 0, in `out`, others among the trials until all are done.
+
+        Raises:
+            ConfigError: something else stands where it belongs.
+        """
+        if self.out is None or number == 0:
+            return self.out
+        own = self._member(number)
+        return own.path if own.stands(True) else self.trial(number)
+
+    def placed(self, count: int) -> list[Folder | None]:
+        """The folders of so many last trainings, all done: those after the first moved into the first one's."""
+        if self.out is None:
+            return [None] * count
+        members = [self._member(number) for number in range(1, count)]
+        for number, own in enumerate(members, 1):
+            if not own.stands(True):
+                assert self.path is not None
+                own.path.parent.mkdir(exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    own.path.rmdir()
+                os.replace(self.path / str(number), own.path)
+        return [Folder(self.out), *members]
+
+    def _member(self, number: int) -> Folder:
+        assert self.out is not None
+        return Folder(Folder(self.out).members_path / str(number))
 
     def discard_trials(self) -> None:
         """Remove the runs of the trials."""
