@@ -60,6 +60,19 @@ def test_errors_are_relative_to_the_mean_and_to_the_usual_name():
     assert relative_error(data.schema, np.broadcast_to(usual, x.shape), truth, hidden) == pytest.approx(1)
 
 
+def test_a_row_of_weight_three_counts_as_three_rows_and_one_of_none_as_none():
+    data = load_data(table(), fractions=(1.0, 0.0, 0.0))
+    x = data.split("train").x
+    hidden = (RNG.random(x.shape) < 0.3) & ~np.isnan(x)
+    filled = np.where(np.isnan(x), 0, x) + RNG.integers(0, 2, x.shape)
+    times = RNG.integers(0, 4, len(x))
+    each = [np.repeat(rows, times, 0) for rows in (filled, x, hidden)]
+    apart = relative_error(data.schema, each[0], Split(each[1]), each[2])
+    assert apart != pytest.approx(relative_error(data.schema, filled, Split(x), hidden))
+    weighed = relative_error(data.schema, filled, Split(x, weight=times.astype(float)), hidden)
+    assert weighed == pytest.approx(apart, rel=1e-12)
+
+
 GROUPS_OF_TWO = [("a",), ("b",), ("a", "b")]
 
 
@@ -68,19 +81,20 @@ def together(*each: np.ndarray) -> list[np.ndarray]:
     return [np.square(error) for error in (*each, sum(each) / len(each))]
 
 
-def test_shares_are_those_of_choices_by_weighed_rows():
+@pytest.mark.parametrize("weight", [None, np.arange(40) % 3 * 1.5])
+def test_shares_are_those_of_choices_by_weighed_rows(weight):
     """As counted one by one; a column that was never hidden does not count."""
     hidden = (RNG.random((40, 3)) < 0.4) & (np.arange(3) != 1)
     each = [np.where(hidden, loss, np.nan) for loss in together(*RNG.normal(size=(2, 40, 3)))]
     counts = dict.fromkeys("ab", 0.0)
     for weights in np.random.default_rng([5, 13]).exponential(size=(CHOICES, 40)):
-        errors = []
+        errors, weights = [], weights * (1 if weight is None else weight)
         for loss in each:
             columns = [(loss[hidden[:, d], d], weights[hidden[:, d]]) for d in (0, 2)]
             errors.append(np.mean([np.average(own, weights=w) for own, w in columns]))
         for name in (chosen := GROUPS_OF_TWO[int(np.argmin(errors))]):
             counts[name] += 1 / len(chosen) / CHOICES
-    found = stable_shares(GROUPS_OF_TWO, each, seed=5)
+    found = stable_shares(GROUPS_OF_TWO, each, 5, weight)
     assert list(found) == sorted(counts, key=lambda name: -counts[name])
     assert found == pytest.approx(counts) and sum(found.values()) == pytest.approx(1)
 

@@ -134,7 +134,7 @@ def tried(
     ordered = sorted(errors, key=lambda name: errors[name])
     groups = [some for size in range(1, len(ordered) + 1) for some in combinations(ordered, size)]
     each = (losses(schema, averaged([found[name] for name in some]).mean, rows, hidden) for some in groups)
-    shares = stable_shares(groups, each, seed)
+    shares = stable_shares(groups, each, seed, rows.weight)
     if len(shares) > 1:
         whole = averaged([found[name] for name in shares], shares=list(shares.values()))
         together = relative_error(schema, whole.mean, rows, hidden)
@@ -166,20 +166,24 @@ def _trial(
     return run.impute(tried, split="train", particles=particles, seed=seed)
 
 
-def stable_shares(groups: Sequence[Sequence[str]], each: Iterable[np.ndarray], seed: int) -> dict[str, float]:
+def stable_shares(
+    groups: Sequence[Sequence[str]], each: Iterable[np.ndarray], seed: int, weight: np.ndarray | None = None
+) -> dict[str, float]:
     """The share of each candidate, the greatest first: of many choices of a group by rows that are weighed at random,
     as a mean over them of its part of the group. Shares below `SMALL` are given to the others.
 
     Args:
         groups: names of candidates whose mean was looked at.
         each: of each group, the losses of cells (N, D), NaN where none was hidden.
+        weight: of the rows themselves, (N,), if not all alike.
     """
     count, sums = np.zeros((0, 0)), []  # over groups of rows and columns, (R, D) of each
     for x in each:
+        own = 1.0 if weight is None else weight[:, None]
         among = np.arange(len(x)) * min(GROUPS, len(x)) // len(x)
         starts = np.flatnonzero(np.diff(among, prepend=-1))
-        sums.append(np.add.reduceat(np.nan_to_num(x), starts))
-        count = np.add.reduceat(~np.isnan(x) * 1.0, starts)
+        sums.append(np.add.reduceat(np.nan_to_num(x) * own, starts))
+        count = np.add.reduceat(~np.isnan(x) * own, starts)
     judged = count.any(0)
     count = count[:, judged]
     weights = np.random.default_rng([seed, 13]).exponential(size=(CHOICES, len(count)))
@@ -218,12 +222,13 @@ def trained(
 def relative_error(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) -> float:
     """Of cells that were hidden, the error over that of the column's mean or most frequent name, averaged over columns.
 
-    Numbers count by their squares, names by the share that is wrong. Columns of one value are left out; infinite where
-    all are, or where a cell was not filled in.
+    Numbers count by their squares, names by the share that is wrong, rows by their weights. Columns of one value are
+    left out; infinite where all are, or where a cell was not filled in.
     """
-    found = losses(schema, filled, rows, hidden)
-    columns = [column[here] for column, here in zip(found.T, hidden.T, strict=True) if not np.isnan(column).all()]
-    error = float(np.mean([column.mean() for column in columns])) if columns else math.inf
+    found, weight = losses(schema, filled, rows, hidden), _weights(rows)
+    judged = [j for j in range(found.shape[1]) if weight[hidden[:, j]].any() and not np.isnan(found[:, j]).all()]
+    columns = [np.average(found[hidden[:, j], j], weights=weight[hidden[:, j]]) for j in judged]
+    error = float(np.mean(columns)) if columns else math.inf
     return math.inf if math.isnan(error) else error
 
 
@@ -231,17 +236,24 @@ def losses(schema: Schema, filled: np.ndarray, rows: Split, hidden: np.ndarray) 
     """Of cells that were hidden, the error of each over the mean one of the column's mean or most frequent name,
     (N, D); NaN elsewhere, and in columns of one value.
     """
-    out = np.full(hidden.shape, np.nan)
+    out, weight = np.full(hidden.shape, np.nan), _weights(rows)
     for j, field in enumerate(schema.fields):
         here, truth = hidden[:, j], rows.x[:, j]
-        seen = truth[~np.isnan(truth) & ~here]
-        if not here.any() or not len(seen) or np.ptp(seen) == 0:
+        there, own = ~np.isnan(truth) & ~here & (weight > 0), weight[here]
+        seen = truth[there]
+        if not own.any() or not len(seen) or np.ptp(seen) == 0:
             continue
         if field.kind == "category":
-            usual = np.bincount(seen.astype(int)).argmax()
-            wrong, base = filled[here, j] != truth[here], (truth[here] != usual).mean()
+            usual = np.bincount(seen.astype(int), weights=weight[there]).argmax()
+            wrong, base = filled[here, j] != truth[here], np.average(truth[here] != usual, weights=own)
         else:
-            wrong, base = np.square(filled[here, j] - truth[here]), np.square(truth[here] - seen.mean()).mean()
+            far = truth[here] - np.average(seen, weights=weight[there])
+            wrong, base = np.square(filled[here, j] - truth[here]), np.average(np.square(far), weights=own)
         if base > 0:
             out[here, j] = wrong / base
     return out
+
+
+def _weights(rows: Split) -> np.ndarray:
+    """Of rows, (N,); 1 where none were given."""
+    return np.ones(len(rows)) if rows.weight is None else rows.weight
