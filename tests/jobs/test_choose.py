@@ -12,6 +12,7 @@ import pytest
 import jensen
 from jensen.data import Split, load_data
 from jensen.errors import ConfigError, IntegrityError
+from jensen.jobs import trials
 from jensen.jobs.candidates import CANDIDATES, Candidate
 from jensen.jobs.choose import choose
 from jensen.jobs.trials import CHOICES, Length, relative_error, stable_shares
@@ -397,6 +398,28 @@ def test_a_run_is_replaced_once_trials_are_over(tmp_path):
     run = choosing(frame, out, resume=True, seed=5)
     assert run.spec["training"]["seed"] == 5
     assert jensen.open(out).spec["training"]["seed"] == 5
+
+
+def test_what_else_lies_in_the_folder_stays_when_a_run_is_replaced(tmp_path):
+    frame, out = table().drop(columns="side"), tmp_path / "r"
+    choosing(frame, out)
+    mine = [out / "filled.csv", out / "members" / "1" / "notes.txt"]
+    for path in mine:
+        path.write_text("mine")
+    run = choosing(frame, out, overwrite=True, seed=5)
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+    again = jensen.open(out)
+    assert again.spec == run.spec and len(again.members) == len(run.members) > 0
+    assert all((a == b).all() for a, b in zip(weights(run), weights(again), strict=True))
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
+
+
+def test_rows_are_weighed_in_the_choice(monkeypatch):
+    seen = []
+    monkeypatch.setattr(trials, "stable_shares", lambda *given: seen.append(given[3]) or {"good": 1.0})
+    frame = table().drop(columns="side").assign(w=np.arange(400) % 3)
+    choosing(frame, None, weight="w", fractions=(1.0, 0.0, 0.0))
+    assert sorted(seen[0]) == sorted(frame["w"])
 
 
 def test_what_is_refused_leaves_nothing_behind(tmp_path):

@@ -13,6 +13,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -68,8 +69,9 @@ def choose(
         seeds: how many are trained of each candidate that is chosen, or so many times as many as it says; they share
             what the candidate has in what is filled in.
         seed: of the cells that are hidden, and the first of training.
-        workers: processes of this machine that trainings are shared by, each with one thread. It may change where a
-            choice goes on.
+        workers: processes of this machine that trainings are shared by, each with one thread; they come to what one
+            process comes to, up to rounding. Models that a script registers itself are not known to them. It may change
+            where a choice goes on.
         listener: told in a line what was found of each candidate, and of each last training that is done.
         progress: told of each training as it goes, and what it is for; of several side by side only how many are done.
         options: of loading data.
@@ -151,23 +153,24 @@ def _trained_last(
 ) -> list[Run]:
     """Runs of candidates by name, with options of training, on the table as it is."""
     tasks: list[Callable[[], Run]] = []
+    workers = min(workers, len(trainings))
     for number, (name, options) in enumerate(trainings, 1):
         told = None if workers > 1 else partial(progress, f"{name}, {number} of {len(trainings)} models")
-        tasks.append(partial(_last, candidates[name], whole, notes.last(number - 1), told, options))
+        tasks.append(partial(_trained_on_all, candidates[name], whole, notes.last(number - 1), told, options))
     runs: list[Run] = []
-    results = side_by_side(tasks, workers, lambda done: progress(f"{done} of {len(tasks)} models", None))
-    for (name, _), run in zip(trainings, results, strict=True):
-        runs.append(run)
-        if run._data is None:  # it comes from another process
-            run._data = whole.merged() if run.spec["data"]["merged"] else whole
-            run.model.to(pick_device(run.spec["training"]["device"]))
-        listener(f"trained {name} on all cells: {len(runs)} of {len(trainings)} models")
+    with closing(side_by_side(tasks, workers, lambda n: progress(f"{n} of {len(tasks)} models", None))) as results:
+        for (name, _), run in zip(trainings, results, strict=True):
+            runs.append(run)
+            if run._data is None:  # it comes from another process
+                run._data = whole.merged() if run.spec["data"]["merged"] else whole
+                run.model.to(pick_device(run.spec["training"]["device"]))
+            listener(f"trained {name} on all cells: {len(runs)} of {len(trainings)} models")
     for run, folder in zip(runs, notes.placed(len(runs)), strict=True):
         run.folder = folder
     return runs
 
 
-def _last(
+def _trained_on_all(
     candidate: Candidate,
     whole: Dataset,
     out: str | os.PathLike[str] | None,

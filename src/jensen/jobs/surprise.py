@@ -83,7 +83,7 @@ def surprise(run: Run, tensors: TensorSplit, chosen: np.ndarray, particles: int 
     if run.schema.is_array:
         raise ConfigError("--columns: expected a table, which has columns; this run is of one array a datum")
     model = run.model.eval()
-    k = particles if model.hidden else 1
+    k = particles if model.hidden and not answers(model) else 1
     size = max(1, VALUES // (k * run.schema.dims))
     found = []
     with seeded(seed, run.device):

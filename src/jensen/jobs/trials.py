@@ -14,6 +14,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -108,26 +109,26 @@ def tried(
     hidden[tuple(there[order].T)] = True
     fewer = replace(rows, x=np.where(hidden, np.nan, rows.x))
     known = schema.model_copy(update={"fields": fitted(schema.fields, fewer.x, [fewer.x])}).with_gaps()
-    tried = Dataset(loaded.name, known, {**loaded.splits, "train": fewer})
+    data = Dataset(loaded.name, known, {**loaded.splits, "train": fewer})
     planned = [(name, k) for name, candidate in candidates.items() for k in range(candidate.seeds)]
-    tasks = []
+    tasks, workers = [], min(workers, len(planned))
     for number, (name, k) in enumerate(planned, 1):
         one = candidates[name]
         options = {"seed": seed + k, **length.of(one.steps * length.trial, total)}
         told = partial(progress, f"trial of {name}") if workers == 1 else None
-        tasks.append(partial(_trial, one, tried, notes.trial(number), told, seed, options))
+        tasks.append(partial(_trial, one, data, notes.trial(number), told, seed, options))
     errors: dict[str, float] = {}
     found: dict[str, Imputation] = {}
     filled: dict[str, list[Imputation]] = {name: [] for name in candidates}
-    results = side_by_side(tasks, workers, lambda done: progress(f"{done} of {len(tasks)} trials", None))
-    for (name, _), one in zip(planned, results, strict=True):
-        filled[name].append(one)
-        if len(filled[name]) < candidates[name].seeds:
-            continue
-        found[name] = averaged(filled.pop(name))
-        errors[name] = relative_error(schema, found[name].mean, rows, hidden)
-        share = f"{errors[name]:.3f} of the error of the columns' means"
-        listener(f"{name}: {share if math.isfinite(errors[name]) else 'cannot be judged'}")
+    with closing(side_by_side(tasks, workers, lambda n: progress(f"{n} of {len(tasks)} trials", None))) as results:
+        for (name, _), one in zip(planned, results, strict=True):
+            filled[name].append(one)
+            if len(filled[name]) < candidates[name].seeds:
+                continue
+            found[name] = averaged(filled.pop(name))
+            errors[name] = relative_error(schema, found[name].mean, rows, hidden)
+            share = f"{errors[name]:.3f} of the error of the columns' means"
+            listener(f"{name}: {share if math.isfinite(errors[name]) else 'cannot be judged'}")
     errors = {name: error for name, error in errors.items() if math.isfinite(error)}
     if not errors:  # no column varies, and so nothing tells them apart
         return {}, {next(iter(candidates)): 1.0}
@@ -145,7 +146,7 @@ def tried(
 
 def _trial(
     candidate: Candidate,
-    tried: Dataset,
+    data: Dataset,
     out: str | os.PathLike[str] | None,
     listener: Callable[[Event], None] | None,
     seed: int,
@@ -160,10 +161,10 @@ def _trial(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # of cells hidden here; the last training says all
         warnings.simplefilter("ignore", FitWarning)
-        run = trained(candidate, tried, out, listener, **options)
-    rows = len(tried.split("train"))
+        run = trained(candidate, data, out, listener, **options)
+    rows = len(data.split("train"))
     particles = max(FEWEST_PARTICLES, min(PARTICLES, WALKS // rows))  # with few, their noise would count
-    return run.impute(tried, split="train", particles=particles, seed=seed)
+    return run.impute(data, split="train", particles=particles, seed=seed)
 
 
 def stable_shares(
@@ -178,8 +179,8 @@ def stable_shares(
         weight: of the rows themselves, (N,), if not all alike.
     """
     count, sums = np.zeros((0, 0)), []  # over groups of rows and columns, (R, D) of each
+    own = 1.0 if weight is None else weight[:, None]
     for x in each:
-        own = 1.0 if weight is None else weight[:, None]
         among = np.arange(len(x)) * min(GROUPS, len(x)) // len(x)
         starts = np.flatnonzero(np.diff(among, prepend=-1))
         sums.append(np.add.reduceat(np.nan_to_num(x) * own, starts))

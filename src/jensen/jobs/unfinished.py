@@ -177,35 +177,28 @@ class Unfinished:
         """Note that what stood in `out` makes way for what was chosen."""
         if self.out is not None and not self["began"]:
             folder = Folder(self.out)
-            if folder.stands(self["overwrite"], "--overwrite to replace it"):  # maybe it came during the trials
-                with folder.in_training():
-                    folder.clear()
+            folder.stands(self["overwrite"], "--overwrite to replace it")  # that came during the trials
+            folder.state_path.unlink(missing_ok=True)  # so that nobody goes on with it
+            for path in folder.members_path.glob("*/spec.yaml"):
+                Folder(path.parent).discard()
             self.discard_trials()
             self.note(began=True)
 
     def last(self, number: int) -> Path | None:
-        """The folder of one of the last trainings: the first, 0, in `out`, others among the trials until all are done.
-
-        Raises:
-            ConfigError: something else stands where it belongs.
-        """
+        """Where one of the last trainings stands: the first, 0, in `out`, others among trials until all are done."""
         if self.out is None or number == 0:
             return self.out
         own = self._member(number)
-        return own.path if own.stands(True) else self.trial(number)
+        return own.path if own.spec_path.exists() else self.trial(number)
 
     def placed(self, count: int) -> list[Folder | None]:
         """The folders of so many last trainings, all done: those after the first moved into the first one's."""
-        if self.out is None:
+        if self.out is None or self.path is None:
             return [None] * count
         members = [self._member(number) for number in range(1, count)]
         for number, own in enumerate(members, 1):
-            if not own.stands(True):
-                assert self.path is not None
-                own.path.parent.mkdir(exist_ok=True)
-                with contextlib.suppress(FileNotFoundError):
-                    own.path.rmdir()
-                os.replace(self.path / str(number), own.path)
+            if not own.spec_path.exists():
+                Folder(self.path / str(number)).move(own.path)
         return [Folder(self.out), *members]
 
     def _member(self, number: int) -> Folder:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -267,6 +268,18 @@ class Folder:
         for path in (self.state_path.parent, self.path):
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+    def move(self, to: Path) -> None:
+        """Move it, file by file, maybe to another disk; last of all what tells that a run is here, and first what says
+        where training stood, so that a part of it is taken for none.
+        """
+        order = {self.state_path: 0, self.spec_path: 2}
+        for path in sorted((path for path in self.path.rglob("*") if path.is_file()), key=lambda p: order.get(p, 1)):
+            goal = to / path.relative_to(self.path)
+            with _writing(goal):
+                goal.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(path, goal)
+        self.discard()
 
     def write_spec(self, spec: dict[str, Any]) -> None:
         """Record what is trained, and how."""
